@@ -1,0 +1,1 @@
+"""One experiment on any hardware: geometry, training, evaluation, checkpoints, memory."""

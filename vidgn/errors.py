@@ -1,0 +1,21 @@
+"""The one family of errors a user can cause. Each message has the value, the rule and the remedy, in one line."""
+
+
+class VidgnError(ValueError):
+    """Base of every error that input, configuration or files can cause. The command line prints it and exits 1."""
+
+
+class ConfigError(VidgnError):
+    """A key, a value or a combination of values that can't be run."""
+
+
+class ManifestError(VidgnError):
+    """Annotation files or video folders that can't be used."""
+
+
+class DecodeError(VidgnError):
+    """A video that can't be read, or can't be read as asked."""
+
+
+class CheckpointError(VidgnError):
+    """A checkpoint or weights file that is torn, hostile, of another experiment or of a newer format."""

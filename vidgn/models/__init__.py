@@ -1,0 +1,1 @@
+"""Networks and their norms, built from pytorchvideo's blocks."""
