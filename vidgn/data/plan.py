@@ -84,11 +84,10 @@ def resolve_clip(
 ) -> ResolvedClip:
     """The plan on a video of `num_frames` frames of (height, width) pixels, sizes after rotation.
 
-    The start is uniform over the raw frames at which the whole clip fits; a video too short for it starts at any
-    frame and wraps around. The short side is a uniform integer of `short_side`, ends included (NLN).
+    The start is uniform over the raw frames at which the clip's whole span of frames * stride fits; a shorter video
+    starts at 0 and wraps around. The short side is a uniform integer of `short_side`, ends included (both as NLN).
     """
-    starts = num_frames - (frames - 1) * stride
-    start = _pick(plan.start, starts if starts > 0 else num_frames)
+    start = _pick(plan.start, max(num_frames - frames * stride, 0) + 1)
     if plan.resized:
         box = _resized_crop(plan, height=height, width=width)
     else:
@@ -118,7 +117,8 @@ def resolve_views(
     Clips start at floor(j * num_frames / clips) and wrap around; crops lie along the longer side (NLN).
     """
     if views.plan == "training":
-        assert plan is not None and views.clips == 1
+        assert plan is not None
+        assert views.clips == 1
         clip = resolve_clip(
             plan,
             num_frames=num_frames,
@@ -231,7 +231,7 @@ def _boxes_along(height: int, width: int, centre: Box, *, count: int) -> tuple[B
 
 
 def _resized_crop(plan: ClipPlan, *, height: int, width: int) -> Box:
-    """A random resized crop: area and log aspect uniform; the first attempt that fits, else the largest legal centre."""
+    """A random resized crop: area and log aspect uniform; the first that fits, else the centre."""
     low, high = (math.log(aspect) for aspect in IMAGE_ASPECT)
     for area_fraction, aspect_fraction in plan.resized:
         area = height * width * (IMAGE_AREA[0] + area_fraction * (IMAGE_AREA[1] - IMAGE_AREA[0]))
