@@ -4,7 +4,8 @@ Everything below vidgn/config and vidgn/cli takes these types and never sees Hyd
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 NormKind = Literal["bn", "sync_bn", "frozen_bn", "gn", "ln", "in"]
 BnStats = Literal["precise", "ema", "batch"]
@@ -178,7 +179,13 @@ class Config:
         return self.gpus * self.clips_per_gpu
 
     @property
-    def run_name(self) -> str:
-        tag = f"_{self.tag}" if self.tag else ""
-        size = f"{self.frames}f_{self.clips_per_gpu}x{self.gpus}"
-        return f"{self.model.name}_{size}_{self.norm.kind}{tag}_s{self.seed}"
+    def run_dir(self) -> Path:
+        """Where this cell's files are: `runs_dir/study/run_name`."""
+        return Path(self.runs_dir) / self.study / run_name(self)
+
+
+def run_name(config: Any) -> str:
+    """`{model}_{frames}f_{clips_per_gpu}x{gpus}_{norm}[_{tag}]_s{seed}`, of a Config or of Hydra's node alike."""
+    tag = f"_{config.tag}" if config.tag else ""
+    size = f"{config.frames}f_{config.clips_per_gpu}x{config.gpus}"
+    return f"{config.model.name}_{size}_{config.norm.kind}{tag}_s{config.seed}"

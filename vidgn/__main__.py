@@ -1,0 +1,7 @@
+"""`python -m vidgn VERB` is `vidgn VERB`."""
+
+import sys
+
+from vidgn.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,92 @@
+"""`vidgn VERB`: finds the verb's file, runs it, and turns what a user can cause into one line and an exit code."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from vidgn.errors import VidgnError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_AGAIN = 75  # stopped by a signal with everything saved: start me again (EX_TEMPFAIL of sysexits.h)
+EXIT_INTERRUPTED = 130
+
+# verb -> module with SUMMARY and run(argv) -> exit code
+_VERBS = {
+    "train": "vidgn.cli.train",
+    "evaluate": "vidgn.cli.evaluate",
+    "status": "vidgn.cli.status",
+    "memory": "vidgn.cli.memory",
+    "report": "vidgn.cli.report",
+    "predict": "vidgn.cli.predict",
+    "convert": "vidgn.cli.convert",
+    "data": {
+        "index": "vidgn.cli.data_index",
+        "check": "vidgn.cli.data_check",
+        "transcode": "vidgn.cli.data_transcode",
+        "synth": "vidgn.cli.data_synth",
+        "bench": "vidgn.cli.data_bench",
+    },
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns: 0 done, 1 an error of the user's (one line on stderr), 2 usage, 75 stopped and to be started again,
+    130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    module, arguments, name = _find_verb(arguments)
+    if module is None:
+        return _usage(name, asked="-h" in arguments or "--help" in arguments or not arguments)
+    try:
+        return importlib.import_module(module).run(arguments)
+    except VidgnError as error:
+        if debug:
+            raise
+        print(f"vidgn {name}: {_single_line(error)}", file=sys.stderr)
+        return EXIT_ERROR
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print(f"vidgn {name}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _find_verb(arguments: list[str]) -> tuple[str | None, list[str], str]:
+    table, name = _VERBS, ""
+    while arguments and not arguments[0].startswith("-") and arguments[0] in table:
+        found = table[arguments[0]]
+        name, arguments = f"{name} {arguments[0]}".strip(), arguments[1:]
+        if isinstance(found, str):
+            return found, arguments, name
+        table = found
+    return None, arguments, name
+
+
+def _usage(name: str, *, asked: bool) -> int:
+    table = _VERBS["data"] if name == "data" else _VERBS
+    assert isinstance(table, dict)
+    out = sys.stdout if asked else sys.stderr
+    if not asked:
+        print(f"vidgn: no such verb; {name + ' ' if name else ''}takes one of {', '.join(table)}", file=out)
+        return EXIT_USAGE
+    print(f"usage: vidgn {name + ' ' if name else ''}VERB ...   (vidgn {name + ' ' if name else ''}VERB --help for each)\n")
+    for verb, module in table.items():
+        summary = importlib.import_module(module).SUMMARY if isinstance(module, str) else "index, check, transcode, ..."
+        print(f"  {verb:<10} {summary}", file=out)
+    print("\n--debug shows the traceback of an error. Exit codes: 0 done, 1 error, 2 usage, 75 stopped: start again.")
+    return 0
+
+
+def _single_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

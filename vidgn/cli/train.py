@@ -1,0 +1,89 @@
+"""`vidgn train`: one run, or with -m a sweep that ends with its report. Hydra's command line.
+
+Every cell is composed and checked here before Hydra starts the first; what can't run costs one line.
+"""
+
+import os
+import sys
+from typing import Any
+
+from vidgn.errors import ConfigError, VidgnError
+
+SUMMARY = "train and test one run; with -m a sweep, ending with its report"
+
+_HELP = """usage: vidgn train [-m] [KEY=VALUE ...] [--cfg job] [--debug]
+
+Trains what conf/ describes, then tests it. Started again, a stopped run goes on and a finished one is left alone.
+
+  vidgn train model=i3d_tiny data=synthetic frames=8 span=16 trainer.epochs=5
+  vidgn train data=csv data.root=videos data.train=train.csv data.val=val.csv weights=r50_gn.safetensors
+  vidgn train -m frames=32,64 clips_per_gpu=8,4 norm=bn,gn seed=0,1,2     every combination, then the report
+  vidgn train -m sweep=demo                                               a ready-made sweep (demo, paper, imagenet_batch)
+  vidgn train launch.nproc_per_node=8                                     8 processes on this machine
+
+options
+  -m, --multirun       run every combination of values given with commas
+  --cfg job            print the composed configuration and stop (--cfg hydra: Hydra's own)
+  --debug              show the traceback of an error
+
+groups   (vidgn train GROUP=OPTION)
+{groups}
+Often used: frames, span, clips_per_gpu, gpus, norm, seed, study, tag, weights, bn_stats, trainer.epochs,
+trainer.max_steps, trainer.precision, data.root, data.train, data.val, launch.nproc_per_node.
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Check every cell, hand over to Hydra, end a sweep with its report.
+
+    Returns: the exit code of vidgn.cli.main.
+    """
+    if "-h" in argv or "--help" in argv:
+        print(_HELP.format(groups=_groups()))
+        return 0
+    from vidgn.config.compose import compose_all
+
+    overrides = [a for a in argv if not a.startswith("-")]
+    only_shown = any(a in ("--cfg", "-c", "--info", "-i") or a.startswith(("--cfg=", "--info=")) for a in argv)
+    if only_shown:
+        overrides = [o for o in overrides if "=" in o]
+    multirun = "-m" in argv or "--multirun" in argv
+    composition = compose_all(overrides, multirun=multirun)
+    if only_shown:
+        return _hydra(argv)
+    if not composition.is_sweep:
+        from vidgn.engine.run import check_before_start
+
+        check_before_start(composition.configs[0])
+        return _hydra(argv)
+    from vidgn.cli.sweep import run_sweep
+
+    return run_sweep(composition, lambda: _hydra(argv))
+
+
+def _hydra(argv: list[str]) -> int:
+    """Hydra's own main, its errors raised as they are."""
+    import hydra
+
+    from vidgn.cli.cell import run_cell
+    from vidgn.config.compose import config_dir, one_line, register_resolvers
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and let vidgn.cli.main print the one line
+    register_resolvers()
+    sys.argv = ["vidgn", *argv]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(run_cell)()
+    except VidgnError:
+        raise
+    except hydra.errors.HydraException as error:
+        raise ConfigError(one_line(error)) from error
+    return 0
+
+
+def _groups() -> str:
+    from vidgn.config.compose import config_dir
+
+    lines: list[Any] = []
+    for group in ("model", "norm", "data", "views", "optim", "sweep"):
+        lines.append(f"  {group:<8} {', '.join(sorted(p.stem for p in (config_dir() / group).glob('*.yaml')))}")
+    return "\n".join(lines) + "\n"

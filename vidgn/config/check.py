@@ -1,0 +1,129 @@
+"""What must hold between values: checked once per cell, before anything starts. What a type can say, schema.py says."""
+
+import re
+
+from vidgn.config.schema import Config
+from vidgn.errors import ConfigError
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError for the first impossible value or combination, with the remedy."""
+    _check_ranges(config)
+    _check_clip(config)
+    _check_norm(config)
+    _check_data(config)
+
+
+def _check_ranges(config: Config) -> None:
+    at_least_one = {
+        "frames": config.frames,
+        "span": config.span,
+        "clips_per_gpu": config.clips_per_gpu,
+        "gpus": config.gpus,
+        "bn_stats_steps": config.bn_stats_steps,
+        "launch.nproc_per_node": config.launch.nproc_per_node,
+        "launch.nnodes": config.launch.nnodes,
+        "trainer.checkpoint_steps": config.trainer.checkpoint_steps,
+        "trainer.keep": config.trainer.keep,
+        "trainer.log_every": config.trainer.log_every,
+        "data.crop": config.data.crop,
+        "data.clips_per_video": config.data.clips_per_video,
+        "model.width": config.model.width,
+    }
+    for key, value in at_least_one.items():
+        if value < 1:
+            raise ConfigError(f"{key}={value}: must be at least 1")
+    positive = {
+        "trainer.epochs": config.trainer.epochs,
+        "optim.lr_per_clip": config.optim.lr_per_clip,
+        "norm.eps": config.norm.eps,
+        "launch.timeout_seconds": config.launch.timeout_seconds,
+        "data.timeout_seconds": config.data.timeout_seconds,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{key}={value:g}: must be above 0")
+    not_negative = {
+        "seed": config.seed,
+        "data.workers": config.data.workers,
+        "data.max_unreadable": config.data.max_unreadable,
+        "trainer.eval_every": config.trainer.eval_every,
+        "optim.weight_decay": config.optim.weight_decay,
+        "optim.norm_weight_decay": config.optim.norm_weight_decay,
+        "launch.max_restarts": config.launch.max_restarts,
+    }
+    for key, value in not_negative.items():
+        if value < 0:
+            raise ConfigError(f"{key}={value:g}: must be 0 or more")
+    for key, value, top in (
+        ("model.dropout", config.model.dropout, 1),
+        ("optim.momentum", config.optim.momentum, 1),
+        ("optim.warmup", config.optim.warmup, 1),
+    ):
+        if not 0 <= value < top:
+            raise ConfigError(f"{key}={value:g}: must be in [0, {top})")
+    if not 0 < config.norm.momentum <= 1:
+        raise ConfigError(f"norm.momentum={config.norm.momentum:g}: must be in (0, 1]")
+    marks = config.optim.milestones
+    if any(not 0 < m < 1 for m in marks) or list(marks) != sorted(set(marks)):
+        raise ConfigError(f"optim.milestones={list(marks)}: fractions of training, rising, each between 0 and 1")
+    if config.trainer.max_steps is not None and config.trainer.max_steps < 1:
+        raise ConfigError(f"trainer.max_steps={config.trainer.max_steps}: must be at least 1, or null for no limit")
+    if config.optim.nesterov and config.optim.momentum == 0:
+        raise ConfigError("optim.nesterov=true needs optim.momentum above 0; write optim.nesterov=false")
+    for key, value in (("trainer.clips_per_forward", config.trainer.clips_per_forward), ("launch.threads", config.launch.threads)):
+        if isinstance(value, int) and value < 1:
+            raise ConfigError(f"{key}={value}: must be at least 1, or auto")
+    for key, value in (("study", config.study), ("tag", config.tag)):
+        if value is not None and not re.fullmatch(r"[\w.+=@-]+", value):
+            raise ConfigError(f"{key}={value!r}: a folder name of letters, digits and . _ + = @ - only")
+
+
+def _check_clip(config: Config) -> None:
+    if config.span % config.frames:
+        divisors = [d for d in range(1, config.span + 1) if config.span % d == 0]
+        near = sorted(sorted(divisors, key=lambda d: abs(d - config.frames))[:2])
+        choices = " or ".join(f"frames={d}" for d in near)
+        raise ConfigError(
+            f"frames={config.frames} does not divide span={config.span} (the raw frames a clip covers): "
+            f"write {choices}, or span={config.frames * max(1, round(config.span / config.frames))}"
+        )
+    low, high = config.data.short_side
+    if low > high:
+        raise ConfigError(f"data.short_side=[{low},{high}]: the smaller comes first, write data.short_side=[{high},{low}]")
+    if low < config.data.crop and config.data.augment == "video":
+        raise ConfigError(
+            f"data.crop={config.data.crop} is larger than the smallest short side {low}: "
+            f"write data.crop={low} or data.short_side=[{config.data.crop},{max(high, config.data.crop)}]"
+        )
+    if config.views.name == "image" and config.frames != 1:
+        raise ConfigError(f"views=image tests one frame, but frames={config.frames}: write views=center, or frames=1 span=1")
+
+
+def _check_norm(config: Config) -> None:
+    norm = config.norm
+    for key in ("groups", "channels_per_group"):
+        value = getattr(norm, key)
+        if value is not None and norm.kind != "gn":
+            raise ConfigError(f"norm.{key}={value} is for norm=gn, not norm={norm.kind}: leave it out")
+        if value is not None and value < 1:
+            raise ConfigError(f"norm.{key}={value}: must be at least 1")
+    if norm.groups is not None and norm.channels_per_group is not None:
+        raise ConfigError("norm.groups and norm.channels_per_group are both given: give one of them")
+    if norm.kind == "frozen_bn" and config.weights is None:
+        raise ConfigError("norm=frozen_bn keeps the statistics of imported weights: write weights=FILE")
+
+
+def _check_data(config: Config) -> None:
+    data, k = config.data, config.data.clips_per_video
+    if data.format == "synthetic" and data.synthetic is None:
+        raise ConfigError("data.format=synthetic needs the keys under data.synthetic: write data=synthetic")
+    if data.augment == "image" and config.frames != 1:
+        raise ConfigError(f"data={data.name} is images, but frames={config.frames}: write frames=1 span=1")
+    if k > 1 and (config.slots_per_step % k or config.gpus < k):
+        raise ConfigError(
+            f"data.clips_per_video={k} puts each clip of a video on another of gpus={config.gpus}: "
+            f"it must divide gpus * clips_per_gpu = {config.slots_per_step} and be at most gpus"
+        )
+    if any(s <= 0 for s in data.std):
+        raise ConfigError(f"data.std={list(data.std)}: must be above 0")

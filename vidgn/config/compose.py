@@ -1,0 +1,182 @@
+"""Hydra's side of the configuration: search path, resolvers, composition into Config, cells of a sweep, one-line errors."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vidgn.config.build import build
+from vidgn.config.check import check_config
+from vidgn.config.schema import Config, run_name
+from vidgn.errors import ConfigError
+
+_HERE = Path(__file__).resolve().parent.parent
+
+
+def config_dir() -> Path:
+    """`conf/`: inside the package when installed from a wheel, beside it in a checkout."""
+    packaged = _HERE / "conf"
+    return packaged if packaged.is_dir() else _HERE.parent / "conf"
+
+
+def register_resolvers() -> None:
+    """`${run_name:}`: the cell's directory name. Safe to call again."""
+    OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a command line asks for: one cell, or the cells of a sweep."""
+
+    cells: tuple[tuple[str, ...], ...]  # overrides of each cell
+    configs: tuple[Config, ...]
+    is_sweep: bool
+    launcher: str  # Hydra's choice: basic, joblib, submitit_slurm, ...
+
+
+def load_config(overrides: Sequence[str] = ()) -> Config:
+    """The checked Config of one cell. For tests, notebooks and every verb that does not sweep.
+
+    Raises: ConfigError in one line for an unknown key or option, a wrong type or an impossible combination.
+    """
+    with _conf(), _one_line_errors():
+        return to_config(compose("config", overrides=list(overrides)))
+
+
+def compose_all(overrides: Sequence[str], *, multirun: bool) -> Composition:
+    """Every cell of the command line, each composed and checked, before anything starts.
+
+    Raises: ConfigError, naming the cell when there are several.
+    """
+    with _conf(), _one_line_errors():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        single = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
+        base = compose("config", overrides=single, return_hydra_config=True)
+        launcher = str(OmegaConf.select(base, "hydra.runtime.choices")["hydra/launcher"])
+        mode = str(OmegaConf.select(base, "hydra.mode") or "")
+        is_sweep = multirun or mode.endswith("MULTIRUN")
+        if not is_sweep:
+            swept = [o.input_line for o in parsed if o.is_sweep_override()]
+            if swept:
+                raise ConfigError(f"{swept[0]} asks for several runs: add -m, as in vidgn train -m {swept[0]}")
+            return Composition((tuple(overrides),), (to_config(_without_hydra(base)),), False, launcher)
+        params = [f"{k}={v}" for k, v in (OmegaConf.select(base, "hydra.sweeper.params") or {}).items()]
+        everything = OverridesParser.create().parse_overrides([*params, *overrides])
+        cells = [tuple(c) for batch in BasicSweeper.split_arguments(everything, None) for c in batch]
+        configs = []
+        for cell in cells:
+            try:
+                configs.append(to_config(compose("config", overrides=list(cell))))
+            except ConfigError as error:
+                raise ConfigError(f"{error} (in the cell {' '.join(cell)})") from None
+    _refuse_twins(cells, configs)
+    return Composition(tuple(cells), tuple(configs), True, launcher)
+
+
+def to_config(node: DictConfig) -> Config:
+    """Resolve, type-check and cross-check a composed node.
+
+    Raises: ConfigError.
+    """
+    config = build(Config, OmegaConf.to_container(node, resolve=True))
+    check_config(config)
+    return config
+
+
+def to_yaml(plain: Any) -> str:
+    """Plain containers as yaml, keys in the order of the schema."""
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
+
+
+def load_run_config(run_dir: Path) -> Config:
+    """The Config a run was started with.
+
+    Raises: ConfigError if there is no run, or its config is of another version.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} is not a run: it has no config.yaml (a run is runs_dir/study/run_name)")
+    try:
+        return build(Config, OmegaConf.to_container(OmegaConf.load(path)))
+    except ConfigError as error:
+        raise ConfigError(f"{path} was written by another version of vidgn: {error}") from None
+
+
+def _refuse_twins(cells: Sequence[Sequence[str]], configs: Sequence[Config]) -> None:
+    seen: dict[Path, Sequence[str]] = {}
+    for cell, config in zip(cells, configs, strict=True):
+        if config.run_dir in seen:
+            raise ConfigError(
+                f"two cells of the sweep would share the directory {config.run_dir}: "
+                f"give what they differ in a place in the name, for example tag='lr${{optim.lr_per_clip}}'"
+            )
+        seen[config.run_dir] = cell
+
+
+def _without_hydra(node: DictConfig) -> DictConfig:
+    plain = OmegaConf.masked_copy(node, [k for k in node if k != "hydra"])
+    assert isinstance(plain, DictConfig)
+    return plain
+
+
+@contextmanager
+def _conf() -> Iterator[None]:
+    register_resolvers()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        yield
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Hydra's messages run over several lines and suggest what would not help; say the same in one."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_line(error)) from None
+
+
+def one_line(error: Exception) -> str:
+    """A Hydra or OmegaConf error as one line with a remedy."""
+    text = str(error).strip()
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return f"unknown key {found[1]!r}: {_nearest_key(found[1])}"
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = found[1], found[2]
+        options = sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
+        if options:
+            close = difflib.get_close_matches(option, options, n=1)
+            hint = f"did you mean {group}={close[0]}? " if close else ""
+            return f"{group}={option}: no such option. {hint}Known are {', '.join(options)}"
+    if "hydra/" in text and "Could not find" in text:
+        return text.splitlines()[0] + ": is its plugin installed? (pip install 'vidgn[slurm]' for submitit)"
+    if found := re.search(r"Error parsing override '([^']*)'", text):
+        return f"can't read the override {found[1]!r}: write key=value, and quote a value with spaces, commas or brackets"
+    return " ".join(line.strip() for line in text.splitlines()[:2])
+
+
+def _nearest_key(key: str) -> str:
+    with_groups = compose("config")
+    known = list(_dotted(OmegaConf.to_container(with_groups)))
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not close:  # the right leaf in the wrong group
+        leaf = key.rsplit(".", 1)[-1]
+        close = [k for k in known if k.rsplit(".", 1)[-1] == leaf][:1]
+    return f"did you mean {close[0]!r}?" if close else "vidgn train --cfg job shows every key"
+
+
+def _dotted(tree: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        path = f"{prefix}.{key}" if prefix else key
+        yield path
+        if isinstance(value, dict):
+            yield from _dotted(value, path)
