@@ -1,0 +1,292 @@
+"""The default decoder: FFmpeg through PyAV, one thread, exact to the bit.
+
+What it does not do is what makes it fast: packets outside [keyframe before the first wanted frame, last wanted frame]
+are not decoded; pictures nobody wants and nothing refers to are skipped by the codec; frames not wanted are not
+converted; pixels outside the box are never touched.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+import av
+import av.error
+import numpy as np
+from av.video.codeccontext import VideoCodecContext
+
+from vidgn.data.decode import mov
+from vidgn.data.decode.base import FrameSink, VideoReader, check_file, check_size
+from vidgn.data.decode.container import open_container, reason_of
+from vidgn.data.decode.convert import Converter
+from vidgn.data.decode.timeline import PacketInfo, Segment, Timeline, build_timeline
+from vidgn.data.plan import Box
+from vidgn.errors import DecodeError
+
+# Codecs that honour skip_frame=NONREF exactly; the tests compare each with a decode of every frame.
+_SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
+_SEEK_AT_LEAST = 32  # packets; below that it is cheaper to read and drop them
+
+
+class PyavReader(VideoReader):
+    """See VideoReader. Where a container has no usable time stamps, frames are counted as they come out."""
+
+    decoder = "pyav"
+
+    def __init__(self, path: str, *, timeout_seconds: float | None = None) -> None:
+        """Raises: DecodeError for anything that is not a local video file with at least one frame."""
+        super().__init__(check_file(path))
+        self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self._timeout_seconds = timeout_seconds
+        self._converter = Converter()
+        self._open()
+        try:
+            self._index()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._container.close()
+
+    def _open(self) -> None:
+        self._container, self._stream = open_container(self.path, self._timeout_seconds)
+        self._context: VideoCodecContext = self._stream.codec_context
+        self._is_fresh = True
+        self._can_skip = self._context.name in _SKIPPING
+
+    def _index(self) -> None:
+        context = self._context
+        check_size(context.height, context.width, self.error)
+        self.codec = context.codec.canonical_name
+        self.pixel_format = context.pix_fmt or "unknown"
+        self.timeline = self._read_timeline()
+        if self.timeline is None:
+            self.num_frames = sum(1 for _ in self._frames_from_start())
+        else:
+            self.num_frames = len(self.timeline.shown_pts)
+        if not self.num_frames:
+            raise self.error("no frame in its video stream decodes; fetch it again")
+        self.rotation = self._find_rotation()
+        self._coded_size = (context.height, context.width)
+        self.height, self.width = self._coded_size if self.rotation % 180 == 0 else self._coded_size[::-1]
+
+    def _read_timeline(self) -> Timeline | None:
+        if self._context.name == "mpeg4" and self._context.has_b_frames and self._container.format.name == "avi":
+            return None  # packed bitstreams: packets and frames do not correspond
+        packets = []
+        with self._errors_named():
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    packets.append(PacketInfo(packet.pts, packet.is_keyframe, packet.is_discard))
+                self._check_deadline()
+        self._is_fresh = False
+        if not packets:
+            raise self.error("its video stream holds no frames; fetch it again")
+        timeline = build_timeline(packets)
+        if timeline is not None and (timeline.leading() or not packets[0].is_keyframe):
+            timeline = self._drop_undecodable_start(timeline)
+        return timeline
+
+    def _drop_undecodable_start(self, timeline: Timeline) -> Timeline:
+        """Frames before the first keyframe may never come out: decode up to that keyframe to see which."""
+        if not timeline.keyframes:
+            return timeline
+        key_pts = timeline.pts_of[timeline.keyframes[0]]
+        seen = set()
+        for frame in self._frames_from_start():
+            if frame.pts is None or frame.pts >= key_pts:
+                break
+            if not frame.is_corrupt:
+                seen.add(frame.pts)
+        return timeline.without({pts for pts in timeline.leading() if pts not in seen})
+
+    def _find_rotation(self) -> int:
+        """Degrees, counterclockwise, by which a frame is to be turned; a multiple of 90."""
+        if not mov.may_be_rotated(self.path, self._container.format.name):
+            return 0
+        for frame in self._frames_from_start():
+            return round(frame.rotation / 90) * 90 % 360
+        return 0
+
+    def _frames_from_start(self) -> Iterator[av.VideoFrame]:
+        """Every frame, in the order shown, errors passed over: what a full sequential decode gives."""
+        self._rewind()
+        self._context.skip_frame = "DEFAULT"
+        with self._errors_named():
+            for packet in self._container.demux(self._stream):
+                yield from self._decode(packet)
+
+    def _rewind(self) -> None:
+        if not self._is_fresh:
+            self.close()
+            self._open()
+        self._is_fresh = False
+
+    def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
+        coded = [(box, self._to_coded(box)) for box in boxes]
+
+        def emit(number: int, frame: av.VideoFrame) -> None:
+            if (frame.height, frame.width) != self._coded_size:
+                height, width = self._coded_size
+                raise self.error(
+                    f"changes its size from {height}x{width} to {frame.height}x{frame.width}; transcode it "
+                    "(vidgn data transcode)"
+                )
+            needed = [(box, source) for box, source in coded if sink.wants(number, box)]
+            for (box, _), pixels in zip(
+                needed, self._converter.crops(frame, [source for _, source in needed]), strict=True
+            ):
+                sink.put(number, box, np.rot90(pixels, self.rotation // 90) if self.rotation else pixels)
+
+        if self.timeline is None:
+            missing = self._deliver_by_count(wanted, emit)
+        else:
+            missing = self._deliver_by_pts(self.timeline, wanted, emit)
+        if missing:
+            detail = f": {self._last_error}" if self._last_error else ""
+            raise self.error(
+                f"frame {missing[0]} of {self.num_frames} does not decode{detail}; fetch it again, or let an index "
+                "say which frames decode (vidgn data index)"
+            )
+
+    _last_error: str | None = None
+
+    def _deliver_by_count(self, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]) -> list[int]:
+        remaining = set(wanted)
+        for number, frame in enumerate(self._frames_from_start()):
+            if number in remaining:
+                emit(number, frame)
+                remaining.discard(number)
+            if not remaining:
+                break
+        return sorted(remaining)
+
+    def _deliver_by_pts(
+        self, timeline: Timeline, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]
+    ) -> list[int]:
+        missing: list[int] = []
+        packets: Iterator[av.Packet] = iter(())
+        position = None  # order of the next packet; None: unknown, so seek
+        for segment in timeline.segments(wanted):
+            if position is None or not 0 <= segment.first - position < _SEEK_AT_LEAST:
+                self._seek(timeline, segment.first)
+                packets = self._container.demux(self._stream)
+            else:
+                self._context.flush_buffers()
+            left = self._decode_segment(timeline, segment, packets, emit)
+            position = None if left else segment.last + 1
+            if left:
+                left = self._decode_again(timeline, segment, left, emit)
+            missing += [timeline.frame_number(pts) for pts in left]
+        return missing
+
+    def _decode_again(
+        self, timeline: Timeline, segment: Segment, left: list[int], emit: Callable[[int, av.VideoFrame], None]
+    ) -> list[int]:
+        """Frames that did not come out: again from the keyframe before, then from the start, nothing skipped."""
+        earlier = timeline.keyframe_before(segment.first)
+        for first in dict.fromkeys((earlier, 0)):
+            self._can_skip = self._can_skip and first > 0
+            self._seek(timeline, first)
+            again = Segment(first, segment.last, left)
+            left = self._decode_segment(timeline, again, self._container.demux(self._stream), emit)
+            if not left:
+                return []
+        return left
+
+    def _seek(self, timeline: Timeline, order: int) -> None:
+        """Bring the demuxer to packet `order`, a keyframe, or before it."""
+        self._is_fresh = False
+        try:
+            self._container.seek(timeline.pts_of[order], stream=self._stream)
+        except (av.error.FFmpegError, OverflowError):
+            self._rewind()
+
+    def _decode_segment(
+        self,
+        timeline: Timeline,
+        segment: Segment,
+        packets: Iterator[av.Packet],
+        emit: Callable[[int, av.VideoFrame], None],
+    ) -> list[int]:
+        """Decode the packets of `segment`, emit its frames, return the pts that did not come out."""
+        remaining = set(segment.pts)
+        order_of, context = timeline.order_of, self._context
+        started, skipping = False, None
+        with self._errors_named():
+            for packet in packets:
+                pts = packet.pts
+                order = order_of.get(pts) if pts is not None and packet.size else None
+                if not started:
+                    if order is None or order < segment.first:
+                        if not packet.size:
+                            break
+                        continue
+                    if order > segment.first:
+                        break  # the seek went too far
+                    started = True
+                skip = self._can_skip and pts not in remaining
+                if skip is not skipping:
+                    context.skip_frame = "NONREF" if skip else "DEFAULT"
+                    skipping = skip
+                frames = self._decode(packet)
+                if order == segment.last and packet.size:
+                    context.skip_frame, skipping = "DEFAULT", False
+                    frames += self._decode(None)
+                for frame in frames:
+                    if frame.pts in remaining and not frame.is_corrupt:
+                        remaining.discard(frame.pts)
+                        emit(timeline.frame_number(frame.pts), frame)
+                if not remaining or order == segment.last:
+                    break
+        return sorted(remaining)
+
+    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        self._check_deadline()
+        try:
+            frames = cast(list[av.VideoFrame], self._context.decode(packet if packet is None or packet.size else None))
+        except av.error.EOFError:
+            return []
+        except av.error.FFmpegError as error:
+            if isinstance(error, MemoryError | av.error.MemoryError):
+                raise self.error("needs more memory than there is; check it with vidgn data check") from None
+            self._last_error = reason_of(error)
+            return []
+        self.num_decoded += len(frames)
+        return frames
+
+    def _check_deadline(self) -> None:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise self.error(
+                f"took longer than {self._timeout_seconds:g} s; raise data.timeout_seconds or leave it out"
+            )
+
+    def _errors_named(self) -> "_ErrorsNamed":
+        return _ErrorsNamed(self)
+
+    def _to_coded(self, box: Box) -> Box:
+        """`box` of the frame as shown, in the frame as coded, before rotation."""
+        height, width = self._coded_size
+        match self.rotation:
+            case 90:
+                return Box(box.left, width - box.top - box.height, box.width, box.height)
+            case 180:
+                return Box(height - box.top - box.height, width - box.left - box.width, box.height, box.width)
+            case 270:
+                return Box(height - box.left - box.width, box.top, box.width, box.height)
+            case _:
+                return box
+
+
+class _ErrorsNamed:
+    """Turns FFmpeg's errors into DecodeErrors that name the file."""
+
+    def __init__(self, reader: PyavReader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
+        if isinstance(error, av.error.FFmpegError | ValueError | MemoryError) and not isinstance(error, DecodeError):
+            raise self._reader.error(f"can't be read ({reason_of(error)}); fetch it again") from None
