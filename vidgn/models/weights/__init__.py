@@ -1,0 +1,26 @@
+"""Weights in and out: foreign formats in, safetensors and pytorchvideo checkpoints out.
+
+`unpickle` reads pickles without running them, `files` opens containers, `formats` is the table of formats, `transfer`
+puts weights into a model, `report` is its account, `export` writes.
+"""
+
+from vidgn.models.weights.export import make_metadata, save_model, save_pytorchvideo
+from vidgn.models.weights.files import WeightsFile, read_metadata
+from vidgn.models.weights.files import read_file as load_file
+from vidgn.models.weights.formats import FORMATS, Pixels
+from vidgn.models.weights.report import ImportReport
+from vidgn.models.weights.transfer import load_weights, read_source
+
+__all__ = [
+    "FORMATS",
+    "ImportReport",
+    "Pixels",
+    "WeightsFile",
+    "load_file",
+    "load_weights",
+    "make_metadata",
+    "read_metadata",
+    "read_source",
+    "save_model",
+    "save_pytorchvideo",
+]

@@ -1,0 +1,289 @@
+"""Weights of any known format into one of our models, every tensor accounted for.
+
+Inflation: a 2-D kernel repeated over T frames and divided by T (Carreira & Zisserman 2017), so that a still video gives
+what the image gave. A network trained on (x - mean) / std of B, G, R or R, G, B becomes one that takes
+(x - mean) / our std of R, G, B: order and scale go into conv1. The mean can't, since conv1 pads with zeros, which mean
+`mean` there: it is returned, and whoever feeds the network subtracts it.
+"""
+
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from vidgn.errors import CheckpointError
+from vidgn.models.weights.files import FORMAT_VERSION, WeightsFile, read_file
+from vidgn.models.weights.formats import FORMATS, Format, Named, Pixels, Triple, canonical_names, find_format
+from vidgn.models.weights.report import ImportReport, Taken
+
+_HEAD = ("head.weight", "head.bias")
+_STATISTICS = (".running_mean", ".running_var")
+_COUNTER = ".num_batches_tracked"
+
+
+def load_weights(
+    model: nn.Module, path: str | os.PathLike[str], *, std: Triple, pixels: Pixels | None = None
+) -> ImportReport:
+    """Put the weights of `path` into `model`; only a classifier for another number of classes is left out.
+
+    `path`: a file of any format in `FORMATS`, or a run's directory. `std`: what the model's input will be divided by,
+    0-255 RGB (config.data.std). `pixels`: overrules what the file or its format says it was trained on.
+    Returns: the account. Feed the model (x - report.input_mean) / std.
+    Raises: CheckpointError in one line if the file is torn, hostile or unknown, or does not fit the model; the model is
+        then as it was.
+    """
+    file = read_file(path)
+    source = read_source(file)
+    return _transfer(model, source, std=std, pixels=pixels or source.pixels)
+
+
+class Source:
+    """A weights file whose names are understood: `tensors` by canonical name, `keys` their names in the file."""
+
+    def __init__(self, file: WeightsFile, entry: Format, named: Mapping[str, Named]) -> None:
+        self.file, self.entry = file, entry
+        self.keys = {n.canonical: key for key, n in named.items() if n.canonical}
+        self.tensors = {canonical: file.tensors[key] for canonical, key in self.keys.items()}
+        self.dropped = [(key, n.reason) for key, n in named.items() if not n.canonical]
+        self.pixels = (entry.read_pixels and entry.read_pixels(file)) or entry.pixels
+        self.name = "vidgn" if file.metadata.get("format") == "vidgn" else entry.name
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it was trained with BN, and its running statistics are there."""
+        return any(name.endswith(_STATISTICS) for name in self.tensors)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Rows of its classifier; None if it has none."""
+        return self.tensors["head.weight"].shape[0] if "head.weight" in self.tensors else None
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of each stage: (3, 4, 6, 3) for a ResNet-50."""
+        stages = [{n.split(".")[1] for n in self.tensors if n.startswith(f"res{s}.")} for s in range(2, 6)]
+        return tuple(len(blocks) for blocks in stages)
+
+    @property
+    def width(self) -> int:
+        """Channels of conv1."""
+        return self.tensors["stem.conv.weight"].shape[0] if "stem.conv.weight" in self.tensors else 0
+
+
+def read_source(file: WeightsFile) -> Source:
+    """The file's names understood.
+
+    Raises: CheckpointError for an unknown format, or names that the format does not know.
+    """
+    version = file.metadata.get("format_version", FORMAT_VERSION)
+    if file.metadata.get("format") == "vidgn" and version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file.path}: vidgn weights of format {version}, and this vidgn reads format {FORMAT_VERSION}; update vidgn"
+        )
+    entry = find_format(file.tensors)
+    if entry is None:
+        names = ", ".join(list(file.tensors)[:3])
+        known = ", ".join(f.name for f in FORMATS)
+        raise CheckpointError(f"{file.path}: tensors named {names}, ... are of no known format; known are {known}")
+    named = canonical_names(entry, list(file.tensors))
+    unknown = [key for key, n in named.items() if not n.canonical and not n.reason]
+    if unknown:
+        raise CheckpointError(
+            f"{file.path}: a {entry.name} file with tensors that no ResNet of ours has: {_listed(unknown)}; "
+            "weights of plain bottleneck ResNets (50, 101) are read"
+        )
+    source = Source(file, entry, named)
+    if len(source.keys) + len(source.dropped) < len(named):
+        raise CheckpointError(f"{file.path}: a {entry.name} file that names some tensors twice; save it again")
+    return source
+
+
+def model_keys(model: nn.Module) -> dict[str, str]:
+    """The model's tensors: canonical name -> key of its state dict."""
+    named = canonical_names(FORMATS[0], list(model.state_dict()))
+    assert all(n.canonical for n in named.values()), [k for k, n in named.items() if not n.canonical]
+    return {n.canonical: key for key, n in named.items() if n.canonical}
+
+
+def _transfer(model: nn.Module, source: Source, *, std: Triple, pixels: Pixels) -> ImportReport:
+    state, keys = model.state_dict(), model_keys(model)
+    classifier = _classifier_fate(source, state[keys["head.weight"]])
+    statistics = _statistics_fate(source, keys, model)
+    taken, kept, dropped, misfits, missing = [], [], list(source.dropped), [], []
+    loaded: dict[str, torch.Tensor] = {}
+    for canonical, key in keys.items():
+        found = source.tensors.get(canonical)
+        if canonical in _HEAD and classifier:
+            kept.append((key, classifier))
+        elif found is not None:
+            fitted = _fit(found, state[key].shape)
+            if fitted is None:
+                misfits.append(f"{source.keys[canonical]} is {_size(found)} and {key} {_size(state[key])}")
+                continue
+            tensor, how = fitted
+            if canonical == "stem.conv.weight":
+                tensor, how = _absorb(tensor, how, pixels, std)
+            loaded[key] = tensor.to(state[key].dtype)
+            _check_values(source, canonical, loaded[key])
+            taken.append(Taken(source.keys[canonical], key, how))
+        elif canonical.endswith(_STATISTICS) and statistics:
+            kept.append((key, statistics))
+        elif not canonical.endswith(_COUNTER):
+            missing.append(key)
+    for canonical, name in source.keys.items():
+        if canonical in keys:
+            if canonical in _HEAD and classifier:
+                dropped.append((name, classifier))
+        elif canonical.endswith(_STATISTICS):
+            dropped.append((name, "running statistics, of which this model's norm has none"))
+        elif canonical.endswith(_COUNTER):
+            dropped.append((name, "counter of batches, not used"))
+        else:
+            misfits.append(f"{name} has no place in the model")
+    _refuse(source, missing, misfits)
+    model.load_state_dict({**state, **loaded})
+    dropped += [(name, "not weights") for name in _tensors_beside(source.file.beside)]
+    return ImportReport(
+        source.file.path,
+        source.name,
+        tuple(taken),
+        tuple(dropped),
+        tuple(kept),
+        tuple(_warnings(model, source, keys, statistics, classifier)),
+        "new" if classifier else "taken",
+        pixels.mean,
+        std,
+        source.file.metadata,
+    )
+
+
+def _classifier_fate(source: Source, weight: torch.Tensor) -> str:
+    """Why the model's classifier stays new; empty if the file's is taken."""
+    present = [name for name in _HEAD if name in source.tensors]
+    if not present:
+        return "the file has no classifier: a new one"
+    theirs = source.tensors[present[0]].shape[0]
+    if theirs != weight.shape[0]:
+        return f"classifier for {theirs} classes where this model has {weight.shape[0]}: a new one"
+    return ""
+
+
+def _statistics_fate(source: Source, keys: Mapping[str, str], model: nn.Module) -> str:
+    """Why running statistics may stay at 0 and 1; empty if they must come from the file.
+
+    Raises: CheckpointError if the model's BN can't do without and the file was trained without.
+    """
+    if source.has_statistics or not any(name.endswith(_STATISTICS) for name in keys):
+        return ""
+    if source.entry.may_lack_statistics and not _is_frozen(model):
+        return "a BN file without running statistics: 0 and 1 until they are measured"
+    raise CheckpointError(
+        f"{source.file.path}: a {source.name} file without running statistics, which this model's BN needs; "
+        "use weights trained with BN, or norm=gn"
+    )
+
+
+def _is_frozen(model: nn.Module) -> bool:
+    """Whether the norms never learn: their gamma asks for no gradient, or is none at all."""
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return model_keys(model)["stem.norm.weight"] not in learning
+
+
+def _fit(tensor: torch.Tensor, shape: torch.Size) -> tuple[torch.Tensor, str] | None:
+    """`tensor` in `shape`: as it is, with axes of 1 more or fewer at its end, or inflated over T. None if it can't."""
+    if tensor.shape == shape:
+        return tensor, ""
+    if len(shape) == 5 and tensor.ndim in (4, 5):
+        kernel = tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
+        flat = (*shape[:2], 1, *shape[3:])
+        if tuple(kernel.shape) != flat:
+            return None
+        frames = shape[2]
+        inflated = (kernel.double() / frames).expand(shape)
+        return inflated, "" if frames == 1 else f"inflated over {frames} frames"
+    plain = _without_trailing_ones(tuple(tensor.shape))
+    if plain == _without_trailing_ones(tuple(shape)):
+        return tensor.reshape(shape), ""
+    return None
+
+
+def _without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _absorb(kernel: torch.Tensor, how: str, pixels: Pixels, std: Triple) -> tuple[torch.Tensor, str]:
+    """conv1 for R, G, B pixels divided by `std`, from one for `pixels`. Unchanged bits where nothing changes."""
+    done = [how] if how else []
+    if pixels.bgr:
+        kernel = kernel.flip(1)
+        done.append("channels turned from BGR to RGB")
+    if pixels.std != std:
+        ratio = torch.tensor(std, dtype=torch.float64) / torch.tensor(pixels.std, dtype=torch.float64)
+        kernel = kernel.double() * ratio.view(1, 3, *(1,) * (kernel.ndim - 2))
+        done.append("scaled to our input std")
+    return kernel, ", ".join(done)
+
+
+def _check_values(source: Source, canonical: str, tensor: torch.Tensor) -> None:
+    name = f"{source.file.path}: {source.keys[canonical]}"
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(f"{name} holds values that are not finite numbers: the training that wrote it diverged")
+    if canonical.endswith(".running_var") and (tensor < 0).any():
+        raise CheckpointError(f"{name} holds negative variances: a torn file, or not a variance")
+
+
+def _refuse(source: Source, missing: list[str], misfits: list[str]) -> None:
+    what = f"{source.file.path}: a {source.name} file of ResNet depth {source.depths}, width {source.width}"
+    if misfits:
+        raise CheckpointError(f"{what}, does not fit this model: {_listed(misfits)}; choose the model= it was made for")
+    if missing:
+        raise CheckpointError(f"{what}, lacks {_listed(missing)}; choose the model= it was made for")
+
+
+def _warnings(model: nn.Module, source: Source, keys: Mapping[str, str], statistics: str, classifier: str) -> list[str]:
+    told = []
+    if source.has_statistics and not any(name.endswith(_STATISTICS) for name in keys):
+        told.append(
+            "trained with BN, another norm than this model's: gamma and beta are taken, running statistics dropped; "
+            "expect to lose accuracy until it is trained on"
+        )
+    if statistics:
+        told.append(statistics + " (if it was folded into an affine layer, it is not the same network any more)")
+    pool = next((m for m in model.modules() if isinstance(m, nn.MaxPool3d)), None)
+    theirs = source.entry.pool1_padding
+    if pool is not None and theirs is not None and _three(pool.padding) != theirs:
+        told.append(f"made for a pool1 padded by {theirs}, this model pads by {_three(pool.padding)}: maps differ")
+    if classifier:
+        told.append(classifier)
+    if source.file.metadata.get("trained_steps") == "0":
+        told.append("the weights are random: exported after 0 training steps")
+    return told
+
+
+def _three(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) * 3 if isinstance(value, int) else tuple(value)
+
+
+def _tensors_beside(value: object, path: str = "", depth: int = 0) -> list[str]:
+    """Dotted names of the tensors outside the weights: optimizer state and the like."""
+    if isinstance(value, torch.Tensor):
+        return [path]
+    if isinstance(value, Mapping) and depth < 8:
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)) and depth < 8:
+        items = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        return []
+    return [n for key, item in items for n in _tensors_beside(item, f"{path}.{key}" if path else key, depth + 1)]
+
+
+def _size(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
