@@ -1,0 +1,122 @@
+"""Differences in words and tables: gaps between arms, and what a smaller batch changes within one."""
+
+from vidgn.report.analysis import Analysis, Comparison
+from vidgn.report.markdown import MINUS, column_name, interval, probability, signed, table
+from vidgn.report.statistics import POWER, best_sign_flip_p, seeds_for
+
+
+def gap_section(analysis: Analysis) -> str:
+    """Every arm against the baseline, a row a column, then what the numbers cover and what was refused."""
+    gaps = [g for g in analysis.gaps if g.is_gap]
+    refused = [g for g in analysis.gaps if g.refused]
+    if not analysis.gaps:
+        return ""
+    title = f"## Gap to {analysis.baseline}: top-1 {'error' if analysis.is_imagenet else 'accuracy'}, points"
+    parts = [title]
+    if gaps:
+        parts += [table(_gap_header(), [_gap_row(analysis, g) for g in gaps]), "\n".join(_gap_reading(analysis, gaps))]
+    if refused:
+        lines = []
+        for g in refused:
+            where = (
+                f"{column_name(g.arm.column, unit=analysis.unit, with_model=True)}, {g.arm.norm} and {g.baseline.norm}"
+            )
+            verdict = "no gap" if not g.is_gap else "seeds left out of the gap"
+            lines.append(f"- {where}: **{verdict}**. More than the norm differs: {'; '.join(g.refused)}.")
+        parts.append("\n".join(lines))
+    remarks = {}
+    for g in gaps:
+        for remark in g.remarks:
+            remarks.setdefault(remark, []).append(column_name(g.arm.column, unit=analysis.unit, short=True))
+    if remarks:
+        parts.append("To be read with it:\n\n" + "\n".join(f"- {r} ({', '.join(c)})." for r, c in remarks.items()))
+    return "\n\n".join(parts)
+
+
+def change_section(analysis: Analysis) -> str:
+    """What a smaller batch costs each arm."""
+    if not analysis.changes:
+        return ""
+    rows = []
+    for c in analysis.changes:
+        assert c.points is not None
+        at, against = (column_name(a.column, unit=analysis.unit) for a in (c.arm, c.baseline))
+        against = f"{c.baseline.column.clips_per_gpu}/GPU"
+        rows.append([c.arm.norm, at, against, *_difference(analysis, c)])
+    header = ["norm", "at", "against", "change", "95 % interval", "over seeds"]
+    intro = "Step and statistics group fall together here, as in the paper; the learning rate follows the step."
+    if len(analysis.models) > 1:
+        header.insert(1, "net")
+        for row, c in zip(rows, analysis.changes, strict=True):
+            row.insert(1, c.arm.column.model)
+    what = "error" if analysis.is_imagenet else "accuracy"
+    return f"## What the smaller batch changes: top-1 {what}, points\n\n{intro}\n\n{table(header, rows)}"
+
+
+def _gap_header() -> list[str]:
+    return ["gap", "points", "95 % interval", "over seeds", "decided otherwise", "could have seen", "sign flips"]
+
+
+def _gap_row(analysis: Analysis, gap: Comparison) -> list[str]:
+    where = column_name(gap.arm.column, unit=analysis.unit, with_model=len(analysis.models) > 1)
+    row = [f"{gap.arm.norm} {MINUS} {gap.baseline.norm}, {where}", *_difference(analysis, gap)]
+    if gap.videos is None:
+        row += ["?", "?"]
+    else:
+        row += [f"{100 * gap.videos.discordant:.1f} %", _detectable(gap.videos.detectable)]
+    flips = gap.sign_flip
+    row.append("" if flips is None else f"p = {probability(flips.p)} (at best {probability(flips.best)})")
+    return row
+
+
+def _difference(analysis: Analysis, comparison: Comparison) -> list[str]:
+    """Points, interval over videos, mean and deviation over seeds."""
+    assert comparison.points is not None
+    sign = -1 if analysis.is_imagenet else 1
+    points, videos = comparison.points, comparison.videos
+    low, high = sorted((sign * videos.low, sign * videos.high)) if videos else (0.0, 0.0)
+    deviation = "1 seed" if points.deviation is None else f"± {points.deviation:.1f} ({points.num_seeds} seeds)"
+    return [signed(sign * points.mean), interval(low, high) if videos else "no per-video scores", deviation]
+
+
+def _detectable(points: float | None) -> str:
+    return "?" if points is None else f"{points:.1f}"
+
+
+def _gap_reading(analysis: Analysis, gaps: list[Comparison]) -> list[str]:
+    """What was measured, in words, whichever way it falls; then what the numbers cover."""
+    lines = [f"- {_verdict(analysis, g)}" for g in gaps]
+    lines.append(
+        "- The interval is a paired bootstrap over videos; *could have seen* is the true difference that a test over "
+        f"this many videos finds with {POWER:.0%} power, given the videos decided otherwise. Both speak of the choice "
+        "of videos alone."
+    )
+    counts = sorted({len(g.seeds) for g in gaps})
+    if counts[0] == 1:
+        lines.append(
+            "- With one seed, seed noise is not covered: another seed may move a gap by more than its interval says. "
+            f"A sign-flip test over seeds can reach p < 0.05 from {seeds_for(0.05)} paired seeds on."
+        )
+    for count in counts:
+        if 1 < count < seeds_for(0.05):
+            lines.append(
+                f"- With {count} seeds a paired sign-flip test can't go below p = "
+                f"{probability(best_sign_flip_p(count))}, whatever the gap; {seeds_for(0.05)} seeds can reach "
+                f"{probability(best_sign_flip_p(seeds_for(0.05)))}."
+            )
+    return lines
+
+
+def _verdict(analysis: Analysis, gap: Comparison) -> str:
+    assert gap.points is not None
+    where = column_name(gap.arm.column, unit=analysis.unit, with_model=len(analysis.models) > 1)
+    better = (gap.points.mean > 0) ^ analysis.is_imagenet  # images: in error, where less is better
+    side = "above" if better else "below"
+    measured = f"{gap.arm.norm} is {abs(gap.points.mean):.1f} points {side} {gap.baseline.norm}"
+    if gap.videos is None:
+        return f"{where}: {measured}; without per-video scores no interval."
+    if gap.videos.low <= 0 <= gap.videos.high:
+        seen = gap.videos.detectable
+        could = "no video was decided otherwise" if seen is None else f"it could have seen one of {seen:.1f} points"
+        return f"{where}: no difference between {gap.arm.norm} and {gap.baseline.norm} is seen; {could}."
+    return f"{where}: {measured}, more than the choice of videos explains."

@@ -1,0 +1,176 @@
+"""Pictures of a study. Figures are built without pyplot: no global state, no display, safe in any thread.
+
+Colours are Okabe & Ito's, which colour-blind readers can tell apart; dashes and markers say the same again.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from vidgn.report.analysis import Analysis, Comparison
+from vidgn.report.collect import Cell
+from vidgn.report.markdown import column_name
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 3)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DPI = 150
+_GREY = "#666666"
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a png file's bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
+
+
+def curves(analysis: Analysis) -> Figure | None:
+    """Validation error by epoch: a panel a norm (rows: nets), a line a batch, dashes by length; None without points.
+
+    Several seeds: their mean, and a band from the lowest to the highest. Source of the form: Wu & He 2018, fig. 7.
+    """
+    lines = _curve_lines(analysis.study.cells)
+    if not lines:
+        return None
+    models = list(dict.fromkeys(model for model, *_ in lines))
+    norms = [n for n in analysis.norms if any(norm == n for _, norm, *_ in lines)]
+    batches = sorted({(clips, gpus) for _, _, _, clips, gpus, _ in lines}, reverse=True)
+    lengths = sorted({frames for _, _, frames, *_ in lines})
+    tags = list(dict.fromkeys(tag for *_, tag in lines))
+    colours = {b: COLOURS[i % len(COLOURS)] for i, b in enumerate(batches)}
+    dashes = {f: _DASHES[i % len(_DASHES)] for i, f in enumerate(lengths)}
+    widths = {t: 1.8 if i == 0 else 0.9 for i, t in enumerate(tags)}
+    figure, axes = _panels(len(models), len(norms))
+    for (model, norm, frames, clips, gpus, tag), seeds in lines.items():
+        ax = axes[models.index(model), norms.index(norm)]
+        style = {"color": colours[clips, gpus], "linestyle": dashes[frames], "linewidth": widths[tag]}
+        epochs, errors_SE = _on_common_epochs(seeds)
+        single = len(epochs) == 1
+        ax.plot(epochs, errors_SE.mean(axis=0), marker="o" if single else None, markersize=4, **style)
+        if len(errors_SE) > 1:
+            low, high = errors_SE.min(axis=0), errors_SE.max(axis=0)
+            ax.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    for (row, column), ax in np.ndenumerate(axes):
+        ax.set_title(norms[column] if len(models) == 1 else f"{norms[column]}, {models[row]}")
+        ax.grid(alpha=0.25)
+        ax.label_outer()
+    figure.supxlabel("epoch")
+    figure.supylabel("validation error, 1 " + ("image" if analysis.is_imagenet else "clip") + " (%)")
+    _limit_errors(axes.flat[0], lines.values())
+    unit = "images" if analysis.is_imagenet else "clips"
+    several_gpus = len({gpus for _, gpus in batches}) > 1
+    handles = [
+        Line2D([], [], color=colours[c, g], label=f"{c} {unit}/GPU" + (f" × {g}" if several_gpus else ""))
+        for c, g in batches
+    ]
+    if len(lengths) > 1:
+        handles += [Line2D([], [], color=_GREY, linestyle=dashes[f], label=f"{f} frames") for f in lengths]
+    if len(tags) > 1:
+        handles += [Line2D([], [], color=_GREY, linewidth=widths[t], label=t or "no tag") for t in tags]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, handlelength=3)
+    return figure
+
+
+def gaps(analysis: Analysis) -> Figure | None:
+    """Every gap by column with its interval over videos; seeds as dots, published gaps hollow. None without gaps."""
+    found = [g for g in analysis.gaps if g.is_gap]
+    if not found:
+        return None
+    columns = [c for c in analysis.columns if any(g.arm.column == c for g in found)]
+    norms = list(dict.fromkeys(g.arm.norm for g in found))
+    figure = Figure(figsize=(min(14.0, 2.6 + 1.35 * len(columns)), 4.2), layout="constrained")
+    ax = figure.add_subplot()
+    ax.axhline(0, color=_GREY, linewidth=1)
+    offsets = np.linspace(-0.5, 0.5, len(norms) + 2)[1:-1] * 0.6
+    for norm, offset, colour, marker in zip(
+        norms, offsets, _cycled(COLOURS, len(norms)), _cycled(_MARKERS, len(norms)), strict=True
+    ):
+        for gap in (g for g in found if g.arm.norm == norm):
+            _draw_gap(ax, analysis, gap, columns.index(gap.arm.column) + offset, colour, marker)
+        ax.plot([], [], color=colour, marker=marker, linestyle="", label=norm)
+    if any(len(g.seeds) > 1 for g in found):
+        ax.plot([], [], color=_GREY, marker=".", linestyle="", alpha=0.6, label="one seed")
+    if any(_published_gap(analysis, g) is not None for g in found):
+        ax.plot([], [], color=_GREY, marker="o", fillstyle="none", linestyle="", label="Wu & He 2018")
+    unit = "images" if analysis.is_imagenet else "clips"
+    several = len({c.model for c in columns}) > 1
+    names = [column_name(c, unit=unit, short=True) for c in columns]
+    names = [f"{n}\n{c.model}" for n, c in zip(names, columns, strict=True)] if several else names
+    ax.set_xticks(
+        range(len(columns)),
+        names,
+        rotation=0 if len(columns) <= 8 else 30,
+        ha="center" if len(columns) <= 8 else "right",
+    )
+    ax.set_xlim(-0.6, len(columns) - 0.4)
+    ax.set_xlabel(("images" if analysis.is_imagenet else "frames, clips") + "/GPU × GPUs")
+    ax.set_ylabel(f"top-1 accuracy less {analysis.baseline}'s (points)")
+    ax.set_title("bars: 95 % over videos", fontsize="medium", color=_GREY, loc="left")
+    ax.grid(axis="y", alpha=0.25)
+    figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
+def _curve_lines(
+    cells: Sequence[Cell],
+) -> dict[tuple[str, str, int, int, int, str | None], list[tuple[np.ndarray, np.ndarray]]]:
+    """(model, norm, frames, clips, gpus, tag) -> (epochs, errors) of each seed."""
+    lines: dict[tuple[str, str, int, int, int, str | None], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for cell in cells:
+        points = cell.curve()
+        if points:
+            key = (cell.model, cell.norm, cell.frames, cell.clips_per_gpu, cell.gpus, cell.tag)
+            pair = np.array([p.epoch for p in points]), np.array([p.top1_error_percent for p in points])
+            lines.setdefault(key, []).append(pair)
+    return lines
+
+
+def _on_common_epochs(seeds: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs every seed has reached, and (S, E) errors there."""
+    common = seeds[0][0]
+    for epochs, _ in seeds[1:]:
+        common = np.intersect1d(common, epochs)
+    if not len(common):  # seeds evaluated at unlike moments: the longest alone
+        longest = max(seeds, key=lambda s: len(s[0]))
+        return longest[0], longest[1][None]
+    return common, np.stack([errors[np.searchsorted(epochs, common)] for epochs, errors in seeds])
+
+
+def _limit_errors(ax: Axes, lines: object) -> None:
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(max(0.0, bottom), min(100.0, top))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(min(16.0, 2.0 + 3.0 * columns), 0.8 + 3.0 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+
+
+def _cycled(values: Sequence[str], count: int) -> list[str]:
+    return [values[i % len(values)] for i in range(count)]
+
+
+def _draw_gap(ax: Axes, analysis: Analysis, gap: Comparison, x: float, colour: str, marker: str) -> None:
+    assert gap.points is not None
+    if gap.videos is not None:
+        ax.plot([x, x], [gap.videos.low, gap.videos.high], color=colour, linewidth=2, solid_capstyle="butt")
+    ax.plot([x], [gap.points.mean], color=colour, marker=marker, markersize=7, linestyle="")
+    if len(gap.seeds) > 1:
+        ours, theirs = ({c.seed: c.result["top1"] for c in a.done if c.result} for a in (gap.arm, gap.baseline))
+        each = [ours[s] - theirs[s] for s in gap.seeds]
+        ax.plot([x + 0.07] * len(each), each, color=colour, marker=".", linestyle="", alpha=0.6)
+    if (told := _published_gap(analysis, gap)) is not None:
+        ax.plot([x - 0.07], [told], color=colour, marker=marker, fillstyle="none", linestyle="")
+
+
+def _published_gap(analysis: Analysis, gap: Comparison) -> float | None:
+    ours, theirs = (analysis.published_for(gap.arm.column, a.norm) for a in (gap.arm, gap.baseline))
+    return None if ours is None or theirs is None else ours.top1 - theirs.top1

@@ -1,0 +1,57 @@
+"""Published numbers, once. Source: Wu & He, Group Normalization, ECCV 2018 (arXiv:1803.08494)."""
+
+from dataclasses import dataclass
+
+SOURCE = "Wu & He 2018"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One cell of a published table. Accuracy and error in percent; `top5` where it was given."""
+
+    model: str  # vidgn's name for the paper's net
+    norm: str
+    frames: int
+    clips_per_gpu: int
+    top1: float
+    top5: float | None = None
+    gpus: int = 8
+
+
+# Table 8: Kinetics-400 validation, ResNet-50 I3D, 30 views.
+KINETICS = (
+    Published("i3d_r50", "bn", 32, 8, 73.3, 90.7),
+    Published("i3d_r50", "bn", 32, 4, 72.1, 90.0),
+    Published("i3d_r50", "bn", 64, 4, 73.3, 90.8),
+    Published("i3d_r50", "gn", 32, 8, 73.0, 90.6),
+    Published("i3d_r50", "gn", 32, 4, 72.8, 90.6),
+    Published("i3d_r50", "gn", 64, 4, 74.5, 91.7),
+)
+KINETICS_TITLE = f"{SOURCE}, table 8: Kinetics-400 validation, top-1 / top-5 (%)"
+KINETICS_NOT_RUN = (64, 8)  # frames, clips per GPU: the column that did not fit in memory there
+
+
+def _errors(model: str, norm: str, errors: dict[int, float]) -> tuple[Published, ...]:
+    return tuple(Published(model, norm, 1, images, round(100 - error, 1)) for images, error in errors.items())
+
+
+# Validation error of a 224 centre crop; images per GPU on 8 GPUs. ResNet-50: table 2 (BN, GN), table 1 (LN, IN at 32).
+# ResNet-101: sec. 4.1.
+IMAGENET = (
+    *_errors("resnet50", "bn", {32: 23.6, 16: 23.7, 8: 24.8, 4: 27.3, 2: 34.7}),
+    *_errors("resnet50", "gn", {32: 24.1, 16: 24.2, 8: 24.0, 4: 24.2, 2: 24.1}),
+    *_errors("resnet50", "ln", {32: 25.3}),
+    *_errors("resnet50", "in", {32: 28.4}),
+    *_errors("resnet101", "bn", {32: 22.0, 2: 31.9}),
+    *_errors("resnet101", "gn", {32: 22.4, 2: 23.0}),
+)
+IMAGENET_TITLE = f"{SOURCE}, tables 1 and 2 and sec. 4.1: ImageNet validation error (%)"
+
+
+def find(
+    table: tuple[Published, ...], *, model: str, norm: str, frames: int, clips: int, gpus: int
+) -> Published | None:
+    """The published cell of the same net, norm and geometry, or None."""
+    wanted = (model, norm, frames, clips, gpus)
+    matches = (p for p in table if (p.model, p.norm, p.frames, p.clips_per_gpu, p.gpus) == wanted)
+    return next(matches, None)

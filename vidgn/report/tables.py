@@ -1,0 +1,146 @@
+"""The tables of a report as markdown. Each function makes one section; an empty string says there is nothing to say."""
+
+from vidgn.report import published
+from vidgn.report.analysis import Analysis, Arm, Column
+from vidgn.report.markdown import column_name, listed, percent, plural, table
+from vidgn.report.statistics import over_seeds, wilson_interval
+
+
+def accuracy_section(analysis: Analysis) -> str:
+    """Table 8: arms by columns, the published cells beside those of the same net, geometry and data."""
+    parts = []
+    for model in dict.fromkeys(c.model for c in analysis.columns):
+        columns = [c for c in analysis.columns if c.model == model]
+        rows = []
+        for norm in analysis.norms:
+            if any((c, norm) in analysis.arms for c in columns):
+                rows.append([norm, *(_accuracy(analysis, analysis.arms.get((c, norm))) for c in columns)])
+            beside = [analysis.published_for(c, norm) for c in columns]
+            if any(beside):
+                rows.append([f"{norm}, {published.SOURCE}", *(_published(analysis, p) for p in beside)])
+        header = [model, *(column_name(c, unit=analysis.unit) for c in columns)]
+        parts.append(f"## {_accuracy_title(analysis, model)}\n\n{table(header, rows)}")
+    return "\n\n".join([*parts, *_notes(analysis)])
+
+
+def group_section(analysis: Analysis) -> str:
+    """Sweeps with a step of fixed size: only the statistics group changes."""
+    parts = []
+    for g in analysis.groups:
+        rows = [[norm, *(_accuracy(analysis, by_size.get(s)) for s in g.sizes)] for norm, by_size in g.arms.items()]
+        tag = f" [{g.tag}]" if g.tag else ""
+        items = analysis.unit
+        clip = "" if analysis.is_imagenet else f", {g.frames} frames"
+        header = [f"{g.model}{clip}{tag}", *(f"{s} {items}/GPU × {g.slots_per_step // s}" for s in g.sizes)]
+        parts.append(f"Step of {g.slots_per_step} {items}:\n\n{table(header, rows)}")
+    if not parts:
+        return ""
+    notes = [
+        "The step is the same in every column; what changes is how many share BN's statistics. sync_bn's group is the "
+        "whole step. Arms marked † have no statistics group: one run serves every column."
+    ]
+    return "## Statistics group apart from the step\n\n" + "\n\n".join(parts + notes)
+
+
+def test_section(analysis: Analysis) -> str:
+    """Every test a run has had, where there is more than the configured one: what BN loses at test shows here."""
+    cells = [c for c in analysis.study.cells if c.result]
+    tests = {c.run_name: c.tests() for c in cells}
+    names = list(dict.fromkeys(name for of_run in tests.values() for name in of_run))
+    configured = {c.test_name for c in cells}
+    if len(names) <= len(configured) and all(len(of_run) <= 1 for of_run in tests.values()):
+        return ""
+    rows = [
+        [c.run_name, *(f"{_top(analysis, t[n]['top1']):.1f}" if n in t else "" for n in names)]
+        for c in cells
+        if (t := tests[c.run_name])
+    ]
+    what = "error" if analysis.is_imagenet else "accuracy"
+    return f"## Other tests: top-1 {what} (%), by views and statistics at test\n\n{table(['run', *names], rows)}"
+
+
+def reference_section(analysis: Analysis) -> str:
+    """The published table, where it could not stand beside this study's cells."""
+    if any(analysis.published_for(c, n) for c in analysis.columns for n in analysis.norms):
+        return ""
+    parts = []
+    for model in dict.fromkeys(p.model for p in analysis.published):
+        cells = [p for p in analysis.published if p.model == model]
+        columns = list(dict.fromkeys(Column(p.model, p.frames, p.clips_per_gpu, p.gpus) for p in cells))
+        found = {(Column(p.model, p.frames, p.clips_per_gpu, p.gpus), p.norm): p for p in cells}
+        norms = list(dict.fromkeys(p.norm for p in cells))
+        header = [model, *(column_name(c, unit=analysis.unit) for c in columns)]
+        parts.append(table(header, [[n, *(_published(analysis, found.get((c, n))) for c in columns)] for n in norms]))
+    title = published.IMAGENET_TITLE if analysis.is_imagenet else published.KINETICS_TITLE
+    why = "For reference: another net, geometry or data set than this study's, so not beside its cells."
+    return f"## {title}\n\n{why}\n\n" + "\n\n".join(parts)
+
+
+def _accuracy_title(analysis: Analysis, model: str) -> str:
+    what = "Validation error (%)" if analysis.is_imagenet else "Top-1 / top-5 accuracy (%)"
+    results = [c.result for c in analysis.study.cells if c.result and c.model == model]
+    tests = {f"{plural(int(r['num_videos']), 'video')}, views {r['views']}" for r in results}
+    if analysis.is_imagenet:
+        tests = {t.replace("video", "image") for t in tests}
+    return f"{what}: {model}" + (f" ({' or '.join(sorted(tests))})" if tests else "")
+
+
+def _accuracy(analysis: Analysis, arm: Arm | None) -> str:
+    if arm is None:
+        return ""
+    parts = []
+    if arm.done:
+        mark = "†" if arm.borrowed else ""
+        parts.append(_shown(analysis, arm) + mark)
+    states = dict.fromkeys(c.state for c in arm.open)
+    for state in states:
+        cells = [c for c in arm.open if c.state == state]
+        word = "missing" if state == "pending" else state
+        parts.append(word if not arm.done and len(states) == 1 else f"{len(cells)} {word}")
+    return ", ".join(parts)
+
+
+def _shown(analysis: Analysis, arm: Arm) -> str:
+    if not analysis.is_imagenet:
+        return f"{percent(arm.top1)} / {percent(arm.top5)}"
+    return percent(over_seeds([100 - c.result["top1"] for c in arm.done if c.result]))
+
+
+def _published(analysis: Analysis, cell: published.Published | None) -> str:
+    if cell is None:
+        return ""
+    if analysis.is_imagenet:
+        return f"{100 - cell.top1:.1f}"
+    return f"{cell.top1:.1f} / {cell.top5:.1f}"
+
+
+def _top(analysis: Analysis, accuracy: float) -> float:
+    return 100 - accuracy if analysis.is_imagenet else accuracy
+
+
+def _notes(analysis: Analysis) -> list[str]:
+    notes = []
+    served = [a for a in analysis.arms.values() if a.borrowed]
+    if served:
+        norms = listed(list(dict.fromkeys(a.norm for a in served)))
+        runs = listed(list(dict.fromkeys(c.run_name for a in served for c in a.borrowed)))
+        notes.append(f"† {norms}: no statistics group, so {runs} serves every division of the same step.")
+    if analysis.num_classes:
+        chance = 100 / analysis.num_classes
+        notes.append(
+            f"Chance is {_top(analysis, chance):.1f} % ({analysis.num_classes} classes).{_at_chance(analysis)}"
+        )
+    return notes
+
+
+def _at_chance(analysis: Analysis) -> str:
+    """Names finished runs whose accuracy can't be told from guessing."""
+    assert analysis.num_classes
+    names = []
+    for cell in analysis.study.cells:
+        if cell.result:
+            num_videos = int(cell.result["num_videos"])
+            low, _ = wilson_interval(round(cell.result["top1"] * num_videos / 100), num_videos)
+            if low <= 1 / analysis.num_classes:
+                names.append(cell.run_name)
+    return f" Not above chance by a 95 % interval: {', '.join(names)}." if names else ""

@@ -1,0 +1,90 @@
+"""Write a study's report: report.md, report.json, curves.png, gap.png, all from files and all replaced in one move."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vidgn.report import differences, tables
+from vidgn.report.analysis import Analysis, analyse
+from vidgn.report.as_json import as_json
+from vidgn.report.collect import read_study
+from vidgn.report.status import open_section, run_counts, unreadable_section
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """What was made: the text for a console, the machine's form, the files."""
+
+    console: str
+    json: str
+    report: Path
+    pictures: tuple[Path, ...]
+
+
+def write_report(study_dir: Path | str) -> WrittenReport:
+    """Make report.md, report.json and the pictures of a study from its files.
+
+    Raises: ManifestError if `study_dir` is no study.
+    """
+    analysis = analyse(read_study(study_dir))
+    directory = analysis.study.directory
+    pictures = _write_pictures(analysis)
+    machine = json.dumps(as_json(analysis), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(directory / "report.json", lambda p: p.write_text(machine + "\n", encoding="utf-8"))
+    markdown = report_markdown(analysis, pictures=[p.name for p in pictures])
+    write_atomically(directory / "report.md", lambda p: p.write_text(markdown, encoding="utf-8"))
+    console = "\n\n".join([*_sections(analysis), *(f"{p}" for p in (directory / "report.md", *pictures))])
+    return WrittenReport(console, machine, directory / "report.md", tuple(pictures))
+
+
+def report_markdown(analysis: Analysis, *, pictures: list[str]) -> str:
+    """The whole report."""
+    images = [f"![{Path(name).stem}]({name})" for name in pictures]
+    parts = [f"# Study {analysis.study.name}", *_sections(analysis), *images, tables.reference_section(analysis)]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def _sections(analysis: Analysis) -> list[str]:
+    sections = [
+        run_counts(analysis),
+        tables.accuracy_section(analysis),
+        differences.gap_section(analysis),
+        differences.change_section(analysis),
+        tables.group_section(analysis),
+        tables.test_section(analysis),
+        open_section(analysis),
+        unreadable_section(analysis),
+    ]
+    return [s for s in sections if s]
+
+
+def _write_pictures(analysis: Analysis) -> list[Path]:
+    from vidgn.report import plots  # matplotlib takes a second to import: only where a picture is drawn
+
+    written = []
+    for name, figure in (("curves.png", plots.curves(analysis)), ("gap.png", plots.gaps(analysis))):
+        path = analysis.study.directory / name
+        if figure is None:
+            path.unlink(missing_ok=True)  # a picture of an earlier state would lie
+        else:
+            write_atomically(path, lambda p, f=figure: p.write_bytes(plots.png(f)))
+            written.append(path)
+    return written
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path`, then put it in its place: nobody sees half a file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are for their owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
