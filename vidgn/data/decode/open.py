@@ -1,11 +1,19 @@
 """Which decoder reads which file."""
 
 import os
+from typing import TYPE_CHECKING
 
 from vidgn.data.decode.base import VideoReader
-from vidgn.errors import ConfigError
+from vidgn.errors import ConfigError, DecodeError
+
+if TYPE_CHECKING:
+    from vidgn.data.decode.pyav import PyavReader
 
 DECODERS = ("auto", "pyav", "decord", "torchcodec")
+_REMEDY = {
+    "decord": "pip install decord (Linux x86-64 only)",
+    "torchcodec": "pip install 'vidgn[torchcodec]' and FFmpeg's shared libraries from your system",
+}
 
 
 def open_video(
@@ -13,14 +21,48 @@ def open_video(
 ) -> VideoReader:
     """Open a video. `auto` is PyAV. A decoder that can't be trusted on a file gives way to PyAV: see `reader.decoder`.
 
-    `timeout_seconds`: for opening and all reads together; looked at between packets.
+    `timeout_seconds`: for opening and all reads together; looked at between packets, and by PyAV alone.
     Raises: DecodeError for a file that can't be read, ConfigError for a decoder that is unknown or not installed.
     """
     from vidgn.data.decode.pyav import PyavReader  # av is imported where a file is opened, not before
 
     if decoder not in DECODERS:
         raise ConfigError(f"data.decoder={decoder} is unknown; use one of {', '.join(DECODERS)}")
-    return PyavReader(os.fspath(path), timeout_seconds=timeout_seconds)
+    guide = PyavReader(os.fspath(path), timeout_seconds=timeout_seconds)
+    if decoder in ("auto", "pyav"):
+        return guide
+    try:
+        return _open_guarded(guide, decoder)
+    except BaseException:
+        guide.close()
+        raise
+
+
+def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
+    """`guide` taken over by a reader of `decoder`, or `guide` itself with the reason why."""
+    reason, reader = None, None
+    try:
+        if decoder == "decord":
+            from vidgn.data.decode.decord import DecordReader as Reader
+            from vidgn.data.decode.decord import distrust
+        else:
+            from vidgn.data.decode.torchcodec import TorchcodecReader as Reader
+            from vidgn.data.decode.torchcodec import distrust
+        reason = distrust(guide)
+        reader = None if reason else Reader(guide)
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"data.decoder={decoder} can't be loaded ({str(error).splitlines()[0]}); {_REMEDY[decoder]}, "
+            "or use data.decoder=pyav"
+        ) from None
+    except DecodeError as error:
+        reason = str(error).removeprefix(f"{guide.path}: ")
+    if reader is not None:
+        reason = reader.disagreement()
+        if reason is None:
+            return reader
+    guide.fallback_reason = reason
+    return guide
 
 
 def open_image(path: str | os.PathLike[str]) -> VideoReader:

@@ -1,0 +1,46 @@
+"""torchcodec behind the VideoReader face (extra `torchcodec`; FFmpeg's libraries from the system)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vidgn.data.decode.base import FrameSink
+from vidgn.data.decode.guarded import GuardedReader
+from vidgn.data.decode.pyav import PyavReader
+from vidgn.data.plan import Box
+
+
+class TorchcodecReader(GuardedReader):
+    """See VideoReader. Seeks exactly: the file's packets are scanned once when it is opened."""
+
+    decoder = "torchcodec"
+
+    def __init__(self, guide: PyavReader) -> None:
+        """Raises: DecodeError; ImportError where torchcodec or FFmpeg's libraries are not installed."""
+        super().__init__(guide)
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
+
+        self._failures = (RuntimeError, ValueError, IndexError)
+        with self._errors_named():
+            self._reader = VideoDecoder(self.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            self.decoder_num_frames = len(self._reader)
+
+    def close(self) -> None:
+        del self._reader
+        super().close()
+
+    def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
+        self._deliver_whole(wanted, boxes, sink)
+
+    def _frames(self, numbers: list[int]) -> np.ndarray:
+        return self._reader.get_frames_at(numbers).data.numpy()
+
+
+def distrust(guide: PyavReader) -> str | None:
+    """Why torchcodec can't be trusted with this file, None if it can."""
+    timeline = guide.timeline
+    if timeline is None:
+        return "torchcodec needs a time stamp on every packet"
+    if timeline.has_discarded:
+        return "torchcodec counts frames that an edit list discards"
+    return None
