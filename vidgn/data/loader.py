@@ -1,6 +1,7 @@
 """Clips in the order asked for, whatever reads them: the same bytes for any number of workers."""
 
 import itertools
+import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,11 +11,13 @@ from typing import Generic, Protocol, Self, TypeVar
 import torch
 
 from vidgn.config.schema import DataConfig, ViewsConfig
+from vidgn.data.formats import annotation_path, root_folder
 from vidgn.data.manifest import Manifest
 from vidgn.data.plan import ClipPlan, plan_digest, plan_for, row_at, substitute_row, video_position
 from vidgn.data.pool import Done, InlinePool, ReaderPool
 from vidgn.data.reading import ClipGeometry, ReadTask
-from vidgn.errors import DecodeError
+from vidgn.data.synthetic import check_synthetic
+from vidgn.errors import ConfigError, DecodeError, ManifestError
 from vidgn.streams import Tag
 
 _DIGEST_MODULUS = 2**128
@@ -417,7 +420,18 @@ class _TestFeed:
 
 
 def check_data(data: DataConfig) -> None:
-    """Raises ConfigError or ManifestError for what can be told before anything is read or started."""
-    from vidgn.data.check_config import check_config
-
-    check_config(data)
+    """Raises ConfigError or ManifestError for settings and files that can't be, before anything is read or started."""
+    if data.format == "synthetic":
+        if data.synthetic is None or data.root is None:
+            raise ConfigError("data.format=synthetic needs data.root and data.synthetic: write data=synthetic")
+        check_synthetic(data.synthetic)
+        return
+    if data.format == "list" and not data.separator:
+        raise ConfigError("data.separator is empty: write what parts path and label, for example data.separator=','")
+    if data.classes is not None and not os.path.isfile(data.classes):
+        raise ManifestError(f"data.classes={data.classes}: no such file; give one with a class name a line, or null")
+    annotated = data.format in ("kinetics", "list", "csv")
+    for split in ("train", "val") if annotated else ():
+        annotation_path(data, split)
+    if data.root is not None or data.format not in ("list", "csv"):
+        root_folder(data)

@@ -14,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 
 from vidgn.config.schema import DataConfig, ViewsConfig
-from vidgn.errors import ConfigError
 from vidgn.streams import Tag, stream
 
 TEST_SCALE = 256 / 224  # short side at test for each pixel of the training crop (NLN: 256 for 224)
@@ -182,17 +181,6 @@ def video_position(position: int, *, clips_per_video: int, slots_per_step: int) 
     step, slot = divmod(position, slots_per_step)
     videos = slots_per_step // clips_per_video
     return step * videos + slot % videos
-
-
-def check_clips_per_video(clips_per_video: int, *, gpus: int, clips_per_gpu: int) -> None:
-    """Raises ConfigError where two clips of one video would share a virtual GPU, or a step would cut a video."""
-    slots = gpus * clips_per_gpu
-    legal = [k for k in range(1, gpus + 1) if slots % k == 0]
-    if clips_per_video not in legal:
-        raise ConfigError(
-            f"data.clips_per_video={clips_per_video} must divide the step of {slots} clips and be at most gpus={gpus}, "
-            f"so that no virtual GPU holds a video twice; use one of {', '.join(map(str, legal))}"
-        )
 
 
 def plan_digest(position: int, row_id: str, plan: ClipPlan) -> int:
