@@ -1,0 +1,38 @@
+# make demo   train 2 norms x 2 batches x 2 clip lengths on generated videos, and show the table (about 5 minutes, 2 cores)
+# make test   everything that must hold, but for what takes long
+.PHONY: setup demo test test-long lint format bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Two tests at a time, one thread each: what a run computes does not depend on it.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+setup: .venv/stamp
+
+.venv/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/vidgn train sweep=demo
+
+test: setup lint
+	$(PYTEST) -n 2 -m "not long"
+
+test-long: setup
+	$(PYTEST) -m long
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv runs data build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,183 @@
+"""Exact evaluation: every video once, on one rank, with all its views; integer counts, summed.
+
+Videos are taken in blocks whose make-up depends on the experiment alone, so a video's scores do too.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+
+import torch
+from torch import nn
+
+from vidgn.config.schema import Config, ViewsConfig
+from vidgn.data.loader import VideoViews, test_videos
+from vidgn.data.manifest import Manifest
+from vidgn.engine.bn_stats import batch_statistics
+from vidgn.engine.distributed import Ranks
+from vidgn.engine.metrics import TOP_K, label_ranks
+from vidgn.models.norm import set_statistics_groups
+
+CURVE = ViewsConfig(name="curve", clips=1, crops=1, crop="training", plan="training")  # GN paper, figure 7
+_BLOCK = 8  # videos of one clip that go through the model at once
+
+
+@dataclass(frozen=True)
+class VideoScore:
+    """What the test made of one video. `rank`: 0-based rank of the label's score, -1 if it could not be read."""
+
+    id: str
+    label: int
+    status: str  # ok, unreadable or missing
+    rank: int
+    label_score: float
+    prediction: int
+    prediction_score: float
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """All videos of the split in the order of the manifest."""
+
+    videos: tuple[VideoScore, ...]
+    unreadable: tuple[str, ...]  # `id: reason`
+
+    @property
+    def num_videos(self) -> int:
+        return len(self.videos)
+
+    def top_percent(self, k: int) -> float:
+        """Percent of all videos, unreadable ones counted as wrong, whose label is among the first `k`."""
+        return 100 * sum(0 <= v.rank < k for v in self.videos) / len(self.videos)
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log score of the label over the videos that could be read."""
+        scores = [max(v.label_score, 1e-30) for v in self.videos if v.status == "ok"]
+        return -sum(map(math.log, scores)) / max(1, len(scores))
+
+    def csv(self) -> str:
+        """One line a video under a header with the fields of VideoScore."""
+        lines = [",".join(f.name for f in fields(VideoScore))]
+        for video in self.videos:
+            values = asdict(video).values()
+            lines.append(",".join(f'"{v}"' if isinstance(v, str) and "," in v else str(v) for v in values))
+        return "\n".join(lines) + "\n"
+
+
+def evaluate(
+    model: nn.Module,
+    manifest: Manifest,
+    config: Config,
+    views: ViewsConfig,
+    *,
+    ranks: Ranks,
+    to_model: Callable[[torch.Tensor], torch.Tensor],
+    use_batch_statistics: bool = False,
+    each_block: Callable[[int], None] = lambda done: None,
+) -> TestScores:
+    """Scores of every video of `manifest`, the same on every rank and for every world size.
+
+    `to_model` turns uint8 (N, T, H, W, C) into what the model takes. The caller chooses the statistics the model tests with;
+    with `use_batch_statistics`, BN normalises each view of `clips_per_gpu` consecutive videos together. `each_block` is called
+    with the number of videos this rank has done, equally often on every rank, so it may hold a collective.
+    """
+    single = views.clips * views.crops == 1
+    block = config.clips_per_gpu if use_batch_statistics else _BLOCK if single else 1
+    rows = [i for i in range(len(manifest)) if i // block % ranks.world_size == ranks.rank]
+    videos = test_videos(
+        manifest,
+        config.data,
+        views,
+        seed=config.seed,
+        frames=config.frames,
+        stride=config.stride,
+        rows=rows,
+        pin_memory=ranks.device.type == "cuda",
+    )
+    scored: list[tuple[int, VideoScore, str | None]] = []
+    calls = math.ceil(len(manifest) / (block * ranks.world_size))
+    with torch.no_grad():
+        for group in _blocks(videos, block):
+            readable = [v for v in group if v.clips_VTHWC is not None]
+            if use_batch_statistics:
+                scores = _together(model, readable, to_model)
+            elif single:
+                scores = _each_first(model, readable, to_model)
+            else:
+                scores = [_one_video(model, v, to_model, config.clips_per_gpu) for v in readable]
+            by_index = {v.index: s for v, s in zip(readable, scores, strict=True)}
+            scored += [(v.index, _score(v, by_index.get(v.index)), v.error) for v in group]
+            each_block(len(scored))
+            calls -= 1
+        for _ in range(calls):
+            each_block(len(scored))
+    everything = sorted((s for part in ranks.gather(scored) for s in part), key=lambda s: s[0])
+    assert [s[0] for s in everything] == list(range(len(manifest))), "every video exactly once"
+    return TestScores(
+        tuple(s for _, s, _ in everything),
+        tuple(f"{s.id}: {error}" for _, s, error in everything if error is not None),
+    )
+
+
+def top_percents(scores: TestScores) -> dict[str, float]:
+    return {"top1": scores.top_percent(1), "top5": scores.top_percent(TOP_K)}
+
+
+def _blocks(videos: Iterator[VideoViews], size: int) -> Iterator[list[VideoViews]]:
+    """Consecutive videos of the manifest whose index falls in the same block."""
+    group: list[VideoViews] = []
+    for video in videos:
+        if group and video.index // size != group[0].index // size:
+            yield group
+            group = []
+        group.append(video)
+    if group:
+        yield group
+
+
+def _probabilities(model: nn.Module, clip_NCTHW: torch.Tensor) -> torch.Tensor:
+    """Softmax over classes, averaged over the final map: (N, K), at least fp32."""
+    logits_NKTHW = model(clip_NCTHW)
+    logits_NKTHW = logits_NKTHW.to(torch.promote_types(logits_NKTHW.dtype, torch.float32))
+    return logits_NKTHW.softmax(1).mean((2, 3, 4))
+
+
+def _one_video(
+    model: nn.Module, video: VideoViews, to_model: Callable[[torch.Tensor], torch.Tensor], clips: int
+) -> torch.Tensor:
+    assert video.clips_VTHWC is not None
+    parts = [_probabilities(model, to_model(part)) for part in video.clips_VTHWC.split(clips)]
+    return torch.cat(parts).mean(0)
+
+
+def _each_first(
+    model: nn.Module, videos: Sequence[VideoViews], to_model: Callable[[torch.Tensor], torch.Tensor]
+) -> list[torch.Tensor]:
+    if not videos:
+        return []
+    clips = torch.cat([v.clips_VTHWC for v in videos if v.clips_VTHWC is not None])
+    return list(_probabilities(model, to_model(clips)))
+
+
+def _together(
+    model: nn.Module, videos: Sequence[VideoViews], to_model: Callable[[torch.Tensor], torch.Tensor]
+) -> list[torch.Tensor]:
+    """Each view of all `videos` as one statistics group."""
+    if not videos:
+        return []
+    clips_NVTHWC = torch.stack([v.clips_VTHWC for v in videos if v.clips_VTHWC is not None])
+    set_statistics_groups(model, group_clips=len(videos))
+    with batch_statistics(model):
+        views = [_probabilities(model, to_model(clips)) for clips in clips_NVTHWC.unbind(1)]
+    return list(torch.stack(views).mean(0))
+
+
+def _score(video: VideoViews, scores_K: torch.Tensor | None) -> VideoScore:
+    if scores_K is None:
+        return VideoScore(video.id, video.label, "unreadable", -1, 0.0, -1, 0.0)
+    scores_K = scores_K.cpu()
+    rank = int(label_ranks(scores_K[None], torch.tensor([video.label]))[0])
+    best = int(scores_K.nan_to_num(nan=-1).argmax())
+    values = [float(scores_K[i].nan_to_num(nan=0)) for i in (video.label, best)]
+    return VideoScore(video.id, video.label, "ok", rank, values[0], best, values[1])

@@ -1,0 +1,136 @@
+"""Batch geometry: what the experiment asks for, laid out on the machine there is. Pure integer arithmetic.
+
+The experiment fixes S slots a step and groups of g consecutive slots that share BN statistics. The machine adds W
+processes that each push m clips at once. Forward f of rank r holds slots [(f*W + r)*m, +m). Every legal (W, m) gives the
+same parameters up to the order of float summation.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vidgn.config.schema import Config
+from vidgn.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A legal layout of one step.
+
+    Raises: ConfigError if W*m does not divide S, or neither of g and m divides the other with g/m dividing W.
+    """
+
+    slots_per_step: int  # S = gpus * clips_per_gpu
+    group_clips: int  # g: consecutive slots that share BN statistics
+    world_size: int  # W
+    clips_per_forward: int  # m
+
+    def __post_init__(self) -> None:
+        if min(self.slots_per_step, self.group_clips, self.world_size, self.clips_per_forward) < 1:
+            raise ConfigError(f"batch geometry needs numbers of at least 1, not {self}")
+        assert self.slots_per_step % self.group_clips == 0, "a group is a virtual GPU, a clip or the step"
+        if not is_legal(self.slots_per_step, self.group_clips, self.world_size, self.clips_per_forward):
+            raise ConfigError(_refusal(self))
+
+    @property
+    def forwards_per_step(self) -> int:
+        """Forwards of each rank that make one step."""
+        return self.slots_per_step // (self.world_size * self.clips_per_forward)
+
+    @property
+    def groups_per_forward(self) -> int:
+        """Statistics groups inside one forward of one rank; 1 also where a group spans ranks."""
+        return max(1, self.clips_per_forward // self.group_clips)
+
+    @property
+    def ranks_per_group(self) -> int:
+        """Ranks that hold one statistics group; 1 unless it is larger than a forward."""
+        return max(1, self.group_clips // self.clips_per_forward)
+
+    def slots(self, rank: int, forward: int) -> range:
+        """Slots of a step that forward `forward` of rank `rank` holds, in order."""
+        first = (forward * self.world_size + rank) * self.clips_per_forward
+        return range(first, first + self.clips_per_forward)
+
+    def rank_groups(self) -> list[list[int]]:
+        """Ranks that normalise together, as process groups: a partition of all ranks."""
+        n = self.ranks_per_group
+        return [list(range(first, first + n)) for first in range(0, self.world_size, n)]
+
+    def statistics_groups(self, rank: int, forward: int) -> list[range]:
+        """Slots of each statistics group that touches this forward, whole groups, also the part on other ranks."""
+        g, mine = self.group_clips, self.slots(rank, forward)
+        return [range(first, first + g) for first in range(mine.start // g * g, mine.stop, g)]
+
+
+def is_legal(slots: int, group: int, world_size: int, clips: int) -> bool:
+    """The rule: W*m divides S, and (g divides m, or m divides g and g/m divides W)."""
+    if slots % (world_size * clips):
+        return False
+    return clips % group == 0 or (group % clips == 0 and world_size % (group // clips) == 0)
+
+
+def legal_clips_per_forward(slots: int, group: int, world_size: int) -> list[int]:
+    """Every legal m for S, g, W, rising; empty where W can't carry the experiment."""
+    if slots % world_size:
+        return []
+    share = slots // world_size
+    return [m for m in _divisors(share) if is_legal(slots, group, world_size, m)]
+
+
+def legal_world_sizes(slots: int, group: int) -> list[int]:
+    """Every W that has a legal m, rising."""
+    return [w for w in _divisors(slots) if legal_clips_per_forward(slots, group, w)]
+
+
+def group_clips(config: Config) -> int:
+    """g by norm kind: a virtual GPU's clips for bn, the whole step for sync_bn, one clip for all others."""
+    return {"bn": config.clips_per_gpu, "sync_bn": config.slots_per_step}.get(config.norm.kind, 1)
+
+
+def choose_geometry(config: Config, *, world_size: int, most_clips: int | None = None) -> Geometry:
+    """The layout for `world_size` processes.
+
+    `trainer.clips_per_forward=auto` takes the largest legal m up to `most_clips` (what fits in memory; None: clips_per_gpu,
+    which is right for CPUs), or the smallest legal one where none is that small.
+    Raises: ConfigError with the numbers and the nearest legal choices.
+    """
+    slots, group = config.slots_per_step, group_clips(config)
+    clips = config.trainer.clips_per_forward
+    if clips == "auto":
+        legal = legal_clips_per_forward(slots, group, world_size)
+        if not legal:
+            raise ConfigError(_refuse_world_size(slots, group, world_size))
+        limit = config.clips_per_gpu if most_clips is None else most_clips
+        clips = max((m for m in legal if m <= limit), default=legal[0])
+    return Geometry(slots, group, world_size, clips)
+
+
+def _divisors(number: int) -> Iterator[int]:
+    return (d for d in range(1, number + 1) if number % d == 0)
+
+
+def _refusal(g: Geometry) -> str:
+    legal = legal_clips_per_forward(g.slots_per_step, g.group_clips, g.world_size)
+    if not legal:
+        return _refuse_world_size(g.slots_per_step, g.group_clips, g.world_size)
+    reason = (
+        f"{g.world_size} processes x {g.clips_per_forward} clips do not divide the {g.slots_per_step} clips of a step"
+        if g.slots_per_step % (g.world_size * g.clips_per_forward)
+        else f"groups of {g.group_clips} clips that share BN statistics can't be laid out on "
+        f"{g.world_size} processes x {g.clips_per_forward} clips"
+    )
+    return f"trainer.clips_per_forward={g.clips_per_forward}: {reason}; write {_nearest(g.clips_per_forward, legal)} or auto"
+
+
+def _refuse_world_size(slots: int, group: int, world_size: int) -> str:
+    legal = legal_world_sizes(slots, group)
+    return (
+        f"{world_size} processes can't carry {slots} clips a step in statistics groups of {group}: "
+        f"start {_nearest(world_size, legal)} (launch.nproc_per_node x launch.nnodes); legal are {', '.join(map(str, legal))}"
+    )
+
+
+def _nearest(value: int, legal: list[int]) -> str:
+    below = [v for v in legal if v <= value][-1:]
+    above = [v for v in legal if v > value][:1]
+    return " or ".join(map(str, below + above))

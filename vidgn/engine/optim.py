@@ -1,0 +1,48 @@
+"""SGD by role, and the learning rate as a pure function of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from vidgn.config.schema import Config, OptimConfig
+from vidgn.models.i3d import parameter_roles
+
+
+def learning_rate(optim: OptimConfig, *, step: int, total_steps: int, slots_per_step: int) -> float:
+    """Learning rate of step `step` (0-based): lr_per_clip * S * schedule(step / total_steps).
+
+    Source: linear rule, Goyal et al. 2017; step marks of NLN; cosine of Loshchilov & Hutter 2017.
+    """
+    progress = step / total_steps
+    base = optim.lr_per_clip * slots_per_step
+    if progress < optim.warmup:
+        return base * (step + 1) / max(1, math.ceil(optim.warmup * total_steps))
+    if optim.schedule == "step":
+        return base * optim.gamma ** sum(progress >= mark for mark in optim.milestones)
+    return base * 0.5 * (1 + math.cos(math.pi * (progress - optim.warmup) / (1 - optim.warmup)))
+
+
+def weight_decay(optim: OptimConfig, role: str) -> float:
+    """Decay of a parameter by what it does, the same for every norm kind."""
+    return optim.norm_weight_decay if role.startswith("norm") else optim.weight_decay
+
+
+def make_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
+    """SGD with one group per decay, in the order of the model's parameters; frozen ones are left out."""
+    roles = parameter_roles(model)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(weight_decay(config.optim, roles[name]), []).append(parameter)
+    return torch.optim.SGD(
+        [{"params": params, "weight_decay": decay} for decay, params in groups.items()],
+        lr=config.optim.lr_per_clip * config.slots_per_step,
+        momentum=config.optim.momentum,
+        nesterov=config.optim.nesterov,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value

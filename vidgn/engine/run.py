@@ -1,0 +1,299 @@
+"""One cell from start to result: claim the directory, train, test, write what the report reads."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from vidgn.config.build import to_plain
+from vidgn.config.fingerprint import fingerprint, identity, pair_fingerprint
+from vidgn.config.schema import Config
+from vidgn.data.loader import check_data
+from vidgn.data.manifest import Manifest, read_manifest
+from vidgn.engine import bn_stats, rundir
+from vidgn.engine.audit import audit, audit_table
+from vidgn.engine.distributed import Ranks, joined, ranks_are_set, world_size_of
+from vidgn.engine.evaluate import evaluate, top_percents
+from vidgn.engine.files import read_json, write_json, write_text
+from vidgn.engine.geometry import choose_geometry
+from vidgn.engine.launch import LAUNCHED_BY_US, Work, launch
+from vidgn.engine.lock import locked
+from vidgn.engine.rundir import RunDirectory, StopRequested
+from vidgn.engine.setup import (
+    ToModel,
+    autocast,
+    check_experiment,
+    machine,
+    make_model,
+    place_model,
+    set_precision,
+    set_threads,
+    versions,
+)
+from vidgn.engine.signals import RankStop, Stop, heard
+from vidgn.engine.train import Trainer
+from vidgn.errors import CheckpointError, VidgnError
+from vidgn.models.weights.formats import Triple
+from vidgn.models.weights import load_weights, make_metadata, save_model
+
+
+def check_before_start(config: Config) -> None:
+    """All that can be told about a cell before a process starts or a video is opened.
+
+    Raises: ConfigError, ManifestError.
+    """
+    check_experiment(config, world_size=world_size_of(config))
+    check_data(config.data)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train and test one cell; go on where it was stopped; leave it alone where it is done.
+
+    Returns: what is in result.json.
+    Raises: VidgnError; StopRequested when a signal stopped it with everything saved.
+    """
+    check_before_start(config)
+    if ranks_are_set():
+        stop = Stop()
+        with heard(stop):
+            _finish(work_as_rank(config, RankStop(stop), "train"))
+        return read_json(config.run_dir / "result.json")
+    path = config.run_dir
+    _prepare(config)
+    if (path / "result.json").exists():
+        print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
+        return read_json(path / "result.json")
+    with locked(path, _say_to(path)):
+        (path / "error.txt").unlink(missing_ok=True)
+        stop = Stop()
+        with heard(stop):
+            if world_size_of(config) == 1:
+                outcome = work_as_rank(config, RankStop(stop), "train")
+            else:
+                outcome = launch(config, stop, "train")
+        _finish(outcome)
+    return read_json(path / "result.json")
+
+
+def test_run(config: Config) -> dict[str, Any]:
+    """Test a finished run with the views and statistics in `config`.
+
+    Returns: what is in its tests/{views}-{bn_stats}.json.
+    """
+    check_before_start(config)
+    stop = Stop()
+    with heard(stop):
+        if world_size_of(config) == 1 or ranks_are_set():
+            outcome = work_as_rank(config, RankStop(stop), "test")
+        else:
+            outcome = launch(config, stop, "test")
+    _finish(outcome)
+    return read_json(_test_path(config).with_suffix(".json"))
+
+
+def work_as_rank(config: Config, stop: RankStop, work: Work) -> str | None:
+    """One rank's whole life in a cell.
+
+    Returns: None when done, else why it stopped with everything saved.
+    """
+    threads = set_threads(config)
+    set_precision(config)
+    with joined(config) as ranks:
+        if ranks_are_set() and work == "train":
+            _first_prepares(config, ranks)
+        train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
+        identified = _identity(config, train, val)
+        run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop)
+        try:
+            model, input_mean = _first_model(config, train, run_directory, ranks)
+            geometry = choose_geometry(config, world_size=ranks.world_size)
+            to_model = ToModel(config, ranks.device, input_mean=input_mean)
+            trainer = Trainer(
+                config,
+                model=model,
+                geometry=geometry,
+                ranks=ranks,
+                train=train,
+                val=val,
+                run=run_directory,
+                to_model=to_model,
+            )
+            if work == "train":
+                here = machine(config, ranks, clips_per_forward=geometry.clips_per_forward, threads=threads)
+                _announce(config, trainer, here)
+                trainer.train()
+                trainer.run.close()
+            else:
+                trainer.load_finished()
+            _test(trainer, identified, is_result=work == "train")
+        except StopRequested as stopped:
+            run_directory.say(str(stopped))
+            return str(stopped)
+        finally:
+            run_directory.close()
+    return None
+
+
+# -- before ---------------------------------------------------------------------------------------------------------
+
+
+def _prepare(config: Config) -> None:
+    """Read the data's annotation, and make the directory this experiment's."""
+    train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
+    rundir.claim(config.run_dir, _identity(config, train, val))
+    write_text(config.run_dir / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
+
+
+def _first_prepares(config: Config, ranks: Ranks) -> None:
+    """The same for ranks that others started: the first does it, all hear of an error."""
+    error = None
+    if ranks.is_first:
+        try:
+            if os.environ.get(LAUNCHED_BY_US) is None:
+                _prepare(config)
+        except VidgnError as caught:
+            error = caught
+    found = next((e for e in ranks.gather(error) if e is not None), None)
+    if found is not None:
+        raise found
+
+
+def _identity(config: Config, train: Manifest, val: Manifest) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{train.digest()} {val.digest()}".encode()).hexdigest()[:32]
+    weights = None if config.weights is None else _sha256(Path(config.weights))
+    return identity(config, data_digest=digest, weights_digest=weights)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_model(
+    config: Config, train: Manifest, run: RunDirectory, ranks: Ranks
+) -> tuple[nn.Module, Triple | None]:
+    """The network as step 0 has it, audited; and the input mean that came with its weights."""
+    model = make_model(config, num_classes=len(train.classes), device=ranks.device)
+    input_mean = None
+    if config.weights is not None:
+        report = load_weights(model, config.weights, std=config.data.std)
+        input_mean = report.input_mean
+        run.say(str(report))
+    audited = audit(model, config)
+    if ranks.is_first and not (run.path / "audit.json").exists():
+        write_json(run.path / "audit.json", audited)
+        run.say(audit_table(audited))
+    return place_model(model, config, ranks.device), input_mean
+
+
+def _announce(config: Config, trainer: Trainer, here: dict[str, Any]) -> None:
+    """machine.json, and what a start says: where, how long, on what; whether bits may differ from the start before."""
+    if not trainer.ranks.is_first:
+        return
+    here["steps_total"] = trainer.total_steps
+    before = rundir.add_machine(config.run_dir, here)
+    say, g = trainer.run.say, trainer.geometry
+    for manifest, name in ((trainer.train_rows, "training"), (trainer.val_rows, "validation")):
+        missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
+        say(f"{len(manifest)} {name} videos{missing}, {len(manifest.classes)} classes")
+    say(
+        f"{config.run_dir}: {trainer.total_steps} steps of {g.slots_per_step} clips; {g.world_size} x {here['device']}, "
+        f"{g.forwards_per_step} forwards of {g.clips_per_forward} a step, {g.groups_per_forward} statistics groups each"
+    )
+    if before is not None:
+        differ = [k for k in here if before.get(k) != here[k]]
+        if differ:
+            say(f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, not to the bit")
+
+
+# -- after ----------------------------------------------------------------------------------------------------------
+
+
+def _test(trainer: Trainer, identified: dict[str, Any], *, is_result: bool) -> None:
+    """The configured test, its files, and for a run's own test its result and its model."""
+    config, run, ranks = trainer.config, trainer.run, trainer.ranks
+    use = config.bn_stats if bn_stats.has_statistics(config) else None
+    statistics = trainer.precise_statistics() if use == "precise" else None
+    with (
+        bn_stats.test_statistics(trainer.model, statistics),
+        autocast(config, ranks.device),
+        run.progress(0, len(trainer.val_rows), config.views.name) as progress,
+    ):
+        scores = evaluate(
+            trainer.model,
+            trainer.val_rows,
+            config,
+            config.views,
+            ranks=ranks,
+            to_model=trainer.to_model,
+            use_batch_statistics=use == "batch",
+            each_block=lambda done: (progress.set(done * ranks.world_size), trainer.stop_if_asked()),
+        )
+        if not ranks.is_first:
+            return
+        result = {
+            **top_percents(scores),
+            "num_videos": scores.num_videos,
+            "num_unreadable": len(scores.unreadable),
+            "num_missing": trainer.val_rows.num_missing,
+            "views": config.views.name,
+            "bn_stats": use,
+            "frames": config.frames,
+            "clips_per_gpu": config.clips_per_gpu,
+            "gpus": config.gpus,
+            "norm": config.norm.kind,
+            "model": config.model.name,
+            "data": config.data.name,
+            "classes": len(trainer.val_rows.classes),
+            "seed": config.seed,
+            "precision": config.trainer.precision,
+            "steps": trainer.step,
+            "num_substituted": trainer.num_substituted,
+            "num_skipped": trainer.num_skipped,
+            "plan_digest": f"{trainer.digest:032x}",
+            "weights": config.weights,
+            "input_mean": list(trainer.to_model.mean),
+            "fingerprint": fingerprint(identified),
+            "pair_fingerprint": pair_fingerprint(identified),
+            "versions": versions(),
+        }
+        if result["num_videos"] != len(trainer.val_rows):
+            raise CheckpointError(f"{result['num_videos']} videos were tested, the manifest has {len(trainer.val_rows)}")
+        path = _test_path(config)
+        path.parent.mkdir(exist_ok=True)
+        write_text(path.with_suffix(".csv"), scores.csv())
+        write_json(path.with_suffix(".json"), {**result, "unreadable": list(scores.unreadable)})
+        if is_result:
+            _save_model(trainer, result)
+            write_json(config.run_dir / "result.json", result)
+    run.say(
+        f"{config.views.name}{f' ({use})' if use else ''}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
+        f"of {scores.num_videos} videos" + (f", {len(scores.unreadable)} unreadable" if scores.unreadable else "")
+    )
+
+
+def _test_path(config: Config) -> Path:
+    use = config.bn_stats if bn_stats.has_statistics(config) else "none"
+    return config.run_dir / "tests" / f"{config.views.name}-{use}"
+
+
+def _save_model(trainer: Trainer, result: dict[str, Any]) -> None:
+    metadata = make_metadata(
+        trainer.config,
+        classes=trainer.train_rows.classes,
+        input_mean=trainer.to_model.mean,
+        trained_steps=result["steps"],
+    )
+    save_model(trainer.model, trainer.config.run_dir / "model.safetensors", metadata=metadata)
+
+
+def _finish(outcome: str | None) -> None:
+    if outcome is not None:
+        raise StopRequested(outcome)
+
+
+def _say_to(path: Path) -> Any:
+    return RunDirectory(path, writes=True, stop=Stop()).say
