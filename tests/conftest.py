@@ -1,0 +1,58 @@
+"""Fixtures of all rooms."""
+
+from pathlib import Path
+
+import pytest
+
+from vidgn.config.schema import DataConfig, SyntheticConfig, ViewsConfig
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real videos beside the repository; see the `shared` marker."""
+    folder = REPO.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real videos in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """A generated set: 24 training and 9 validation videos of 3 motions, 12 frames of 32 x 32. No processes."""
+    return DataConfig(
+        name="tiny",
+        format="synthetic",
+        root=str(tmp_path_factory.mktemp("videos")),
+        train=None,
+        val=None,
+        classes=None,
+        separator=" ",
+        decoder="pyav",
+        workers=0,
+        missing="error",
+        max_unreadable=0,
+        timeout_seconds=30,
+        flip=True,
+        short_side=(28, 32),
+        crop=28,
+        augment="video",
+        clips_per_video=1,
+        mean=(114.75, 114.75, 114.75),
+        std=(57.375, 57.375, 57.375),
+        synthetic=SyntheticConfig(
+            num_train=24, num_val=9, num_classes=3, num_frames=12, size=32, distractors=1, noise=8, seed=0
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def all_views() -> dict[str, ViewsConfig]:
+    """Every view, by name."""
+    return {
+        "paper": ViewsConfig("paper", clips=10, crops=3, crop="scaled", plan="uniform"),
+        "center": ViewsConfig("center", clips=10, crops=1, crop="training", plan="uniform"),
+        "curve": ViewsConfig("curve", clips=1, crops=1, crop="training", plan="training"),
+        "image": ViewsConfig("image", clips=1, crops=1, crop="training", plan="uniform"),
+    }
