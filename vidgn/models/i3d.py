@@ -1,0 +1,211 @@
+"""The I3D bottleneck ResNets, out of pytorchvideo's blocks with the norm handed in.
+
+Layout and names are pytorchvideo's: `blocks.0` stem, `blocks.1` first stage, `blocks.2` pool2 where there is one, then
+the other stages, and the head last (`blocks.6` for the paper's net).
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vidgn.config.schema import ModelConfig, NormConfig
+from vidgn.errors import ConfigError
+from vidgn.models.activation import Mode, run_units
+from vidgn.models.blocks import create_bottleneck_block, create_res_basic_stem, create_res_stage
+from vidgn.models.norm import check_norm, make_norm
+from vidgn.streams import Tag, stream
+
+Role = Literal["conv", "fc", "fc_bias", "norm_gamma", "norm_gamma_last", "norm_beta"]
+Size = tuple[int, int, int]
+
+_EXPANSION = 4
+_FC_STD = 0.01  # NLN, cfg.MODEL.FC_INIT_STD
+
+
+class Head(nn.Module):
+    """pytorchvideo's ResNetBasicHead, with the dropout mask given from outside."""
+
+    def __init__(self, *, pool: nn.Module, proj: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+        self.proj = proj
+
+    def forward(self, x: Tensor, dropout_scale_NC: Tensor | None = None) -> Tensor:
+        x = self.pool(x)
+        if dropout_scale_NC is not None:
+            x = x * dropout_scale_NC.to(x.dtype)[:, :, None, None, None]
+        return self.proj(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+
+class VideoResNet(nn.Module):
+    """Stem, bottleneck stages and head; `activation_memory` says what backward recomputes."""
+
+    def __init__(self, blocks: list[nn.Module], *, dropout: float, zero_init_last: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.dropout = dropout
+        self.zero_init_last = zero_init_last
+        self.activation_memory: Mode = "keep"
+
+    def forward(self, clip_NCTHW: Tensor, dropout_scale_NC: Tensor | None = None) -> Tensor:
+        """Logits (N, K, T', H', W'): one position at the training size, a map for larger clips.
+
+        `dropout_scale_NC`: 0 or 1/(1-p) for each clip and input channel of the fc, needed in training where p > 0.
+        """
+        assert dropout_scale_NC is not None or not (self.training and self.dropout > 0)
+        x = run_units(self.units(), clip_NCTHW, mode=self.activation_memory)
+        return self.blocks[-1](x, dropout_scale_NC)
+
+    def units(self) -> list[tuple[nn.Module, ...]]:
+        """The net before the head as what is recomputed at a time: stem, residual blocks, a pool with what it ends."""
+        units: list[tuple[nn.Module, ...]] = [(self.blocks[0],)]
+        for block in self.blocks[1:-1]:
+            if isinstance(block, nn.MaxPool3d):
+                units[-1] = (*units[-1], block)
+            else:
+                units.extend((res_block,) for res_block in block.res_blocks)  # type: ignore[union-attr]
+        return units
+
+
+def build_model(
+    model: ModelConfig, norm: NormConfig, *, num_classes: int, frames: int, crop: int, seed: int = 0
+) -> VideoResNet:
+    """The network with its initial weights, on the CPU in float32.
+
+    `frames`, `crop`: size of a training clip; the head's pool spans the map of such a clip. The weights depend on
+    `seed` and shapes alone: every norm kind starts equal. Raises: ConfigError (see `check_model`).
+    """
+    net = assemble_model(model, norm, num_classes=num_classes, frames=frames, crop=crop).to_empty(device="cpu")
+    initialise(net, seed=seed)
+    return net
+
+
+def assemble_model(model: ModelConfig, norm: NormConfig, *, num_classes: int, frames: int, crop: int) -> VideoResNet:
+    """The network on the meta device: shapes without values. Raises: ConfigError (see `check_model`)."""
+    check_model(model, norm, frames=frames, crop=crop)
+    factory = make_norm(norm, default_groups=model.norm_groups)
+    with torch.device("meta"):
+        blocks: list[nn.Module] = [
+            create_res_basic_stem(
+                in_channels=3,
+                out_channels=model.width,
+                conv_kernel_size=model.conv1_kernel,
+                conv_stride=model.conv1_stride,
+                conv_padding=_same(model.conv1_kernel),
+                pool_kernel_size=model.pool1.kernel,
+                pool_stride=model.pool1.stride,
+                pool_padding=model.pool1.padding,
+                norm=factory,
+            )
+        ]
+        dim_in = model.width
+        for i, kernels in enumerate(model.temporal_kernels):
+            inner = model.width * 2**i
+            stride = 1 if i == 0 else 2
+            blocks.append(
+                create_res_stage(
+                    depth=len(kernels),
+                    dim_in=dim_in,
+                    dim_inner=inner,
+                    dim_out=inner * _EXPANSION,
+                    bottleneck=create_bottleneck_block,
+                    conv_a_kernel_size=[(k, 1, 1) for k in kernels],
+                    conv_a_stride=(1, 1, 1),
+                    conv_a_padding=[_same((k, 1, 1)) for k in kernels],
+                    conv_b_stride=(1, stride, stride),
+                    norm=factory,
+                )
+            )
+            dim_in = inner * _EXPANSION
+            if i == 0 and model.pool2 is not None:
+                pool = model.pool2
+                blocks.append(nn.MaxPool3d(pool.kernel, pool.stride, pool.padding))
+        size = final_size(model, frames=frames, crop=crop)
+        assert size is not None
+        blocks.append(Head(pool=nn.AvgPool3d(size, stride=1), proj=nn.Linear(dim_in, num_classes)))
+    return VideoResNet(blocks, dropout=model.dropout, zero_init_last=model.zero_init_last)
+
+
+def initialise(net: VideoResNet, *, seed: int) -> None:
+    """Draw the initial weights in place, the same for every norm kind, device and state of torch's generators.
+
+    Convs: N(0, 2 / fan_out), Caffe2's MSRAFill, which NLN names and the GN paper's code takes over; fc N(0, 0.01) and
+    bias 0 as in NLN; gamma 1, 0 where the role is `norm_gamma_last` and the model says so (GN paper, sec. 4.1).
+    """
+    roles = parameter_roles(net)
+    with torch.no_grad():
+        for index, (name, parameter) in enumerate(net.named_parameters()):
+            match roles[name]:
+                case "conv":
+                    fan_out = parameter.numel() // parameter.shape[1]
+                    _draw_normal(parameter, std=(2 / fan_out) ** 0.5, seed=seed, index=index)
+                case "fc":
+                    _draw_normal(parameter, std=_FC_STD, seed=seed, index=index)
+                case "norm_gamma":
+                    parameter.fill_(1.0)
+                case "norm_gamma_last":
+                    parameter.fill_(0.0 if net.zero_init_last else 1.0)
+                case "fc_bias" | "norm_beta":
+                    parameter.fill_(0.0)
+        for name, buffer in net.named_buffers():
+            buffer.fill_(1.0 if name.endswith("running_var") else 0.0)
+
+
+def parameter_roles(model: nn.Module) -> dict[str, Role]:
+    """The role of every parameter by its name; `norm_gamma_last`: gamma of the last norm of a residual block."""
+    return {name: _role(name) for name, _ in model.named_parameters()}
+
+
+def final_size(model: ModelConfig, *, frames: int, crop: int) -> Size | None:
+    """(T, H, W) of the last map for clips of `frames` x `crop` x `crop`; None if a pool has nothing left to take."""
+    size = _out((frames, crop, crop), model.conv1_kernel, model.conv1_stride, _same(model.conv1_kernel))
+    size = _out(size, model.pool1.kernel, model.pool1.stride, model.pool1.padding)
+    for i in range(len(model.temporal_kernels)):
+        if i > 0:
+            size = _out(size, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        elif model.pool2 is not None:
+            size = _out(size, model.pool2.kernel, model.pool2.stride, model.pool2.padding)
+    return size if min(size) >= 1 else None
+
+
+def check_clip(model: ModelConfig, *, frames: int, crop: int) -> None:
+    """Raises: ConfigError with the smallest clip that does, if one of this size does not survive the pools."""
+    if final_size(model, frames=frames, crop=crop) is None:
+        smallest_frames = next(t for t in range(1, 1024) if final_size(model, frames=t, crop=1024))
+        smallest_crop = next(s for s in range(1, 1024) if final_size(model, frames=1024, crop=s))
+        raise ConfigError(
+            f"a clip of frames={frames}, data.crop={crop} does not survive the pools of model={model.name}: "
+            f"it takes frames={smallest_frames} and data.crop={smallest_crop} or more"
+        )
+
+
+def check_model(model: ModelConfig, norm: NormConfig, *, frames: int, crop: int) -> None:
+    """Raises: ConfigError if the clip is too small for the net or the norm can't cut its channels into groups."""
+    check_clip(model, frames=frames, crop=crop)
+    inner = [model.width * 2**i for i in range(len(model.temporal_kernels))]
+    check_norm(norm, channels=[*inner, *(c * _EXPANSION for c in inner)], default_groups=model.norm_groups)
+
+
+def _role(name: str) -> Role:
+    if ".proj." in name:
+        return "fc" if name.endswith("weight") else "fc_bias"
+    if "norm" not in name:
+        return "conv"
+    if name.endswith("bias"):
+        return "norm_beta"
+    return "norm_gamma_last" if name.endswith("branch2.norm_c.weight") else "norm_gamma"
+
+
+def _draw_normal(parameter: Tensor, *, std: float, seed: int, index: int) -> None:
+    values = stream(Tag.INIT, seed, index).standard_normal(tuple(parameter.shape), dtype="float32")
+    parameter.copy_(torch.from_numpy(values).mul_(std))
+
+
+def _same(kernel: Size) -> Size:
+    return (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+
+
+def _out(size: Size, kernel: Size, stride: Size, padding: Size) -> Size:
+    t, h, w = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
+    return (t, h, w)
