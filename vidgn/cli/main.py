@@ -76,7 +76,9 @@ def _usage(name: str, *, asked: bool) -> int:
     if not asked:
         print(f"vidgn: no such verb; {name + ' ' if name else ''}takes one of {', '.join(table)}", file=out)
         return EXIT_USAGE
-    print(f"usage: vidgn {name + ' ' if name else ''}VERB ...   (vidgn {name + ' ' if name else ''}VERB --help for each)\n")
+    print(
+        f"usage: vidgn {name + ' ' if name else ''}VERB ...   (vidgn {name + ' ' if name else ''}VERB --help for each)\n"
+    )
     for verb, module in table.items():
         summary = importlib.import_module(module).SUMMARY if isinstance(module, str) else "index, check, transcode, ..."
         print(f"  {verb:<10} {summary}", file=out)

@@ -71,7 +71,10 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(f"trainer.max_steps={config.trainer.max_steps}: must be at least 1, or null for no limit")
     if config.optim.nesterov and config.optim.momentum == 0:
         raise ConfigError("optim.nesterov=true needs optim.momentum above 0; write optim.nesterov=false")
-    for key, value in (("trainer.clips_per_forward", config.trainer.clips_per_forward), ("launch.threads", config.launch.threads)):
+    for key, value in (
+        ("trainer.clips_per_forward", config.trainer.clips_per_forward),
+        ("launch.threads", config.launch.threads),
+    ):
         if isinstance(value, int) and value < 1:
             raise ConfigError(f"{key}={value}: must be at least 1, or auto")
     for key, value in (("study", config.study), ("tag", config.tag)):
@@ -90,14 +93,18 @@ def _check_clip(config: Config) -> None:
         )
     low, high = config.data.short_side
     if low > high:
-        raise ConfigError(f"data.short_side=[{low},{high}]: the smaller comes first, write data.short_side=[{high},{low}]")
+        raise ConfigError(
+            f"data.short_side=[{low},{high}]: the smaller comes first, write data.short_side=[{high},{low}]"
+        )
     if low < config.data.crop and config.data.augment == "video":
         raise ConfigError(
             f"data.crop={config.data.crop} is larger than the smallest short side {low}: "
             f"write data.crop={low} or data.short_side=[{config.data.crop},{max(high, config.data.crop)}]"
         )
     if config.views.name == "image" and config.frames != 1:
-        raise ConfigError(f"views=image tests one frame, but frames={config.frames}: write views=center, or frames=1 span=1")
+        raise ConfigError(
+            f"views=image tests one frame, but frames={config.frames}: write views=center, or frames=1 span=1"
+        )
 
 
 def _check_norm(config: Config) -> None:

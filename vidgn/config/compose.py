@@ -160,7 +160,9 @@ def one_line(error: Exception) -> str:
     if "hydra/" in text and "Could not find" in text:
         return text.splitlines()[0] + ": is its plugin installed? (pip install 'vidgn[slurm]' for submitit)"
     if found := re.search(r"Error parsing override '([^']*)'", text):
-        return f"can't read the override {found[1]!r}: write key=value, and quote a value with spaces, commas or brackets"
+        return (
+            f"can't read the override {found[1]!r}: write key=value, and quote a value with spaces, commas or brackets"
+        )
     return " ".join(line.strip() for line in text.splitlines()[:2])
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
 
 from vidgn.config.build import to_plain
 from vidgn.config.fingerprint import fingerprint, identity, pair_fingerprint
@@ -36,8 +35,9 @@ from vidgn.engine.setup import (
 from vidgn.engine.signals import RankStop, Stop, heard
 from vidgn.engine.train import Trainer
 from vidgn.errors import CheckpointError, VidgnError
-from vidgn.models.weights.formats import Triple
+from vidgn.models.i3d import VideoResNet
 from vidgn.models.weights import load_weights, make_metadata, save_model
+from vidgn.models.weights.formats import Triple
 
 
 def check_before_start(config: Config) -> None:
@@ -172,11 +172,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _first_model(
-    config: Config, train: Manifest, run: RunDirectory, ranks: Ranks
-) -> tuple[nn.Module, Triple | None]:
+def _first_model(config: Config, train: Manifest, run: RunDirectory, ranks: Ranks) -> tuple[VideoResNet, Triple | None]:
     """The network as step 0 has it, audited; and the input mean that came with its weights."""
-    model = make_model(config, num_classes=len(train.classes), device=ranks.device)
+    model = make_model(config, num_classes=len(train.classes))
     input_mean = None
     if config.weights is not None:
         report = load_weights(model, config.weights, std=config.data.std)
@@ -206,7 +204,9 @@ def _announce(config: Config, trainer: Trainer, here: dict[str, Any]) -> None:
     if before is not None:
         differ = [k for k in here if before.get(k) != here[k]]
         if differ:
-            say(f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, not to the bit")
+            say(
+                f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, not to the bit"
+            )
 
 
 # -- after ----------------------------------------------------------------------------------------------------------
@@ -261,7 +261,9 @@ def _test(trainer: Trainer, identified: dict[str, Any], *, is_result: bool) -> N
             "versions": versions(),
         }
         if result["num_videos"] != len(trainer.val_rows):
-            raise CheckpointError(f"{result['num_videos']} videos were tested, the manifest has {len(trainer.val_rows)}")
+            raise CheckpointError(
+                f"{result['num_videos']} videos were tested, the manifest has {len(trainer.val_rows)}"
+            )
         path = _test_path(config)
         path.parent.mkdir(exist_ok=True)
         write_text(path.with_suffix(".csv"), scores.csv())

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from vidgn import __version__
 from vidgn.config.schema import Config
 from vidgn.engine.distributed import Ranks, ranks_are_set
 from vidgn.engine.geometry import choose_geometry, group_clips
 from vidgn.errors import ConfigError
-from vidgn.models.i3d import build_model, check_clip
-from vidgn.models.norm import check_norm
+from vidgn.models.activation import set_activation_memory
+from vidgn.models.i3d import VideoResNet, build_model, check_model
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of parameters
 
@@ -87,8 +86,8 @@ def memory_format(config: Config, device: torch.device) -> torch.memory_format:
     return torch.channels_last_3d if wanted == "channels_last" else torch.contiguous_format
 
 
-def make_model(config: Config, *, num_classes: int, device: torch.device) -> nn.Module:
-    """The experiment's network with its first weights (seeded, the same for every norm), on `device`."""
+def make_model(config: Config, *, num_classes: int) -> VideoResNet:
+    """The experiment's network with its first weights (seeded, the same for every norm), on the CPU."""
     model = build_model(
         config.model,
         config.norm,
@@ -100,10 +99,8 @@ def make_model(config: Config, *, num_classes: int, device: torch.device) -> nn.
     return model.to(dtype=DTYPES[config.trainer.precision])
 
 
-def place_model(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
+def place_model(model: VideoResNet, config: Config, device: torch.device) -> VideoResNet:
     """On the device, in the memory format and the memory mode of the machine's choice."""
-    from vidgn.models.activation import set_activation_memory
-
     model = model.to(device=device)
     if memory_format(config, device) == torch.channels_last_3d:
         model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -116,8 +113,7 @@ def check_experiment(config: Config, *, world_size: int) -> None:
 
     Raises: ConfigError.
     """
-    check_clip(config.model, frames=config.frames, crop=config.data.crop)
-    check_norm(config.model, config.norm)
+    check_model(config.model, config.norm, frames=config.frames, crop=config.data.crop)
     choose_geometry(config, world_size=world_size)
     k = config.data.clips_per_video
     if k > 1 and config.slots_per_step // k < group_clips(config):

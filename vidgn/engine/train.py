@@ -26,6 +26,7 @@ from vidgn.engine.optim import learning_rate, make_optimizer, set_learning_rate
 from vidgn.engine.rundir import RunDirectory, StopRequested
 from vidgn.engine.setup import ToModel, autocast, epoch_of, total_steps
 from vidgn.errors import CheckpointError, DecodeError, VidgnError
+from vidgn.models.i3d import VideoResNet
 from vidgn.models.norm import set_statistics_groups
 from vidgn.streams import Tag, stream
 
@@ -43,7 +44,7 @@ class Trainer:
         self,
         config: Config,
         *,
-        model: nn.Module,
+        model: VideoResNet,
         geometry: Geometry,
         ranks: Ranks,
         train: Manifest,
@@ -118,7 +119,9 @@ class Trainer:
             self.digest = (self.digest + sum(b.digest for b in used)) % _DIGEST_MODULUS
         else:
             self._on_nonfinite(used)
-        return self._write_line(lr, loss_sum, num_correct, finite=finite, stop=bool(stop), used=used, new=int(num_substituted))
+        return self._write_line(
+            lr, loss_sum, num_correct, finite=finite, stop=bool(stop), used=used, new=int(num_substituted)
+        )
 
     def forward_backward(self, forward: nn.Module, batch: Batch, index: int) -> tuple[float, int]:
         """One forward of this rank and its backward; gradients meet on the last forward of the step.
@@ -131,7 +134,9 @@ class Trainer:
             with autocast(self.config, self.ranks.device):
                 logits_NK = forward(self.to_model(batch.clip_NTHWC), self._dropout_scale(index)).flatten(1)
             label_N = batch.label_N.to(self.ranks.device, non_blocking=True)
-            losses = F.cross_entropy(logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32)), label_N, reduction="sum")
+            losses = F.cross_entropy(
+                logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32)), label_N, reduction="sum"
+            )
             self.step_statistics.add_forward()
             # DDP takes the mean over ranks: scaled so that it is the mean over the slots of a step.
             (losses * (self.geometry.world_size / self.geometry.slots_per_step)).backward()
@@ -299,9 +304,9 @@ class Trainer:
         p = self.config.model.dropout
         if p == 0:
             return None
-        channels = self.model.head_channels
+        channels = self.model.blocks[-1].proj.in_features
         slots = self.geometry.slots(self.ranks.rank, index)
-        rows = [stream(Tag.DROPOUT, self.config.seed, self.step, slot).random(int(channels)) >= p for slot in slots]
+        rows = [stream(Tag.DROPOUT, self.config.seed, self.step, slot).random(channels) >= p for slot in slots]
         keep_NC = torch.stack([torch.from_numpy(row) for row in rows])
         return (keep_NC.to(self.to_model.dtype) / (1 - p)).to(self.ranks.device, non_blocking=True)
 
@@ -315,7 +320,9 @@ class Trainer:
 
     def _on_nonfinite(self, used: list[Batch]) -> None:
         self.num_skipped += 1
-        clips = [c for part in self.ranks.gather([dict(zip(b.positions, b.ids, strict=True)) for b in used]) for c in part]
+        clips = [
+            c for part in self.ranks.gather([dict(zip(b.positions, b.ids, strict=True)) for b in used]) for c in part
+        ]
         if self.config.trainer.on_nonfinite == "skip":
             return
         if self.ranks.is_first:
