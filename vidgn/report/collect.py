@@ -18,6 +18,7 @@ from vidgn.report.progress import Progress, lines_of, read_json, read_progress
 
 # Norms whose statistics never leave a clip, or are fixed: how a step is cut into groups can't reach them.
 GROUP_FREE = ("gn", "ln", "in", "frozen_bn")
+DATA_ROWS = "data rows"  # identity.json's key for the digest of the usable videos and their labels
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,18 @@ class Cell:
         return {name: r for name, r in found.items() if isinstance(r, Mapping) and "top1" in r}
 
     def experiment(self) -> dict[str, Any] | None:
-        """Flat keys of the config that can change a result, as a fingerprint takes them, less norm and weights.
+        """Flat keys that can change a result, as a pair fingerprint takes them: identity.json, else config.yaml.
 
-        None without a config of this version.
+        The config alone doesn't know the usable rows. None where neither can be read by this version.
         """
-        try:
-            flat = identity(build(Config, self.config), data_digest="", weights_digest=None)
-        except ConfigError:
-            return None
-        return {k: v for k, v in flat.items() if not k.startswith(("norm.", "weights", "data rows"))}
+        flat = read_json(self.directory / "identity.json")
+        if not isinstance(flat, Mapping):
+            try:
+                flat = identity(build(Config, self.config), data_digest="", weights_digest=None)
+            except ConfigError:
+                return None
+            flat = {k: v for k, v in flat.items() if k != DATA_ROWS}
+        return {k: v for k, v in flat.items() if not k.startswith(("norm.", "weights"))}
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from vidgn.report.collect import Cell, VideoScores
+from vidgn.report.collect import DATA_ROWS, Cell, VideoScores
 
 _GEOMETRY = ("clips_per_gpu", "gpus")
+_FIRST_VALUES = ("initial", "initial_value")  # of audit.json
 
 
 def why_no_gap(arm: Cell, baseline: Cell) -> list[str]:
@@ -19,7 +20,9 @@ def why_no_gap(arm: Cell, baseline: Cell) -> list[str]:
     """
     assert arm.result is not None
     assert baseline.result is not None
-    reasons = _differing_configs(arm, baseline) + _differing_audits(arm.audit, baseline.audit)
+    same_start = _weights(arm) == _weights(baseline)
+    reasons = _differing_configs(arm, baseline)
+    reasons += _differing_audits(arm.audit, baseline.audit, with_values=same_start)
     digests = arm.result.get("plan_digest"), baseline.result.get("plan_digest")
     if None in digests:
         reasons.append("plan_digest is missing in result.json, so the same training clips can't be shown")
@@ -37,7 +40,7 @@ def is_borrowed(arm: Cell, baseline: Cell) -> bool:
 def differences_to_know(arm: Cell, baseline: Cell) -> list[str]:
     """What may differ in a gap and should be read with it: weights, input normalisation, statistics at test."""
     remarks = []
-    weights = [(c.config or {}).get("weights") for c in (arm, baseline)]
+    weights = [_weights(c) for c in (arm, baseline)]
     if weights[0] != weights[1]:
         remarks.append(
             f"weights: {arm.norm} starts from {_named(weights[0])}, {baseline.norm} from {_named(weights[1])}"
@@ -73,7 +76,8 @@ def config_differences(arm: Cell, baseline: Cell) -> dict[str, tuple[Any, Any]] 
     one, other = arm.experiment(), baseline.experiment()
     if one is None or other is None:
         return None
-    return {k: (one.get(k), other.get(k)) for k in sorted({*one, *other}) if one.get(k) != other.get(k)}
+    keys = {*one, *other} - ({DATA_ROWS} if DATA_ROWS not in one or DATA_ROWS not in other else set())
+    return {k: (one.get(k), other.get(k)) for k in sorted(keys) if one.get(k) != other.get(k)}
 
 
 def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
@@ -99,16 +103,24 @@ def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
 
 
 def _keys(differing: Mapping[str, tuple[Any, Any]]) -> str:
-    return "settings: " + ", ".join(f"{k} ({one} / {other})" for k, (one, other) in differing.items())
+    words = {DATA_ROWS: "the usable videos and labels"}
+    return "settings: " + ", ".join(f"{words.get(k, k)} ({a} / {b})" for k, (a, b) in differing.items())
 
 
-def _differing_audits(arm: Mapping[str, Any] | None, baseline: Mapping[str, Any] | None) -> list[str]:
+def _differing_audits(
+    arm: Mapping[str, Any] | None, baseline: Mapping[str, Any] | None, *, with_values: bool
+) -> list[str]:
+    """`with_values`: compare first values too. Weights that differ by intent bring their own."""
     if arm is None or baseline is None:
         return ["audit.json is missing, so equal treatment of the parameters can't be shown"]
     one, other = ({k: v for k, v in audit.items() if k != "kind"} for audit in (arm, baseline))
     if one == other:
         return []
-    by_role = [{r["role"]: r for r in audit.get("by_role", [])} for audit in (one, other)]
+    ignored = () if with_values else _FIRST_VALUES
+    by_role = [
+        {r["role"]: {k: v for k, v in r.items() if k not in ignored} for r in audit.get("by_role", [])}
+        for audit in (one, other)
+    ]
     found = []
     for role in sorted({*by_role[0], *by_role[1]}):
         rows = [roles.get(role) for roles in by_role]
@@ -120,7 +132,7 @@ def _differing_audits(arm: Mapping[str, Any] | None, baseline: Mapping[str, Any]
     for key in sorted({*one, *other} - {"by_role"}):
         if one.get(key) != other.get(key):
             found.append(f"{key} ({one.get(key)} / {other.get(key)})")
-    return ["audits: " + ", ".join(found)]
+    return ["audits: " + ", ".join(found)] if found else []
 
 
 def _differing_tests(arm: Cell, baseline: Cell) -> list[str]:
@@ -143,6 +155,10 @@ def _input_statistic(cell: Cell, name: str) -> list[float] | None:
     """Of the weights' own normalisation where a run says it has one, else of its data."""
     told = (cell.result or {}).get(f"input_{name}") or ((cell.config or {}).get("data") or {}).get(name)
     return None if told is None else [float(v) for v in told]
+
+
+def _weights(cell: Cell) -> str | None:
+    return (cell.config or {}).get("weights")
 
 
 def _named(weights: str | None) -> str:

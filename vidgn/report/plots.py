@@ -18,10 +18,10 @@ from vidgn.report.collect import Cell
 from vidgn.report.markdown import column_name
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 3)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DPI = 150
-_GREY = "#666666"
+GREY = "#666666"
 
 
 def png(figure: Figure) -> bytes:
@@ -45,7 +45,7 @@ def curves(analysis: Analysis) -> Figure | None:
     lengths = sorted({frames for _, _, frames, *_ in lines})
     tags = list(dict.fromkeys(tag for *_, tag in lines))
     colours = {b: COLOURS[i % len(COLOURS)] for i, b in enumerate(batches)}
-    dashes = {f: _DASHES[i % len(_DASHES)] for i, f in enumerate(lengths)}
+    dashes = {f: DASHES[i % len(DASHES)] for i, f in enumerate(lengths)}
     widths = {t: 1.8 if i == 0 else 0.9 for i, t in enumerate(tags)}
     figure, axes = _panels(len(models), len(norms))
     for (model, norm, frames, clips, gpus, tag), seeds in lines.items():
@@ -71,9 +71,9 @@ def curves(analysis: Analysis) -> Figure | None:
         for c, g in batches
     ]
     if len(lengths) > 1:
-        handles += [Line2D([], [], color=_GREY, linestyle=dashes[f], label=f"{f} frames") for f in lengths]
+        handles += [Line2D([], [], color=GREY, linestyle=dashes[f], label=f"{f} frames") for f in lengths]
     if len(tags) > 1:
-        handles += [Line2D([], [], color=_GREY, linewidth=widths[t], label=t or "no tag") for t in tags]
+        handles += [Line2D([], [], color=GREY, linewidth=widths[t], label=t or "no tag") for t in tags]
     figure.legend(handles=handles, loc="outside right center", frameon=False, handlelength=3)
     return figure
 
@@ -87,18 +87,18 @@ def gaps(analysis: Analysis) -> Figure | None:
     norms = list(dict.fromkeys(g.arm.norm for g in found))
     figure = Figure(figsize=(min(14.0, 2.6 + 1.35 * len(columns)), 4.2), layout="constrained")
     ax = figure.add_subplot()
-    ax.axhline(0, color=_GREY, linewidth=1)
+    ax.axhline(0, color=GREY, linewidth=1)
     offsets = np.linspace(-0.5, 0.5, len(norms) + 2)[1:-1] * 0.6
     for norm, offset, colour, marker in zip(
-        norms, offsets, _cycled(COLOURS, len(norms)), _cycled(_MARKERS, len(norms)), strict=True
+        norms, offsets, cycled(COLOURS, len(norms)), cycled(MARKERS, len(norms)), strict=True
     ):
         for gap in (g for g in found if g.arm.norm == norm):
             _draw_gap(ax, analysis, gap, columns.index(gap.arm.column) + offset, colour, marker)
         ax.plot([], [], color=colour, marker=marker, linestyle="", label=norm)
     if any(len(g.seeds) > 1 for g in found):
-        ax.plot([], [], color=_GREY, marker=".", linestyle="", alpha=0.6, label="one seed")
+        ax.plot([], [], color=GREY, marker=".", linestyle="", alpha=0.6, label="one seed")
     if any(_published_gap(analysis, g) is not None for g in found):
-        ax.plot([], [], color=_GREY, marker="o", fillstyle="none", linestyle="", label="Wu & He 2018")
+        ax.plot([], [], color=GREY, marker="o", fillstyle="none", linestyle="", label="Wu & He 2018")
     unit = "images" if analysis.is_imagenet else "clips"
     several = len({c.model for c in columns}) > 1
     names = [column_name(c, unit=unit, short=True) for c in columns]
@@ -112,7 +112,7 @@ def gaps(analysis: Analysis) -> Figure | None:
     ax.set_xlim(-0.6, len(columns) - 0.4)
     ax.set_xlabel(("images" if analysis.is_imagenet else "frames, clips") + "/GPU × GPUs")
     ax.set_ylabel(f"top-1 accuracy less {analysis.baseline}'s (points)")
-    ax.set_title("bars: 95 % over videos", fontsize="medium", color=_GREY, loc="left")
+    ax.set_title("bars: 95 % over videos", fontsize="medium", color=GREY, loc="left")
     ax.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside right center", frameon=False)
     return figure
@@ -154,7 +154,8 @@ def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
 
 
-def _cycled(values: Sequence[str], count: int) -> list[str]:
+def cycled(values: Sequence[str], count: int) -> list[str]:
+    """`count` values, from the start again where there are too few."""
     return [values[i % len(values)] for i in range(count)]
 
 

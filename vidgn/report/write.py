@@ -1,9 +1,6 @@
 """Write a study's report: report.md, report.json, curves.png, gap.png, all from files and all replaced in one move."""
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +8,7 @@ from vidgn.report import differences, tables
 from vidgn.report.analysis import Analysis, analyse
 from vidgn.report.as_json import as_json
 from vidgn.report.collect import read_study
+from vidgn.report.files import write_atomically
 from vidgn.report.status import open_section, run_counts, unreadable_section
 
 
@@ -36,7 +34,8 @@ def write_report(study_dir: Path | str) -> WrittenReport:
     write_atomically(directory / "report.json", lambda p: p.write_text(machine + "\n", encoding="utf-8"))
     markdown = report_markdown(analysis, pictures=[p.name for p in pictures])
     write_atomically(directory / "report.md", lambda p: p.write_text(markdown, encoding="utf-8"))
-    console = "\n\n".join([*_sections(analysis), *(f"{p}" for p in (directory / "report.md", *pictures))])
+    paths = "\n".join(str(p) for p in (directory / "report.md", *pictures))
+    console = "\n\n".join([*_sections(analysis), paths])
     return WrittenReport(console, machine, directory / "report.md", tuple(pictures))
 
 
@@ -73,18 +72,3 @@ def _write_pictures(analysis: Analysis) -> list[Path]:
             write_atomically(path, lambda p, f=figure: p.write_bytes(plots.png(f)))
             written.append(path)
     return written
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in its place: nobody sees half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
