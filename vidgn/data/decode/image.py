@@ -1,31 +1,37 @@
 """Still images with the face of a video of one frame."""
 
+import warnings
 from collections.abc import Sequence
 
-import torch
-from torchvision.io import ImageReadMode, decode_image
+import numpy as np
+from PIL import Image, ImageOps
 
 from vidgn.data.decode.base import FrameSink, VideoReader, check_file, check_size
 from vidgn.data.plan import Box
+from vidgn.errors import DecodeError
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 
 class ImageReader(VideoReader):
-    """A JPEG or PNG, read through torchvision; see VideoReader."""
+    """A JPEG or PNG, turned as its EXIF data say; see VideoReader."""
 
-    decoder = "torchvision"
+    decoder = "pillow"
     num_frames = 1
 
     def __init__(self, path: str) -> None:
         """Raises: DecodeError."""
         super().__init__(check_file(path))
         try:
-            data = torch.frombuffer(bytearray(open(path, "rb").read()), dtype=torch.uint8)  # noqa: SIM115
-            image_CHW = decode_image(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        except (RuntimeError, OSError, ValueError) as error:
-            raise self.error(f"is no JPEG or PNG that can be read ({str(error).splitlines()[0]})") from None
-        self._image_HWC = image_CHW.permute(1, 2, 0).numpy()
+            with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as image:
+                warnings.simplefilter("ignore")  # of broken EXIF data, palettes and sizes: the size is checked here
+                check_size(image.height, image.width, self.error)
+                self._image_HWC = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            if isinstance(error, DecodeError):
+                raise
+            raise self.error(f"is no image that can be read ({(str(error) or type(error).__name__).splitlines()[0]})") from None
         self.height, self.width = self._image_HWC.shape[:2]
-        check_size(self.height, self.width, self.error)
         self.num_decoded = 1
 
     def close(self) -> None:
