@@ -4,7 +4,7 @@
 puts weights into a model, `report` is its account, `export` writes.
 """
 
-from vidgn.models.weights.export import make_metadata, save_model, save_pytorchvideo
+from vidgn.models.weights.export import save_model, save_pytorchvideo
 from vidgn.models.weights.files import WeightsFile, read_metadata
 from vidgn.models.weights.files import read_file as load_file
 from vidgn.models.weights.formats import FORMATS, Pixels
@@ -18,7 +18,6 @@ __all__ = [
     "WeightsFile",
     "load_file",
     "load_weights",
-    "make_metadata",
     "read_metadata",
     "read_source",
     "save_model",

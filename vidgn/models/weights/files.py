@@ -135,9 +135,12 @@ def _read_safetensors(path: Path) -> WeightsFile:
 
 def _load_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # given a name, torch goes by its ending
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        name = _refused_name(str(error)) or "something else"
+        name = _refused_name(str(error))
+        if name is None or _breaks_off_in(path, name):
+            raise _torn(path, "torch", EOFError("its pickle breaks off")) from None
         raise CheckpointError(
             f"{path}: refused, and nothing of it was run: the file asks for {name}, and only tensors and plain "
             "containers are read; save its state_dict alone"
@@ -148,8 +151,16 @@ def _load_torch(path: Path) -> Any:
 
 def _refused_name(message: str) -> str | None:
     """The name that torch's weights-only reader refused, from its message."""
-    found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", message)
+    found = re.search(r"(?:GLOBAL|class) (\w+(?:\.\w+)+)", message)
     return found[1] if found else None
+
+
+def _breaks_off_in(path: Path, name: str) -> bool:
+    """Whether the file ends within `name`: torch reports what it has of it, less one character."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(name) - 1))
+        end = file.read()
+    return not end.endswith(b"\n") and name.rpartition(".")[2].encode() in end
 
 
 def _torn(path: Path, kind: str, error: Exception) -> CheckpointError:

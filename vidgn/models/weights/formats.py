@@ -7,7 +7,7 @@ in the network is dropped with a reason if the format is known to write it, and 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,7 +216,7 @@ def parse_triple(text: str) -> Triple:
     return _triple([float(x) for x in text.split(",")])
 
 
-def format_triple(values: Triple) -> str:
+def format_triple(values: Sequence[float]) -> str:
     """`parse_triple`'s other way; floats survive it exactly."""
     return ",".join(repr(float(v)) for v in values)
 

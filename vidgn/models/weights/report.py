@@ -46,7 +46,8 @@ class ImportReport:
             told += [f"    {name} at its initial value: {reason}" for name, reason in self.kept]
         return told
 
-    def __str__(self) -> str:
+    def summary(self) -> str:
+        """`lines()` as one text."""
         return "\n".join(self.lines())
 
 

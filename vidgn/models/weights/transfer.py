@@ -6,6 +6,7 @@ what the image gave. A network trained on (x - mean) / std of B, G, R or R, G, B
 `mean` there: it is returned, and whoever feeds the network subtracts it.
 """
 
+import json
 import os
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from vidgn.errors import CheckpointError
+from vidgn.models.norm import ClipNorm, FrozenBatchNorm, norm_layers
 from vidgn.models.weights.files import FORMAT_VERSION, WeightsFile, read_file
 from vidgn.models.weights.formats import FORMATS, Format, Named, Pixels, Triple, canonical_names, find_format
 from vidgn.models.weights.report import ImportReport, Taken
@@ -55,6 +57,14 @@ class Source:
         return any(name.endswith(_STATISTICS) for name in self.tensors)
 
     @property
+    def norm(self) -> str:
+        """bn, gn, ln or in, as far as the file tells: a foreign one without statistics is taken for GN."""
+        if "config" in self.file.metadata:
+            kind = json.loads(self.file.metadata["config"])["norm"]["kind"]
+            return "bn" if kind in ("sync_bn", "frozen_bn") else kind
+        return "bn" if self.has_statistics or self.entry.may_lack_statistics else "gn"
+
+    @property
     def num_classes(self) -> int | None:
         """Rows of its classifier; None if it has none."""
         return self.tensors["head.weight"].shape[0] if "head.weight" in self.tensors else None
@@ -79,7 +89,7 @@ def read_source(file: WeightsFile) -> Source:
     version = file.metadata.get("format_version", FORMAT_VERSION)
     if file.metadata.get("format") == "vidgn" and version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{file.path}: vidgn weights of format {version}, and this vidgn reads format {FORMAT_VERSION}; update vidgn"
+            f"{file.path}: vidgn weights of format {version}; this vidgn reads {FORMAT_VERSION}: update it"
         )
     entry = find_format(file.tensors)
     if entry is None:
@@ -185,9 +195,15 @@ def _statistics_fate(source: Source, keys: Mapping[str, str], model: nn.Module) 
 
 
 def _is_frozen(model: nn.Module) -> bool:
-    """Whether the norms never learn: their gamma asks for no gradient, or is none at all."""
-    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return model_keys(model)["stem.norm.weight"] not in learning
+    return any(isinstance(layer, FrozenBatchNorm) for _, layer in norm_layers(model))
+
+
+def _norm_kind(model: nn.Module) -> str:
+    """bn (any of its kinds), gn, ln or in."""
+    layer = norm_layers(model)[0][1]
+    if not isinstance(layer, ClipNorm):
+        return "bn"
+    return {1: "ln", layer.num_features: "in"}.get(layer.groups, "gn")
 
 
 def _fit(tensor: torch.Tensor, shape: torch.Size) -> tuple[torch.Tensor, str] | None:
@@ -245,17 +261,19 @@ def _refuse(source: Source, missing: list[str], misfits: list[str]) -> None:
 
 def _warnings(model: nn.Module, source: Source, keys: Mapping[str, str], statistics: str, classifier: str) -> list[str]:
     told = []
-    if source.has_statistics and not any(name.endswith(_STATISTICS) for name in keys):
+    theirs, ours = source.norm, _norm_kind(model)
+    if theirs != ours:
         told.append(
-            "trained with BN, another norm than this model's: gamma and beta are taken, running statistics dropped; "
-            "expect to lose accuracy until it is trained on"
+            f"trained with norm {theirs}, and this model's is {ours}: gamma and beta are taken"
+            + (", running statistics dropped" if source.has_statistics else "")
+            + "; it is another network until it is trained on"
         )
     if statistics:
         told.append(statistics + " (if it was folded into an affine layer, it is not the same network any more)")
     pool = next((m for m in model.modules() if isinstance(m, nn.MaxPool3d)), None)
-    theirs = source.entry.pool1_padding
-    if pool is not None and theirs is not None and _three(pool.padding) != theirs:
-        told.append(f"made for a pool1 padded by {theirs}, this model pads by {_three(pool.padding)}: maps differ")
+    padding = source.entry.pool1_padding
+    if pool is not None and padding is not None and _three(pool.padding) != padding:
+        told.append(f"made for a pool1 padded by {padding}, this model pads by {_three(pool.padding)}: maps differ")
     if classifier:
         told.append(classifier)
     if source.file.metadata.get("trained_steps") == "0":

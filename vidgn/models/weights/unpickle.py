@@ -103,6 +103,13 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes(*content: Any) -> bytes:
+    """How python 3 writes b"" for older readers: `bytes()`."""
+    if content:
+        raise RefusedNameError("bytes made of something")
+    return b""
+
+
 _NDARRAY = object()
 _KINDS = {f"{kind}{size}" for kind, sizes in (("f", "248"), ("i", "1248"), ("u", "1248"), ("b", "1")) for size in sizes}
 _NAMES: dict[tuple[str, str], Any] = {
@@ -110,6 +117,8 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,  # how python 3 writes bytes for older readers
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
 }
 for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
     _NAMES[f"{_core}.multiarray", "_reconstruct"] = _Array
