@@ -203,7 +203,7 @@ def _read_cell(directory: Path, values: Mapping[str, Any] | None) -> Cell:
         clips_per_gpu=int(told["clips_per_gpu"]),
         gpus=int(told["gpus"]),
         seed=int(told.get("seed", 0)),
-        tag=None if told.get("tag") is None else str(told["tag"]),
+        tag=_tag(directory.name, told),
         asked=values is not None,
         progress=read_progress(directory),
         config=config,
@@ -220,6 +220,15 @@ def _identity(config: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(config.get(key), Mapping) and inner in config[key]:
             told[key] = config[key][inner]
     return told
+
+
+def _tag(run_name: str, told: Mapping[str, Any]) -> str | None:
+    """The tag a cell was told, or the part of its run's name that nothing else explains."""
+    if "tag" in told:
+        return None if told["tag"] is None else str(told["tag"])
+    size = f"{told['frames']}f_{told['clips_per_gpu']}x{told['gpus']}"
+    rest = run_name.removeprefix(f"{told['model']}_{size}_{told['norm']}")
+    return rest.removesuffix(f"_s{told.get('seed', 0)}").strip("_") or None
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any] | None:

@@ -14,12 +14,15 @@ from vidgn.report.status import open_section, run_counts, unreadable_section
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """What was made: the text for a console, the machine's form, the files."""
+    """What was made: the text for a console (also its `str`), the machine's form, the files."""
 
     console: str
     json: str
     report: Path
     pictures: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        return self.console
 
 
 def write_report(study_dir: Path | str) -> WrittenReport:

@@ -1,0 +1,57 @@
+"""The notebooks run from top to bottom on a study's files and hold no outputs in the repository."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+    """Runs a notebook on a directory, in this interpreter's kernel and away from the user's Jupyter folders."""
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+
+    def run(name: str, study: Path):
+        monkeypatch.setenv("VIDGN_STUDY", str(study))
+        notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+        NotebookClient(
+            notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}}
+        ).execute()
+        return notebook
+
+    return run
+
+
+def outputs_of(notebook, kind: str) -> list:
+    return [
+        o["data"][kind] for c in notebook.cells if c.cell_type == "code" for o in c.outputs if kind in o.get("data", {})
+    ]
+
+
+def test_gap_notebook(demo, execute):
+    notebook = execute("gap.ipynb", demo.directory)
+    text = "\n".join(outputs_of(notebook, "text/markdown"))
+    assert "8 runs: 8 done" in text
+    assert "gn − bn, 16 frames, 2 clips/GPU" in text
+    assert "only baseline right" in text
+    assert len(outputs_of(notebook, "image/png")) == 2
+    assert not [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"]
+
+
+@pytest.mark.parametrize("name", ["gap.ipynb", "memory.ipynb"])
+def test_no_outputs_in_the_repository(name):
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+    nbformat.validate(notebook)
+    assert all(not c.outputs and c.execution_count is None for c in notebook.cells if c.cell_type == "code")
+
+
+def test_a_notebook_on_a_wrong_directory_says_what_it_looked_for(tmp_path, execute):
+    with pytest.raises(CellExecutionError, match=r"looked for .*memory\.csv"):
+        execute("memory.ipynb", tmp_path)
