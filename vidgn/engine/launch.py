@@ -50,6 +50,7 @@ def launch(config: Config, stop: Stop, work: Work) -> str | None:
         settings["signals_to_handle"] = "SIGHUP,SIGQUIT"
     if "shutdown_timeout" in supported:  # seconds that surviving ranks get once one has died
         settings["shutdown_timeout"] = 3
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice against find_unused_parameters, see train.py
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         outcomes = elastic_launch(LaunchConfig(**settings), _rank)(config, stop, work)

@@ -36,7 +36,7 @@ from vidgn.engine.signals import RankStop, Stop, heard
 from vidgn.engine.train import Trainer
 from vidgn.errors import CheckpointError, VidgnError
 from vidgn.models.i3d import VideoResNet
-from vidgn.models.weights import load_weights, make_metadata, save_model
+from vidgn.models.weights import load_weights, save_model
 from vidgn.models.weights.formats import Triple
 
 
@@ -283,13 +283,14 @@ def _test_path(config: Config) -> Path:
 
 
 def _save_model(trainer: Trainer, result: dict[str, Any]) -> None:
-    metadata = make_metadata(
-        trainer.config,
+    save_model(
+        trainer.model,
+        trainer.config.run_dir / "model.safetensors",
+        config=trainer.config,
         classes=trainer.train_rows.classes,
         input_mean=trainer.to_model.mean,
         trained_steps=result["steps"],
     )
-    save_model(trainer.model, trainer.config.run_dir / "model.safetensors", metadata=metadata)
 
 
 def _finish(outcome: str | None) -> None:

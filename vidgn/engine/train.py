@@ -4,6 +4,7 @@ Everything a step does is a function of (config, step) and the state in the last
 process started.
 """
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -267,8 +268,10 @@ class Trainer:
         if self.ranks.world_size > 1:
             # find_unused_parameters keeps DDP from rebuilding its buckets after the first backward, which would make
             # the order of summation depend on when the process started.
+            new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+            no_buffers: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
             model = DistributedDataParallel(
-                model, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+                model, find_unused_parameters=True, gradient_as_bucket_view=True, **no_buffers
             )
         if self.config.trainer.compile:
             model = torch.compile(model)  # type: ignore[assignment]
