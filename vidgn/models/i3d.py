@@ -81,11 +81,16 @@ def build_model(
     return net
 
 
-def assemble_model(model: ModelConfig, norm: NormConfig, *, num_classes: int, frames: int, crop: int) -> VideoResNet:
-    """The network on the meta device: shapes without values. Raises: ConfigError (see `check_model`)."""
+def assemble_model(
+    model: ModelConfig, norm: NormConfig, *, num_classes: int, frames: int, crop: int, device: str = "meta"
+) -> VideoResNet:
+    """The network as shapes without values: on the meta device, or `device="cpu"` under torch's FakeTensorMode.
+
+    Raises: ConfigError (see `check_model`).
+    """
     check_model(model, norm, frames=frames, crop=crop)
     factory = make_norm(norm, default_groups=model.norm_groups)
-    with torch.device("meta"):
+    with torch.device(device):
         blocks: list[nn.Module] = [
             create_res_basic_stem(
                 in_channels=3,
@@ -124,7 +129,12 @@ def assemble_model(model: ModelConfig, norm: NormConfig, *, num_classes: int, fr
         size = final_size(model, frames=frames, crop=crop)
         assert size is not None
         blocks.append(Head(pool=nn.AvgPool3d(size, stride=1), proj=nn.Linear(dim_in, num_classes)))
-    return VideoResNet(blocks, dropout=model.dropout, zero_init_last=model.zero_init_last)
+    net = VideoResNet(blocks, dropout=model.dropout, zero_init_last=model.zero_init_last)
+    for conv in net.modules():
+        if isinstance(conv, nn.Conv3d):  # pytorchvideo leaves numpy's integers there, which torch.compile traces
+            t, h, w = conv.stride
+            conv.stride = (int(t), int(h), int(w))
+    return net
 
 
 def initialise(net: VideoResNet, *, seed: int) -> None:
