@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from foreign_files import torchvision_state
+from narrow_nets import IMAGE, OUR_STD, VIDEO, logits, ours, plain
 from plain_resnet import PlainResNet
-from test_weights_import import IMAGE, OUR_STD, VIDEO, logits, ours, plain
 
 from vidgn.models.weights import load_weights
 

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from foreign_files import caffe2_blobs, python2_pickle, torchvision_state
-from test_weights_import import IMAGE, OUR_STD, VIDEO, ours, plain
+from narrow_nets import IMAGE, OUR_STD, VIDEO, ours, plain
 
 from vidgn.errors import CheckpointError
 from vidgn.models.weights import load_file, load_weights
