@@ -27,7 +27,9 @@ def _base(model: str, norm: str, data: str):
 
 
 def _files(data: str) -> list[str]:
-    return [] if data in ("synthetic", "imagenet", "folders") else ["data.train=train.csv", "data.val=val.csv"]
+    if data == "imagenet":
+        return ["frames=1", "span=1"]
+    return [] if data in ("synthetic", "folders") else ["data.train=train.csv", "data.val=val.csv"]
 
 
 class Writer:

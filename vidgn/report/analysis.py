@@ -113,6 +113,11 @@ class Analysis:
         return "images" if self.is_imagenet else "clips"
 
     @property
+    def unit_tested(self) -> str:
+        """What a test is made of."""
+        return "images" if self.is_imagenet else "videos"
+
+    @property
     def num_classes(self) -> int | None:
         known = (c.result.get("classes") for c in self.study.cells if c.result)
         return next((int(k) for k in known if k is not None), None)

@@ -151,8 +151,7 @@ def read_study(directory: Path | str) -> Study:
         raise ManifestError(
             f"{directory} is a run, not a study: give the directory above it, {directory.absolute().parent}"
         )
-    listing = read_json(directory / "study.json")
-    asked = {c["run_name"]: c.get("values", {}) for c in listing["cells"]} if isinstance(listing, Mapping) else {}
+    asked = _asked(directory / "study.json")
     found = sorted(p.parent.name for p in directory.glob("*/config.yaml"))
     names = [*asked, *(n for n in found if n not in asked)]
     if not names:
@@ -183,6 +182,17 @@ def read_videos(path: Path, mtime_ns: int) -> VideoScores:
                 f"{path} is no file of per-video scores: needs id,label,status,rank ({error})"
             ) from None
     return VideoScores(tuple(ids), np.asarray(labels, dtype=np.int64), np.asarray(ranks, dtype=np.int64))
+
+
+def _asked(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Run name -> values of every cell a sweep has asked for; empty without the file."""
+    if not path.is_file():
+        return {}
+    listing = read_json(path)
+    try:
+        return {str(c["run_name"]): dict(c["values"]) for c in listing["cells"]}
+    except (KeyError, TypeError, ValueError):
+        raise ManifestError(f"{path} is no list of cells: start the sweep again to write it anew") from None
 
 
 def _read_cell(directory: Path, values: Mapping[str, Any] | None) -> Cell:

@@ -85,11 +85,12 @@ def _detectable(points: float | None) -> str:
 
 def _gap_reading(analysis: Analysis, gaps: list[Comparison]) -> list[str]:
     """What was measured, in words, whichever way it falls; then what the numbers cover."""
+    tested = analysis.unit_tested
     lines = [f"- {_verdict(analysis, g)}" for g in gaps]
     lines.append(
-        "- The interval is a paired bootstrap over videos; *could have seen* is the true difference that a test over "
-        f"this many videos finds with {POWER:.0%} power, given the videos decided otherwise. Both speak of the choice "
-        "of videos alone."
+        f"- The interval is a paired bootstrap over {tested}; *could have seen* is the true difference that a test "
+        f"over this many {tested} finds with {POWER:.0%} power, given those decided otherwise. Both speak of the "
+        f"choice of {tested} alone."
     )
     counts = sorted({len(g.seeds) for g in gaps})
     if counts[0] == 1:
@@ -117,6 +118,6 @@ def _verdict(analysis: Analysis, gap: Comparison) -> str:
         return f"{where}: {measured}; without per-video scores no interval."
     if gap.videos.low <= 0 <= gap.videos.high:
         seen = gap.videos.detectable
-        could = "no video was decided otherwise" if seen is None else f"it could have seen one of {seen:.1f} points"
+        could = "nothing was decided otherwise" if seen is None else f"it could have seen one of {seen:.1f} points"
         return f"{where}: no difference between {gap.arm.norm} and {gap.baseline.norm} is seen; {could}."
-    return f"{where}: {measured}, more than the choice of videos explains."
+    return f"{where}: {measured}, more than the choice of {analysis.unit_tested} explains."

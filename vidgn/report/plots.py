@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from vidgn.report.analysis import Analysis, Comparison
+from vidgn.report.analysis import Analysis, Column, Comparison
 from vidgn.report.collect import Cell
 from vidgn.report.markdown import column_name
+from vidgn.report.published import SOURCE
+from vidgn.report.statistics import LEVEL
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 3)))
@@ -64,7 +66,7 @@ def curves(analysis: Analysis) -> Figure | None:
     figure.supxlabel("epoch")
     figure.supylabel("validation error, 1 " + ("image" if analysis.is_imagenet else "clip") + " (%)")
     _limit_errors(axes.flat[0], lines.values())
-    unit = "images" if analysis.is_imagenet else "clips"
+    unit = analysis.unit
     several_gpus = len({gpus for _, gpus in batches}) > 1
     handles = [
         Line2D([], [], color=colours[c, g], label=f"{c} {unit}/GPU" + (f" × {g}" if several_gpus else ""))
@@ -98,8 +100,8 @@ def gaps(analysis: Analysis) -> Figure | None:
     if any(len(g.seeds) > 1 for g in found):
         ax.plot([], [], color=GREY, marker=".", linestyle="", alpha=0.6, label="one seed")
     if any(_published_gap(analysis, g) is not None for g in found):
-        ax.plot([], [], color=GREY, marker="o", fillstyle="none", linestyle="", label="Wu & He 2018")
-    unit = "images" if analysis.is_imagenet else "clips"
+        ax.plot([], [], color=GREY, marker="o", fillstyle="none", linestyle="", label=SOURCE)
+    unit = analysis.unit
     several = len({c.model for c in columns}) > 1
     names = [column_name(c, unit=unit, short=True) for c in columns]
     names = [f"{n}\n{c.model}" for n, c in zip(names, columns, strict=True)] if several else names
@@ -111,10 +113,45 @@ def gaps(analysis: Analysis) -> Figure | None:
     )
     ax.set_xlim(-0.6, len(columns) - 0.4)
     ax.set_xlabel(("images" if analysis.is_imagenet else "frames, clips") + "/GPU × GPUs")
-    ax.set_ylabel(f"top-1 accuracy less {analysis.baseline}'s (points)")
-    ax.set_title("bars: 95 % over videos", fontsize="medium", color=GREY, loc="left")
+    ax.set_ylabel(f"gap to {analysis.baseline}, top-1 accuracy (points)")
+    ax.plot([], [], color=GREY, linewidth=2, label=f"{LEVEL:.0%} over {analysis.unit_tested}")
     ax.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
+def batches(analysis: Analysis) -> Figure | None:
+    """Error by batch per GPU, a panel a net and clip length, the published line dashed. None below three batch sizes.
+
+    Source of the form: Wu & He 2018, fig. 1.
+    """
+    panels: dict[tuple[str, int, int, str | None], list[Column]] = {}
+    for c in analysis.columns:
+        panels.setdefault((c.model, c.frames, c.gpus, c.tag), []).append(c)
+    measured = {c for (c, _), arm in analysis.arms.items() if arm.done}
+    panels = {k: cs for k, cs in panels.items() if len(cs) > 2 and measured.intersection(cs)}
+    if not panels:
+        return None
+    figure, axes = _panels(1, len(panels))
+    for ax, ((model, frames, gpus, tag), columns) in zip(axes.flat, panels.items(), strict=True):
+        for norm, colour, marker in zip(analysis.norms, COLOURS, MARKERS, strict=False):
+            ours = {c.clips_per_gpu: a for c in columns if (a := analysis.arms.get((c, norm))) and a.done}
+            told = {c.clips_per_gpu: p for c in columns if (p := analysis.published_for(c, norm))}
+            style = {"color": colour, "marker": marker}
+            spread = [a.top1.deviation or 0.0 for a in ours.values()]
+            ax.errorbar(list(ours), [100 - a.top1.mean for a in ours.values()], spread, label=norm, capsize=2, **style)
+            if told:
+                errors = [100 - p.top1 for p in told.values()]
+                ax.plot(list(told), errors, linestyle=":", fillstyle="none", label=f"{norm}, {SOURCE}", **style)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks([c.clips_per_gpu for c in columns], [str(c.clips_per_gpu) for c in columns])
+        length = "" if analysis.is_imagenet else f", {frames} frames"
+        ax.set_title(f"{model}{length}, {gpus} GPUs" + (f" [{tag}]" if tag else ""))
+        ax.grid(alpha=0.25)
+    axes.flat[0].invert_xaxis()  # shared: large to small, as in the paper
+    figure.supxlabel(f"{analysis.unit} per GPU")
+    figure.supylabel("validation error (%)")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Write a study's report: report.md, report.json, curves.png, gap.png, all from files and all replaced in one move."""
+"""Write a study's report: report.md, report.json, pictures, all from files and all replaced in one move."""
 
 import json
 from dataclasses import dataclass
@@ -67,7 +67,9 @@ def _write_pictures(analysis: Analysis) -> list[Path]:
     from vidgn.report import plots  # matplotlib takes a second to import: only where a picture is drawn
 
     written = []
-    for name, figure in (("curves.png", plots.curves(analysis)), ("gap.png", plots.gaps(analysis))):
+    drawings = {"curves.png": plots.curves, "gap.png": plots.gaps, "batch.png": plots.batches}
+    for name, draw in drawings.items():
+        figure = draw(analysis)
         path = analysis.study.directory / name
         if figure is None:
             path.unlink(missing_ok=True)  # a picture of an earlier state would lie

@@ -79,9 +79,7 @@ def reference_section(analysis: Analysis) -> str:
 def _accuracy_title(analysis: Analysis, model: str) -> str:
     what = "Validation error (%)" if analysis.is_imagenet else "Top-1 / top-5 accuracy (%)"
     results = [c.result for c in analysis.study.cells if c.result and c.model == model]
-    tests = {f"{plural(int(r['num_videos']), 'video')}, views {r['views']}" for r in results}
-    if analysis.is_imagenet:
-        tests = {t.replace("video", "image") for t in tests}
+    tests = {f"{plural(int(r['num_videos']), analysis.unit_tested[:-1])}, views {r['views']}" for r in results}
     return f"{what}: {model}" + (f" ({' or '.join(sorted(tests))})" if tests else "")
 
 
