@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vidgn.data.decode.base import FrameSink
-from vidgn.data.decode.guarded import GuardedReader
+from vidgn.data.decode.guarded import GuardedReader, distrust_any
 from vidgn.data.decode.pyav import PyavReader
 from vidgn.data.plan import Box
 
@@ -40,12 +40,13 @@ class DecordReader(GuardedReader):
 def distrust(guide: PyavReader) -> str | None:
     """Why decord can't be trusted with this file, None if it can."""
     timeline = guide.timeline
-    if timeline is None:
-        return "decord needs a time stamp on every packet"
+    reason = distrust_any(guide)
+    if reason is not None or timeline is None:
+        return f"decord {reason}"
     if guide.codec == "av1":
         return "decord 0.6.0 knows no AV1"
     if timeline.is_open_gop():
         return "decord returns wrong frames on open GOPs"
-    if timeline.has_discarded or timeline.shown_pts[0] != min(timeline.pts_of):
+    if timeline.has_discarded:
         return "decord ignores edit lists"
     return None

@@ -11,6 +11,16 @@ from vidgn.data.decode.pyav import PyavReader
 from vidgn.data.plan import Box
 
 _FRAMES_AT_ONCE = 32  # whole RGB frames that are held before they are cropped
+_UNSEEKABLE = {"mpegts": "MPEG-TS", "mpeg": "MPEG-PS"}  # no index: seeking by time misses
+
+
+def distrust_any(guide: PyavReader) -> str | None:
+    """Why no decoder but PyAV can be trusted with this file, None if one may."""
+    if guide.timeline is None:
+        return "needs a usable time stamp on every packet"
+    if guide.container_format in _UNSEEKABLE:
+        return f"misses frames when it seeks in {_UNSEEKABLE[guide.container_format]}"
+    return None
 
 
 class GuardedReader(VideoReader):

@@ -5,6 +5,7 @@ are not decoded; pictures nobody wants and nothing refers to are skipped by the 
 converted; pixels outside the box are never touched.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
@@ -38,6 +39,7 @@ class PyavReader(VideoReader):
         self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         self._timeout_seconds = timeout_seconds
         self._converter = Converter()
+        self._can_seek = True
         self._open()
         try:
             self._index()
@@ -58,6 +60,7 @@ class PyavReader(VideoReader):
         context = self._context
         check_size(context.height, context.width, self.error)
         self.codec = context.codec.canonical_name
+        self.container_format = self._container.format.name
         self.pixel_format = context.pix_fmt or "unknown"
         self.timeline = self._read_timeline()
         if self.timeline is None:
@@ -169,8 +172,7 @@ class PyavReader(VideoReader):
         position = None  # order of the next packet; None: unknown, so seek
         for segment in timeline.segments(wanted):
             if position is None or not 0 <= segment.first - position < _SEEK_AT_LEAST:
-                self._seek(timeline, segment.first)
-                packets = self._container.demux(self._stream)
+                packets = self._packets_from(timeline, segment.first)
             else:
                 self._context.flush_buffers()
             left = self._decode_segment(timeline, segment, packets, emit)
@@ -187,20 +189,27 @@ class PyavReader(VideoReader):
         earlier = timeline.keyframe_before(segment.first)
         for first in dict.fromkeys((earlier, 0)):
             self._can_skip = self._can_skip and first > 0
-            self._seek(timeline, first)
             again = Segment(first, segment.last, left)
-            left = self._decode_segment(timeline, again, self._container.demux(self._stream), emit)
+            left = self._decode_segment(timeline, again, self._packets_from(timeline, first), emit)
             if not left:
                 return []
         return left
 
-    def _seek(self, timeline: Timeline, order: int) -> None:
-        """Bring the demuxer to packet `order`, a keyframe, or before it."""
+    def _packets_from(self, timeline: Timeline, order: int) -> Iterator[av.Packet]:
+        """Packets from `order`, a keyframe, or from any packet before it; read from the start where seeking fails."""
         self._is_fresh = False
-        try:
-            self._container.seek(timeline.pts_of[order], stream=self._stream)
-        except (av.error.FFmpegError, OverflowError):
-            self._rewind()
+        if self._can_seek:
+            try:
+                self._container.seek(timeline.pts_of[order], stream=self._stream)
+                packets = self._container.demux(self._stream)
+                first = next(packets)
+                if first.pts is not None and timeline.order_of.get(first.pts, order + 1) <= order:
+                    return itertools.chain((first,), packets)
+            except (av.error.FFmpegError, OverflowError, StopIteration):
+                pass
+            self._can_seek = False
+        self._rewind()
+        return self._container.demux(self._stream)
 
     def _decode_segment(
         self,
@@ -211,33 +220,24 @@ class PyavReader(VideoReader):
     ) -> list[int]:
         """Decode the packets of `segment`, emit its frames, return the pts that did not come out."""
         remaining = set(segment.pts)
-        order_of, context = timeline.order_of, self._context
-        started, skipping = False, None
+        order_of, context, skipping = timeline.order_of, self._context, None
         with self._errors_named():
             for packet in packets:
-                pts = packet.pts
-                order = order_of.get(pts) if pts is not None and packet.size else None
-                if not started:
-                    if order is None or order < segment.first:
-                        if not packet.size:
-                            break
-                        continue
-                    if order > segment.first:
-                        break  # the seek went too far
-                    started = True
-                skip = self._can_skip and pts not in remaining
+                order = segment.last if not packet.size else -1 if packet.pts is None else order_of.get(packet.pts, -1)
+                if order < segment.first:
+                    continue
+                skip = self._can_skip and packet.pts not in remaining
                 if skip is not skipping:
                     context.skip_frame = "NONREF" if skip else "DEFAULT"
                     skipping = skip
                 frames = self._decode(packet)
-                if order == segment.last and packet.size:
-                    context.skip_frame, skipping = "DEFAULT", False
+                if order >= segment.last and packet.size:
                     frames += self._decode(None)
                 for frame in frames:
                     if frame.pts in remaining and not frame.is_corrupt:
                         remaining.discard(frame.pts)
                         emit(timeline.frame_number(frame.pts), frame)
-                if not remaining or order == segment.last:
+                if order >= segment.last:
                     break
         return sorted(remaining)
 

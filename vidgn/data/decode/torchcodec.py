@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vidgn.data.decode.base import FrameSink
-from vidgn.data.decode.guarded import GuardedReader
+from vidgn.data.decode.guarded import GuardedReader, distrust_any
 from vidgn.data.decode.pyav import PyavReader
 from vidgn.data.plan import Box
 
@@ -38,9 +38,9 @@ class TorchcodecReader(GuardedReader):
 
 def distrust(guide: PyavReader) -> str | None:
     """Why torchcodec can't be trusted with this file, None if it can."""
-    timeline = guide.timeline
-    if timeline is None:
-        return "torchcodec needs a time stamp on every packet"
-    if timeline.has_discarded:
+    reason = distrust_any(guide)
+    if reason is not None:
+        return f"torchcodec {reason}"
+    if guide.timeline is not None and guide.timeline.has_discarded:
         return "torchcodec counts frames that an edit list discards"
     return None
