@@ -25,18 +25,18 @@ _COUNTER = ".num_batches_tracked"
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike[str], *, std: Triple, pixels: Pixels | None = None
+    model: nn.Module, path: str | os.PathLike[str] | WeightsFile, *, std: Triple, pixels: Pixels | None = None
 ) -> ImportReport:
     """Put the weights of `path` into `model`; only a classifier for another number of classes is left out.
 
-    `path`: a file of any format in `FORMATS`, or a run's directory. `std`: what the model's input will be divided by,
-    0-255 RGB (config.data.std). `pixels`: overrules what the file or its format says it was trained on.
+    `path`: a file of any format in `FORMATS`, a run's directory, or what `load_file` made of one. `std`: what the
+    model's input will be divided by, 0-255 RGB (config.data.std). `pixels`: overrules what the file or its format says
+    it was trained on.
     Returns: the account. Feed the model (x - report.input_mean) / std.
     Raises: CheckpointError in one line if the file is torn, hostile or unknown, or does not fit the model; the model is
         then as it was.
     """
-    file = read_file(path)
-    source = read_source(file)
+    source = read_source(path if isinstance(path, WeightsFile) else read_file(path))
     return _transfer(model, source, std=std, pixels=pixels or source.pixels)
 
 

@@ -1,0 +1,130 @@
+"""`vidgn convert`: real libraries' networks in, ours or pytorchvideo's out, every refusal one line."""
+
+import json
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from vidgn.cli.convert import SUMMARY, run
+from vidgn.cli.main import main
+from vidgn.config.compose import load_config
+from vidgn.models.i3d import build_model
+from vidgn.models.weights import load_file, load_weights, read_metadata
+
+
+@pytest.fixture(scope="module")
+def torchvision_files(tmp_path_factory):
+    """torchvision's own ResNet-50, BN and GN, with random weights and statistics: (folder, nets by kind)."""
+    folder, nets, g = tmp_path_factory.mktemp("weights"), {}, torch.Generator().manual_seed(0)
+    for kind, layer in (("bn", nn.BatchNorm2d), ("gn", lambda c: nn.GroupNorm(32, c))):
+        net = torchvision.models.resnet50(weights=None, norm_layer=layer, num_classes=10).eval()
+        for name, tensor in net.state_dict().items():
+            if tensor.ndim == 1:
+                low = 0.5 if name.endswith(("weight", "running_var")) else -0.2
+                tensor.copy_(torch.rand(tensor.shape, generator=g) * 0.5 + low)
+        torch.save(net.state_dict(), folder / f"{kind}.pth")
+        nets[kind] = net
+    return folder, nets
+
+
+@pytest.mark.parametrize("kind", ["bn", "gn"])
+def test_torchvisions_resnet50_left_an_image_network(kind, torchvision_files, tmp_path, capsys):
+    folder, nets = torchvision_files
+    out = tmp_path / "out.safetensors"
+    assert run([str(folder / f"{kind}.pth"), str(out), "--model", "resnet50"]) == 0
+    printed = capsys.readouterr().out
+    assert "torchvision/timm ResNet" in printed
+    assert f"resnet50, {kind}, 1 frames, 10 classes" in printed
+    if kind == "bn":
+        assert "dropped 53: counter of batches, not used" in printed
+    config = load_config(["model=resnet50", f"norm={kind}", "frames=1", "span=1", "views=image"])
+    net = build_model(config.model, config.norm, num_classes=10, frames=1, crop=64).eval()
+    report = load_weights(net, out, std=config.data.std)
+    x = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(1)).double()
+    mean, std = (torch.tensor(v).double().view(1, 3, 1, 1) for v in (report.input_mean, config.data.std))
+    theirs = torch.tensor([0.229, 0.224, 0.225]).double().view(1, 3, 1, 1)
+    centre = torch.tensor([0.485, 0.456, 0.406]).double().view(1, 3, 1, 1)
+    with torch.no_grad():
+        ours = net.double()(((x - mean) / std).unsqueeze(2)).flatten(1)
+        expected = nets[kind].double()((x / 255 - centre) / theirs)
+    nets[kind].float()
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+def test_inflation_export_and_the_way_back(torchvision_files, tmp_path, capsys):
+    folder, _ = torchvision_files
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"act {i}" for i in range(10)) + "\n")
+    first, second, third = (tmp_path / n for n in ("a.safetensors", "b.pyth", "c.safetensors"))
+    assert run([str(folder / "gn.pth"), str(first), "--classes", str(names), "--every"]) == 0
+    printed = capsys.readouterr().out
+    assert "inflated over 5 frames, scaled to our input std" in printed
+    assert "layer1.0.conv1.weight -> blocks.1.res_blocks.0.branch2.conv_a.weight, inflated over 3 frames" in printed
+    assert "made for a pool1 padded" in printed
+    assert "i3d_r50, gn, 32 frames, 10 classes" in printed
+    assert run([str(first), str(second), "--to", "pytorchvideo"]) == 0
+    assert run([str(second), str(third)]) == 0
+    a, c = load_file(first), load_file(third)
+    assert a.tensors.keys() == c.tensors.keys()
+    assert all(torch.equal(a.tensors[k], c.tensors[k]) for k in a.tensors)
+    told = read_metadata(third)
+    assert json.loads(told["classes"])[3] == "act 3"
+    assert json.loads(told["config"])["frames"] == 32
+    assert told["trained_steps"] == ""
+    assert told["source"] == "torchvision/timm ResNet: gn.pth"
+
+
+def test_an_export_in_another_network_and_norm(torchvision_files, tmp_path, capsys):
+    folder, _ = torchvision_files
+    image, video = tmp_path / "image", tmp_path / "video"
+    run([str(folder / "bn.pth"), str(image), "--model", "resnet50"])
+    capsys.readouterr()
+    assert run([str(image), str(video), "--model", "i3d_r50", "--norm", "gn", "--frames", "64"]) == 0
+    printed = capsys.readouterr().out
+    assert "trained with norm bn, and this model's is gn" in printed
+    config = json.loads(read_metadata(video)["config"])
+    assert (config["frames"], config["span"], config["norm"]["kind"]) == (64, 64, "gn")
+
+
+def fails(capsys, *argv):
+    assert main(["convert", *map(str, argv)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert told.err.startswith("vidgn convert: ")
+    return told.err
+
+
+def test_refusals_are_one_line(torchvision_files, tmp_path, capsys):
+    folder, _ = torchvision_files
+    source, out = folder / "gn.pth", tmp_path / "out"
+    assert "no such weights file" in fails(capsys, tmp_path / "absent", out)
+    assert "no place for a file" in fails(capsys, source, tmp_path / "absent" / "out")
+    assert "did you mean model=i3d_r50" in fails(capsys, source, out, "--model", "i3d_r5")
+    assert "without running statistics" in fails(capsys, source, out, "--norm", "bn")
+    assert "does not fit this model" in fails(capsys, source, out, "--model", "i3d_tiny")
+    (tmp_path / "two.txt").write_text("one\ntwo\n")
+    assert "2 names, and the classifier has 10" in fails(capsys, source, out, "--classes", tmp_path / "two.txt")
+    assert "can't be read" in fails(capsys, source, out, "--classes", tmp_path / "absent.txt")
+    headless = {k: v for k, v in torch.load(source).items() if not k.startswith("fc")}
+    torch.save(headless, tmp_path / "headless.pth")
+    assert "has no classifier; name the classes" in fails(capsys, tmp_path / "headless.pth", out)
+    assert not out.exists()
+
+
+def test_a_network_of_another_depth_asks_for_its_model(tmp_path, capsys):
+    state = torchvision.models.resnet18(weights=None, num_classes=3).state_dict()
+    torch.save(state, tmp_path / "r18.pth")
+    assert "is none of conf/model; give the one it is for with --model" in fails(capsys, tmp_path / "r18.pth", "out")
+    assert "does not fit this model" in fails(capsys, tmp_path / "r18.pth", "out", "--model", "resnet50")
+
+
+def test_help_and_usage(capsys):
+    assert "other libraries" in SUMMARY
+    for argv, code in ((["--help"], 0), ([], 2), (["a", "b", "--to", "caffe"], 2)):
+        with pytest.raises(SystemExit) as stopped:
+            run(argv)
+        assert stopped.value.code == code
+    assert "--to {vidgn,pytorchvideo}" in capsys.readouterr().out

@@ -1,0 +1,178 @@
+"""`vidgn convert IN OUT`: weights of any known format into ours, or into pytorchvideo's."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vidgn.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from vidgn.config.schema import Config
+    from vidgn.models.weights import Pixels
+    from vidgn.models.weights.transfer import Source
+
+SUMMARY = "read weights of other libraries, write ours or pytorchvideo's"
+
+_EPILOG = """examples
+  vidgn convert R-50-GN.pkl r50_gn.safetensors --norm gn            Detectron's, inflated into the paper's I3D
+  vidgn convert resnet50-11ad3fa6.pth r50.safetensors --model resnet50     torchvision's, left an image network
+  vidgn convert I3D_8x8_R50.pyth q.safetensors --classes k400.txt   pytorchvideo's or PySlowFast's
+  vidgn convert runs/study/RUN out.pyth --to pytorchvideo
+
+IN may be of torchvision, timm, Detectron, video-nonlocal-net, PySlowFast, pytorchvideo, mmaction2 or vidgn; its content
+tells, not its name. Pickles are read without being run. vidgn train weights=IN takes the same files directly.
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Convert one file and print what was taken, dropped and why.
+
+    Returns: 0.
+    """
+    arguments = _parser().parse_args(argv)
+    from vidgn.models.i3d import build_model
+    from vidgn.models.weights import load_file, load_weights, read_source, save_model, save_pytorchvideo
+
+    out = Path(arguments.output)
+    source = read_source(load_file(arguments.input))
+    if not out.parent.is_dir() or out.is_dir():
+        raise ConfigError(f"{out}: no place for a file; give a file name in a folder that exists")
+    config = _config(source, arguments)
+    classes = _classes(source, arguments.classes)
+    model = build_model(
+        config.model, config.norm, num_classes=len(classes), frames=config.frames, crop=config.data.crop
+    )
+    report = load_weights(model, source.file, std=config.data.std, pixels=_pixels(source, arguments))
+    print("\n".join(report.lines(every=arguments.every)))
+    steps = source.file.metadata.get("trained_steps", "")
+    save = save_pytorchvideo if arguments.to == "pytorchvideo" else save_model
+    try:
+        save(
+            model,
+            out,
+            config=config,
+            classes=classes,
+            input_mean=report.input_mean,
+            trained_steps=int(steps) if steps else None,
+            source=source.file.metadata.get("source") or f"{source.name}: {source.file.path.name}",
+        )
+    except OSError as error:
+        raise ConfigError(f"{out}: can't be written ({error.strerror}); free space or choose another place") from None
+    print(f"{out}: {config.model.name}, {config.norm.kind}, {config.frames} frames, {len(classes)} classes")
+    return 0
+
+
+def _config(source: "Source", arguments: argparse.Namespace) -> "Config":
+    """The export's own configuration where IN has one, with what the command line says; else the nearest of conf/."""
+    own = _own_config(source)
+    if own is None:
+        model = arguments.model or _guess_model(source)
+        return _compose(model, arguments.norm or source.norm, arguments.frames, arguments.input)
+    if arguments.model or arguments.norm:
+        norm = arguments.norm or own.norm.kind
+        composed = _compose(arguments.model or "i3d_r50", norm, arguments.frames, arguments.input)
+        if arguments.model:
+            own = dataclasses.replace(own, model=composed.model, frames=composed.frames, span=composed.span)
+        own = dataclasses.replace(own, norm=composed.norm if arguments.norm else own.norm)
+    if arguments.frames:
+        span = own.span if own.span % arguments.frames == 0 else arguments.frames
+        own = dataclasses.replace(own, frames=arguments.frames, span=span)
+    return own
+
+
+def _compose(model: str, norm: str, frames: int | None, path: str) -> "Config":
+    from vidgn.config.compose import load_config
+
+    frames = frames or (1 if model.startswith("resnet") else 8 if model.endswith("8x8") else 32)
+    span = 1 if frames == 1 else 64 if 64 % frames == 0 else frames
+    given = [f"model={model}", f"norm={norm}", f"frames={frames}", f"span={span}"]
+    views = ["views=image"] if frames == 1 else []
+    return dataclasses.replace(load_config([*given, *views, "weights=IN"]), weights=path)
+
+
+def _own_config(source: "Source") -> "Config | None":
+    import json
+
+    from vidgn.config.build import build
+    from vidgn.config.schema import Config
+
+    text = source.file.metadata.get("config")
+    if text is None:
+        return None
+    try:
+        return build(Config, json.loads(text))
+    except ValueError as error:
+        raise CheckpointError(f"{source.file.path}: written by another version of vidgn ({error})") from None
+
+
+def _guess_model(source: "Source") -> str:
+    """By depth; the I3D of pytorchvideo and PySlowFast is the one without a temporal stride in its stem."""
+    by_depth: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "i3d_r50", (3, 4, 23, 3): "i3d_r101"}
+    found = by_depth.get(source.depths)
+    if found is None or source.width != 64:
+        raise ConfigError(
+            f"{source.file.path}: a ResNet of depth {source.depths} and width {source.width} is none of conf/model; "
+            "give the one it is for with --model NAME"
+        )
+    return "i3d_r50_8x8" if found == "i3d_r50" and source.entry.name in ("pytorchvideo", "PySlowFast") else found
+
+
+def _classes(source: "Source", path: str | None) -> list[str]:
+    import json
+
+    number = source.num_classes
+    if path is None:
+        if "classes" in source.file.metadata:
+            return [str(name) for name in json.loads(source.file.metadata["classes"])]
+        if number is None:
+            raise ConfigError(
+                f"{source.file.path}: has no classifier; name the classes of a new one with --classes FILE"
+            )
+        return [f"class {label}" for label in range(number)]
+    try:
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--classes {path}: can't be read ({error}); give a text file, one name a line") from None
+    if number is not None and number != len(names):
+        raise ConfigError(f"--classes {path}: {len(names)} names, and the classifier has {number} classes")
+    return names
+
+
+def _pixels(source: "Source", arguments: argparse.Namespace) -> "Pixels | None":
+    if not arguments.input_mean and not arguments.input_std:
+        return None
+    mean, std = arguments.input_mean, arguments.input_std
+    return dataclasses.replace(
+        source.pixels, mean=tuple(mean or source.pixels.mean), std=tuple(std or source.pixels.std)
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vidgn convert",
+        description="Convert weights, accounting for every tensor.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="IN", help="a weights file of any known format, or a run's directory")
+    parser.add_argument("output", metavar="OUT")
+    parser.add_argument("--to", choices=("vidgn", "pytorchvideo"), default="vidgn", help="what OUT is (default vidgn)")
+    parser.add_argument("--model", help="network of conf/model to put them in (default: by depth, i3d_r50 or the like)")
+    parser.add_argument(
+        "--norm", choices=("bn", "sync_bn", "frozen_bn", "gn", "ln", "in"), help="(default: the norm of IN)"
+    )
+    parser.add_argument("--frames", type=_positive, help="frames of a clip (default 32; 8 for i3d_r50_8x8)")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the classifier")
+    triple = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
+    parser.add_argument("--input-mean", **triple, help="what IN was trained to subtract, 0-255, if not the usual")
+    parser.add_argument("--input-std", **triple, help="what IN was trained to divide by, 0-255")
+    parser.add_argument("--every", action="store_true", help="list every tensor")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
