@@ -162,7 +162,7 @@ def test_gaps_of_images_are_in_error(imagenet):
     assert cells[0] == f"−{gap['points']['mean']:.1f}"
     low, high = re.findall(r"[+−][\d.]+", cells[1])
     assert (low, high) == (f"−{gap['videos']['high']:.1f}", f"−{gap['videos']['low']:.1f}")
-    assert f"gn is {gap['points']['mean']:.1f} points below bn" in report
+    assert f"the error of gn is {gap['points']['mean']:.1f} points below bn's" in report
 
 
 def test_other_tests_are_tabled(writer, make_ranks):

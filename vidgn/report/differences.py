@@ -89,8 +89,8 @@ def _gap_reading(analysis: Analysis, gaps: list[Comparison]) -> list[str]:
     lines = [f"- {_verdict(analysis, g)}" for g in gaps]
     lines.append(
         f"- The interval is a paired bootstrap over {tested}; *could have seen* is the true difference that a test "
-        f"over this many {tested} finds with {POWER:.0%} power, given those decided otherwise. Both speak of the "
-        f"choice of {tested} alone."
+        f"over this many {tested} finds with {100 * POWER:.0f} % power, given those decided otherwise. Both speak of "
+        f"the choice of {tested} alone."
     )
     counts = sorted({len(g.seeds) for g in gaps})
     if counts[0] == 1:
@@ -113,11 +113,14 @@ def _verdict(analysis: Analysis, gap: Comparison) -> str:
     where = column_name(gap.arm.column, unit=analysis.unit, with_model=len(analysis.models) > 1)
     better = (gap.points.mean > 0) ^ analysis.is_imagenet  # images: in error, where less is better
     side = "above" if better else "below"
-    measured = f"{gap.arm.norm} is {abs(gap.points.mean):.1f} points {side} {gap.baseline.norm}"
+    arm, baseline = gap.arm.norm, gap.baseline.norm
+    measured = f"{arm} is {abs(gap.points.mean):.1f} points {side} {baseline}"
+    if analysis.is_imagenet:
+        measured = f"the error of {measured}'s"
     if gap.videos is None:
         return f"{where}: {measured}; without per-video scores no interval."
     if gap.videos.low <= 0 <= gap.videos.high:
         seen = gap.videos.detectable
         could = "nothing was decided otherwise" if seen is None else f"it could have seen one of {seen:.1f} points"
-        return f"{where}: no difference between {gap.arm.norm} and {gap.baseline.norm} is seen; {could}."
+        return f"{where}: no difference between {arm} and {baseline} is seen; {could}."
     return f"{where}: {measured}, more than the choice of {analysis.unit_tested} explains."

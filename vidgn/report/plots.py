@@ -48,34 +48,43 @@ def curves(analysis: Analysis) -> Figure | None:
     tags = list(dict.fromkeys(tag for *_, tag in lines))
     colours = {b: COLOURS[i % len(COLOURS)] for i, b in enumerate(batches)}
     dashes = {f: DASHES[i % len(DASHES)] for i, f in enumerate(lengths)}
-    widths = {t: 1.8 if i == 0 else 0.9 for i, t in enumerate(tags)}
+    widths = dict(zip(batches, np.linspace(2.8, 1.4, len(batches)), strict=True))  # equal lines show as one in another
+    markers = {t: None if i == 0 else _of(MARKERS, i) for i, t in enumerate(tags)}
     figure, axes = _panels(len(models), len(norms))
     for (model, norm, frames, clips, gpus, tag), seeds in lines.items():
         ax = axes[models.index(model), norms.index(norm)]
-        style = {"color": colours[clips, gpus], "linestyle": dashes[frames], "linewidth": widths[tag]}
+        style = {"color": colours[clips, gpus], "linestyle": dashes[frames], "linewidth": widths[clips, gpus]}
         epochs, errors_SE = _on_common_epochs(seeds)
-        single = len(epochs) == 1
-        ax.plot(epochs, errors_SE.mean(axis=0), marker="o" if single else None, markersize=4, **style)
+        marker = markers[tag] or ("o" if len(epochs) == 1 else None)
+        ax.plot(epochs, errors_SE.mean(axis=0), marker=marker, markersize=4, **style)
         if len(errors_SE) > 1:
             low, high = errors_SE.min(axis=0), errors_SE.max(axis=0)
             ax.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
     for (row, column), ax in np.ndenumerate(axes):
         ax.set_title(norms[column] if len(models) == 1 else f"{norms[column]}, {models[row]}")
+        ax.set_xlabel("epoch")
         ax.grid(alpha=0.25)
         ax.label_outer()
-    figure.supxlabel("epoch")
     figure.supylabel("validation error, 1 " + ("image" if analysis.is_imagenet else "clip") + " (%)")
-    _limit_errors(axes.flat[0], lines.values())
+    bottom, top = axes.flat[0].get_ylim()  # shared by all panels
+    axes.flat[0].set_ylim(max(0.0, bottom), min(100.0, top))
+    axes.flat[0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     unit = analysis.unit
     several_gpus = len({gpus for _, gpus in batches}) > 1
     handles = [
-        Line2D([], [], color=colours[c, g], label=f"{c} {unit}/GPU" + (f" × {g}" if several_gpus else ""))
+        Line2D(
+            [],
+            [],
+            color=colours[c, g],
+            linewidth=widths[c, g],
+            label=f"{c} {unit}/GPU" + (f" × {g}" if several_gpus else ""),
+        )
         for c, g in batches
     ]
     if len(lengths) > 1:
         handles += [Line2D([], [], color=GREY, linestyle=dashes[f], label=f"{f} frames") for f in lengths]
     if len(tags) > 1:
-        handles += [Line2D([], [], color=GREY, linewidth=widths[t], label=t or "no tag") for t in tags]
+        handles += [Line2D([], [], color=GREY, marker=markers[t], label=t or "no tag") for t in tags]
     figure.legend(handles=handles, loc="outside right center", frameon=False, handlelength=3)
     return figure
 
@@ -114,7 +123,7 @@ def gaps(analysis: Analysis) -> Figure | None:
     ax.set_xlim(-0.6, len(columns) - 0.4)
     ax.set_xlabel(("images" if analysis.is_imagenet else "frames, clips") + "/GPU × GPUs")
     ax.set_ylabel(f"gap to {analysis.baseline}, top-1 accuracy (points)")
-    ax.plot([], [], color=GREY, linewidth=2, label=f"{LEVEL:.0%} over {analysis.unit_tested}")
+    ax.plot([], [], color=GREY, linewidth=2, label=f"{100 * LEVEL:.0f} % over {analysis.unit_tested}")
     ax.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside right center", frameon=False)
     return figure
@@ -145,11 +154,11 @@ def batches(analysis: Analysis) -> Figure | None:
                 ax.plot(list(told), errors, linestyle=":", fillstyle="none", label=f"{norm}, {SOURCE}", **style)
         ax.set_xscale("log", base=2)
         ax.set_xticks([c.clips_per_gpu for c in columns], [str(c.clips_per_gpu) for c in columns])
+        ax.set_xlabel(f"{analysis.unit} per GPU")
         length = "" if analysis.is_imagenet else f", {frames} frames"
         ax.set_title(f"{model}{length}, {gpus} GPUs" + (f" [{tag}]" if tag else ""))
         ax.grid(alpha=0.25)
     axes.flat[0].invert_xaxis()  # shared: large to small, as in the paper
-    figure.supxlabel(f"{analysis.unit} per GPU")
     figure.supylabel("validation error (%)")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
@@ -180,12 +189,6 @@ def _on_common_epochs(seeds: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[n
     return common, np.stack([errors[np.searchsorted(epochs, common)] for epochs, errors in seeds])
 
 
-def _limit_errors(ax: Axes, lines: object) -> None:
-    bottom, top = ax.get_ylim()
-    ax.set_ylim(max(0.0, bottom), min(100.0, top))
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-
-
 def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(min(16.0, 2.0 + 3.0 * columns), 0.8 + 3.0 * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -193,7 +196,11 @@ def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 def cycled(values: Sequence[str], count: int) -> list[str]:
     """`count` values, from the start again where there are too few."""
-    return [values[i % len(values)] for i in range(count)]
+    return [_of(values, i) for i in range(count)]
+
+
+def _of(values: Sequence[str], i: int) -> str:
+    return values[i % len(values)]
 
 
 def _draw_gap(ax: Axes, analysis: Analysis, gap: Comparison, x: float, colour: str, marker: str) -> None:
