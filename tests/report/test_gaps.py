@@ -163,6 +163,7 @@ def test_seeds(writer, make_ranks):
     assert gap.sign_flip.p == 0.25
     text = gap_section(analysis)
     assert "p = 0.25 (at best 0.25)" in text
+    assert "so it fell in 3 of 3 seeds" in text
     assert "With 3 seeds a paired sign-flip test can't go below p = 0.25" in text
     assert "seed noise is not covered" not in text
     assert " ± " in accuracy_section(analysis)

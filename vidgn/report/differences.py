@@ -123,4 +123,12 @@ def _verdict(analysis: Analysis, gap: Comparison) -> str:
         seen = gap.videos.detectable
         could = "nothing was decided otherwise" if seen is None else f"it could have seen one of {seen:.1f} points"
         return f"{where}: no difference between {arm} and {baseline} is seen; {could}."
-    return f"{where}: {measured}, more than the choice of {analysis.unit_tested} explains."
+    return f"{where}: {measured}, more than the choice of {analysis.unit_tested} explains{_of_one_sign(gap)}."
+
+
+def _of_one_sign(gap: Comparison) -> str:
+    """In how many seeds the arm's side is that of the mean; nothing for one seed."""
+    ours, theirs = ({c.seed: c.result["top1"] for c in a.done if c.result} for a in (gap.arm, gap.baseline))
+    assert gap.points is not None
+    same = sum((ours[s] - theirs[s]) * gap.points.mean > 0 for s in gap.seeds)
+    return "" if len(gap.seeds) == 1 else f"; so it fell in {same} of {len(gap.seeds)} seeds"

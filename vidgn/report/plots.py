@@ -48,7 +48,7 @@ def curves(analysis: Analysis) -> Figure | None:
     tags = list(dict.fromkeys(tag for *_, tag in lines))
     colours = {b: COLOURS[i % len(COLOURS)] for i, b in enumerate(batches)}
     dashes = {f: DASHES[i % len(DASHES)] for i, f in enumerate(lengths)}
-    widths = dict(zip(batches, np.linspace(2.8, 1.4, len(batches)), strict=True))  # equal lines show as one in another
+    widths = dict(zip(batches, np.linspace(2.4, 1.3, len(batches)), strict=True))  # equal lines show as one in another
     markers = {t: None if i == 0 else _of(MARKERS, i) for i, t in enumerate(tags)}
     figure, axes = _panels(len(models), len(norms))
     for (model, norm, frames, clips, gpus, tag), seeds in lines.items():
