@@ -47,6 +47,7 @@ class Job:
     clip: ResolvedClip
     short_side: int  # the scaled short side that the clip's box stands for
     seconds: tuple[float, float]  # what the clip covers
+    pts: tuple[int, int]  # time stamps of its first and last frame
     height: int
     width: int
 
@@ -113,16 +114,14 @@ def pytorchvideo(job: Job) -> np.ndarray:
 
 def decode_every_frame(job: Job) -> int:
     """PyAV from the keyframe before the first wanted frame to the last wanted one: no frame skipped or converted."""
-    with open_video(job.path) as reader:
-        pts = [reader.timeline.shown_pts[i] for i in (min(job.clip.frame_indices), max(job.clip.frame_indices))]
     container = av.open(job.path)
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
-    container.seek(pts[0], stream=stream)
+    container.seek(job.pts[0], stream=stream)
     count = 0
     for frame in container.decode(stream):
         count += 1
-        if frame.pts >= pts[1]:
+        if frame.pts >= job.pts[1]:
             break
     container.close()
     return count
@@ -187,7 +186,8 @@ def jobs(paths: Sequence[str], position: int, *, frames: int, stride: int) -> li
         short_side = round(CROP * min(size["height"], size["width"]) / clip.box.height)
         first = clip.frame_indices[0] / size["fps"]
         span = (first, first + frames * stride / size["fps"])
-        out.append(Job(path, clip, short_side, span, size["height"], size["width"]))
+        pts = tuple(size["pts"][end(clip.frame_indices)] for end in (min, max))
+        out.append(Job(path, clip, short_side, span, pts, size["height"], size["width"]))
     return out
 
 
@@ -198,6 +198,7 @@ def sizes(path: str) -> dict:
     if path not in _SIZES:
         with open_video(path) as reader:
             _SIZES[path] = {"num_frames": reader.num_frames, "height": reader.height, "width": reader.width}
+            _SIZES[path]["pts"] = reader.timeline.shown_pts
         with av.open(path) as container:
             _SIZES[path]["fps"] = float(container.streams.video[0].average_rate)
     return _SIZES[path]
