@@ -24,7 +24,7 @@ from vidgn.models import norm_ops
 Mode = Literal["keep", "lean", "leaner", "block"]
 
 _CONVOLUTION = torch.ops.aten.convolution.default
-_STATISTICS = {norm_ops.moments._opoverload, norm_ops.pool_moments._opoverload}
+_STATISTICS = {norm_ops.moments, norm_ops.pool_moments}
 
 
 def set_activation_memory(model: nn.Module, mode: Mode) -> None:

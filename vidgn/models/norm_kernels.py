@@ -1,11 +1,12 @@
 """The four passes over a clip tensor that every norm is made of, for each kind of device.
 
 Shapes: x, dy (N, C, T, H, W), contiguous or channels_last_3d. R rows: row r is the N/R consecutive clips that share
-statistics (R = N: each clip its own). Statistics are (R, C) here, float32, or float64 for float64 input. A pass runs
-over cells, slices of x that are dense in either memory format and have statistics of their own per channel.
+statistics (R = N: each clip its own). Vectors are (R, C), float32, or float64 for float64 input. A pass runs over
+cells, slices of x that are dense in either memory format and have vectors of their own per channel.
 
 CPU, float32 and float64: torch's own batch norm kernels. CUDA: those that SyncBatchNorm is made of. Anything else,
-16 bits on a CPU too: a composition in float32, cell by cell.
+16 bits on a CPU too: a composition in float32, cell by cell. Tiny operations are counted: a small net on a CPU spends
+its time in them.
 """
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 _aten = torch.ops.aten
 _DIMS = (0, 2, 3, 4)
+_ONLY_SUMS = [False, True, True]  # of native_batch_norm_backward's three gradients
 _STATS_EPS = 1e-5  # what CUDA's kernel adds to the variance, taken off again
 
 
@@ -37,126 +39,128 @@ def dense_like(dy: Tensor, x: Tensor) -> Tensor:
 
 def moments(x: Tensor, *, rows: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over (N/R, T, H, W): two tensors (R, C)."""
-    parts = [_cell_moments(cell) for cell in _cells(x, rows)]
-    mean, var = (torch.stack(list(p)).view(rows, -1) for p in zip(*parts, strict=True))
-    return mean, var.clamp_(min=0)
+    return _by_row([_cell_moments(cell) for cell in _cells(x, rows)], rows)
 
 
-def normalise(x: Tensor, *, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """(x - mean) * scale + shift, each (R, C); dtype and memory format of x."""
+def normalise(x: Tensor, *, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * gamma + beta; dtype and memory format of x."""
     y = torch.empty_like(x)
     rows = mean.shape[0]
-    cells = _cells(x, rows)
-    vectors = (_per_cell(v, len(cells)) for v in (mean, scale, shift))
-    for cell, out, m, a, b in zip(cells, _cells(y, rows), *vectors, strict=True):
+    vectors = _vectors(x, mean, var, gamma, beta)
+    for cell, out, (m, v, a, b) in zip(_cells(x, rows), _cells(y, rows), vectors, strict=True):
         if _is_plain_cpu(x):
-            _affine_cpu(cell, m, a, b, out=out)
+            _normalise_cpu(cell, m, v, a, b, eps, out=out)
         elif x.is_cuda:
-            torch.batch_norm_elemt(cell, a, b, m, torch.ones_like(m), 0.0, out=out)
+            torch.batch_norm_elemt(cell, a, b, m, (v + eps).rsqrt(), eps, out=out)
         else:
-            centred = cell.to(a.dtype).sub(_broadcast(m))
-            out.copy_(torch.addcmul(_broadcast(b), centred, _broadcast(a)))
+            centred = cell.to(m.dtype).sub(_broadcast(m))
+            out.copy_(torch.addcmul(_broadcast(b), centred, _broadcast((v + eps).rsqrt() * a)))
     return y
 
 
-def gradient_sums(dy: Tensor, x: Tensor, *, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of dy and of dy * (x - mean) * rstd over (N/R, T, H, W): two tensors (R, C)."""
+def gradient_sums(dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Sums of dy and of dy * x_hat over (N/R, T, H, W), x_hat = (x - mean) / sqrt(var + eps): two tensors (R, C)."""
     rows = mean.shape[0]
-    cells = _cells(x, rows)
     sums = []
-    for cell, dcell, m, r in zip(
-        cells, _cells(dy, rows), _per_cell(mean, len(cells)), _per_cell(rstd, len(cells)), strict=True
-    ):
+    for cell, dcell, (m, v) in zip(_cells(x, rows), _cells(dy, rows), _vectors(x, mean, var), strict=True):
         if _is_plain_cpu(x):
-            mask = [False, True, True]
-            _, dot, total = _aten.native_batch_norm_backward(dcell, cell, r, None, None, m, r, True, 0.0, mask)
+            # As the gradient in eval mode, with the statistics for running ones.
+            _, dot, total = _aten.native_batch_norm_backward(
+                dcell, cell, None, m, v, None, None, False, eps, _ONLY_SUMS
+            )
         elif x.is_cuda:
-            total, dot, _, _ = torch.batch_norm_backward_reduce(dcell, cell, m, r, None, True, False, False)
-            dot = dot * r
+            rstd = (v + eps).rsqrt()
+            total, dot, _, _ = torch.batch_norm_backward_reduce(dcell, cell, m, rstd, None, True, False, False)
+            dot = dot * rstd
         else:
             d = dcell.to(m.dtype)
             total = d.sum(_DIMS)
-            dot = (d * cell.to(m.dtype).sub(_broadcast(m))).sum(_DIMS) * r
+            dot = (d * cell.to(m.dtype).sub(_broadcast(m))).sum(_DIMS) * (v + eps).rsqrt()
         sums.append((total, dot))
-    total, dot = (torch.stack(list(s)).view(rows, -1) for s in zip(*sums, strict=True))
-    return total, dot
+    return _by_row(sums, rows)
 
 
 def gradient_input(
-    dy: Tensor, x: Tensor, *, mean: Tensor, rstd: Tensor, gamma: Tensor, dy_mean: Tensor, dot_mean: Tensor
+    dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, gamma: Tensor, dy_mean: Tensor, dot_mean: Tensor, eps: float
 ) -> Tensor:
-    """rstd * (gamma * dy - dy_mean - (x - mean) * rstd * dot_mean); gamma (C,), the others (R, C).
+    """(gamma * dy - dy_mean - x_hat * dot_mean) / sqrt(var + eps).
 
-    `dy_mean` and `dot_mean` are the means of gamma * dy and gamma * dy * (x - mean) * rstd over all that shares
-    statistics.
+    `dy_mean`, `dot_mean`: means of gamma * dy and gamma * dy * x_hat over all that shares statistics.
     """
     dx = torch.empty_like(x)
     rows = mean.shape[0]
-    gamma = gamma.expand(rows, -1)
+    rstd = (var + eps).rsqrt()
+    cells = list(zip(_cells(dx, rows), _cells(dy, rows), _cells(x, rows), strict=True))
     if x.is_cuda:
         # The kernel takes gamma out of the bracket: a tiny one stands in for zero.
         gamma = torch.where(gamma.abs() < 1e-20, torch.full_like(gamma, 1e-20), gamma)
-        vectors = (mean, rstd, gamma, dy_mean / gamma, dot_mean / (gamma * rstd))
+        vectors = _vectors(x, mean, rstd, gamma, dy_mean / gamma, dot_mean / (gamma * rstd))
         one = torch.ones(1, dtype=torch.int32, device=x.device)
-        pairs = zip(_cells(dx, rows), _cells(dy, rows), _cells(x, rows), strict=True)
-        for (out, dcell, cell), v in zip(pairs, _vectors_per_cell(vectors, x), strict=True):
+        for (out, dcell, cell), v in zip(cells, vectors, strict=True):
             out.copy_(torch.batch_norm_backward_elemt(dcell, cell, *v, one))  # type: ignore[call-arg]
         return dx
-    slope = -rstd * rstd * dot_mean
-    vectors = (mean, slope, -rstd * dy_mean, rstd * gamma)
-    pairs = zip(_cells(dx, rows), _cells(dy, rows), _cells(x, rows), strict=True)
-    for (out, dcell, cell), (m, a, b, c) in zip(pairs, _vectors_per_cell(vectors, x), strict=True):
+    vectors = _vectors(x, mean, var, -rstd * dot_mean, -rstd * dy_mean, rstd * gamma)
+    for (out, dcell, cell), (m, v, a, b, c) in zip(cells, vectors, strict=True):
         if _is_plain_cpu(x):
-            _affine_cpu(cell, m, a, b, out=out)
+            _normalise_cpu(cell, m, v, a, b, eps, out=out)
             out.addcmul_(dcell, _broadcast(c))
         else:
-            centred = cell.to(a.dtype).sub(_broadcast(m))
-            acc = torch.addcmul(_broadcast(b), centred, _broadcast(a))
-            out.copy_(acc.addcmul_(dcell.to(a.dtype), _broadcast(c)))
+            centred = cell.to(m.dtype).sub(_broadcast(m))
+            acc = torch.addcmul(_broadcast(b), centred, _broadcast(a * (v + eps).rsqrt()))
+            out.copy_(acc.addcmul_(dcell.to(m.dtype), _broadcast(c)))
     return dx
 
 
-def _cells(x: Tensor, rows: int) -> list[Tensor]:
-    """Dense slices with statistics per channel. Clips of their own, contiguous: one cell of N * C channels."""
-    if rows == x.shape[0] and x.is_contiguous():
-        return [x.view(1, -1, *x.shape[2:])]
-    return list(x.split(x.shape[0] // rows))
+def _cells(x: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """Dense slices with vectors of their own. Clips for themselves, contiguous: one cell of N * C channels."""
+    num_clips = x.shape[0]
+    if rows == 1:
+        return (x,)
+    if rows == num_clips and x.is_contiguous():
+        return (x.view(1, -1, *x.shape[2:]),)
+    return x.split(num_clips // rows)
 
 
-def _per_cell(v_RC: Tensor, num_cells: int) -> tuple[Tensor, ...]:
-    return v_RC.contiguous().view(num_cells, -1).unbind()
+def _vectors(x: Tensor, *vectors_RC: Tensor) -> list[tuple[Tensor, ...]]:
+    """What belongs to each of `_cells(x, rows)`, a tuple of vectors per cell."""
+    rows = vectors_RC[0].shape[0]
+    if rows == 1 or (rows == x.shape[0] and x.is_contiguous()):
+        return [tuple(v.reshape(-1) for v in vectors_RC)]
+    return list(zip(*(v.unbind() for v in vectors_RC), strict=True))
 
 
-def _vectors_per_cell(vectors_RC: tuple[Tensor, ...], x: Tensor) -> list[tuple[Tensor, ...]]:
-    num_cells = len(_cells(x, vectors_RC[0].shape[0]))
-    return list(zip(*(_per_cell(v, num_cells) for v in vectors_RC), strict=True))
+def _by_row(pairs_of_vectors: list[tuple[Tensor, Tensor]], rows: int) -> tuple[Tensor, Tensor]:
+    if len(pairs_of_vectors) == 1:
+        first, second = pairs_of_vectors[0]
+        return first.view(rows, -1), second.view(rows, -1)
+    first, second = zip(*pairs_of_vectors, strict=True)
+    return torch.stack(first), torch.stack(second)
 
 
 def _cell_moments(cell: Tensor) -> tuple[Tensor, Tensor]:
-    count = cell.numel() // cell.shape[1]
     if cell.is_cuda:
         mean, rstd = torch.batch_norm_stats(cell, _STATS_EPS)
-        return mean, rstd.pow(-2) - _STATS_EPS
+        return mean, (rstd.pow(-2) - _STATS_EPS).clamp_(min=0)
     if not _is_plain_cpu(cell):
         cell = cell.to(torch.float32)
         mean = cell.mean(_DIMS)
         return mean, cell.sub(_broadcast(mean)).square_().mean(_DIMS)
     if not cell.is_contiguous():
         return torch.batch_norm_update_stats(cell, None, None, 0.0)
-    # The same for contiguous cells is four times slower than: sums of x, then of x (x - mean), as if for a gradient.
-    mean = cell.sum(_DIMS) / count
-    one = torch.ones_like(mean)
-    _, dot, total = _aten.native_batch_norm_backward(
-        cell, cell, one, None, None, mean, one, True, 0.0, [False, True, True]
+    # The same for contiguous cells takes four times as long as the sums of x and of x (x - mean), had as a gradient.
+    mean = cell.mean(_DIMS)
+    _, dot, _ = _aten.native_batch_norm_backward(
+        cell, cell, None, mean, torch.ones_like(mean), None, None, False, 0.0, _ONLY_SUMS
     )
-    return mean, (dot - mean * (total - mean * count)) / count
+    return mean, dot.mul_(cell.shape[1] / cell.numel()).clamp_(min=0)
 
 
-def _affine_cpu(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, *, out: Tensor) -> None:
+def _normalise_cpu(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float, *, out: Tensor
+) -> None:
     unused = mean.new_empty(0)
-    var = torch.ones_like(mean)
     _aten.native_batch_norm.out(
-        x, scale, shift, mean, var, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused
+        x, gamma, beta, mean, var, False, 0.0, eps, out=out, save_mean=unused, save_invstd=unused
     )
 
 

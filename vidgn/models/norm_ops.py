@@ -1,4 +1,4 @@
-"""Normalisation of a clip tensor as four operators that torch knows by name, and the one gradient made of them.
+"""Normalisation of a clip tensor as operators that torch knows by name, and the one gradient made of them.
 
 Every kind of norm is this one with other groups: statistics over (N/R clips, C/G channels, T, H, W), for R rows of
 consecutive clips and G groups of consecutive channels.
@@ -10,10 +10,13 @@ consecutive clips and G groups of consecutive channels.
 | ln | N | 1 |
 | in | N | C |
 
-Kept for backward: the input, mean and rstd (R, G), and gamma. The operators are opaque to autograd, autocast and
+Kept for backward: the input, mean and variance (R, G), and gamma. The operators are opaque to autograd, autocast and
 compilers, so 16-bit input stays so, and a checkpointing policy can save the tiny statistics, with the collective
 behind them, and compute the rest again.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,8 +25,21 @@ from torch.autograd.function import once_differentiable
 
 from vidgn.models import norm_kernels as kernels
 
+_library = torch.library.Library("vidgn", "DEF")
 
-@torch.library.custom_op("vidgn::moments", mutates_args=())
+
+def _operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function the operator of `schema`, for every device, at a fraction of `torch.library.custom_op`'s cost."""
+
+    def define(function: Callable[..., Any]) -> Any:
+        name = _library.define(schema)
+        _library.impl(name, function, "CompositeExplicitAutograd")
+        return getattr(torch.ops.vidgn, function.__name__).default
+
+    return define
+
+
+@_operator("moments(Tensor x, int rows, int groups) -> (Tensor, Tensor)")
 def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (R, G) each, merged exactly from those of single channels (Chan et al. 1979)."""
     mean, var = kernels.moments(kernels.dense(x), rows=rows)
@@ -32,13 +48,13 @@ def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-@moments.register_fake
+@torch.library.register_fake("vidgn::moments")
 def _(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     empty = x.new_empty(rows, groups, dtype=kernels.statistics_dtype(x))
     return empty, torch.empty_like(empty)
 
 
-@torch.library.custom_op("vidgn::pool_moments", mutates_args=())
+@_operator("pool_moments(Tensor mean, Tensor var, str group_name) -> (Tensor, Tensor)")
 def pool_moments(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Tensor]:
     """Moments of what the ranks of a process group hold together, each the same number of elements."""
     group = _process_group(group_name)
@@ -49,12 +65,12 @@ def pool_moments(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Te
     return _merge(means, variances, dim=0)
 
 
-@pool_moments.register_fake
+@torch.library.register_fake("vidgn::pool_moments")
 def _(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Tensor]:
     return torch.empty_like(mean), torch.empty_like(var)
 
 
-@torch.library.custom_op("vidgn::sum_over_ranks", mutates_args=())
+@_operator("sum_over_ranks(Tensor x, str group_name) -> Tensor")
 def sum_over_ranks(x: Tensor, group_name: str) -> Tensor:
     """Sum of `x` over the ranks of a process group."""
     total = x.clone()
@@ -62,56 +78,87 @@ def sum_over_ranks(x: Tensor, group_name: str) -> Tensor:
     return total
 
 
-@sum_over_ranks.register_fake
+@torch.library.register_fake("vidgn::sum_over_ranks")
 def _(x: Tensor, group_name: str) -> Tensor:
     return torch.empty_like(x)
 
 
-@torch.library.custom_op("vidgn::normalise", mutates_args=())
-def normalise(x: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """(x - mean) * rstd * gamma + beta; statistics (R, G), gamma and beta (C,); dtype and memory format of x."""
+@_operator("normalise(Tensor x, Tensor mean, Tensor var, Tensor gamma, Tensor beta, float eps) -> Tensor")
+def normalise(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * gamma + beta; statistics (R, G), gamma and beta (C,); dtype, format of x."""
     x = kernels.dense(x)
-    mean, rstd = _per_channel(mean, x), _per_channel(rstd, x)
-    return kernels.normalise(x, mean=mean, scale=rstd * gamma.to(rstd.dtype), shift=beta.to(rstd.dtype).expand_as(mean))
+    mean, var = _per_channel(mean, x), _per_channel(var, x)
+    gamma, beta = gamma.to(var.dtype).expand_as(var), beta.to(var.dtype).expand_as(var)
+    return kernels.normalise(x, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
 
 
-@normalise.register_fake
-def _(x: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+@torch.library.register_fake("vidgn::normalise")
+def _(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     return torch.empty_like(kernels.dense(x))
 
 
-@torch.library.custom_op("vidgn::gradient_sums", mutates_args=())
-def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of dy and dy * (x - mean) * rstd, (R, C) each."""
+@_operator("gradient_sums(Tensor dy, Tensor x, Tensor mean, Tensor var, float eps) -> (Tensor, Tensor)")
+def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Sums of dy and dy * x_hat over the clips of a row and (T, H, W): (R, C) each."""
     x = kernels.dense(x)
-    return kernels.gradient_sums(kernels.dense_like(dy, x), x, mean=_per_channel(mean, x), rstd=_per_channel(rstd, x))
+    dy = kernels.dense_like(dy, x)
+    return kernels.gradient_sums(dy, x, mean=_per_channel(mean, x), var=_per_channel(var, x), eps=eps)
 
 
-@gradient_sums.register_fake
-def _(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+@torch.library.register_fake("vidgn::gradient_sums")
+def _(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     empty = mean.new_empty(mean.shape[0], x.shape[1])
     return empty, torch.empty_like(empty)
 
 
-@torch.library.custom_op("vidgn::gradient_input", mutates_args=())
+@_operator(
+    "gradient_input(Tensor dy, Tensor x, Tensor mean, Tensor var, Tensor gamma, Tensor sum_dy, Tensor sum_dot, "
+    "int count, float eps) -> Tensor"
+)
 def gradient_input(
-    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, dy_mean: Tensor, dot_mean: Tensor
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor,
+    sum_dy: Tensor,
+    sum_dot: Tensor,
+    count: int,
+    eps: float,
 ) -> Tensor:
-    """The gradient with respect to x; `dy_mean`, `dot_mean` (R, G): means of gamma * dy and gamma * dy * x_hat."""
+    """The gradient with respect to x through its statistics; sums (R, C) as above, `count` elements to a mean."""
     x = kernels.dense(x)
+    rows, groups = mean.shape
+    gamma = gamma.to(mean.dtype).expand_as(sum_dy)
+    weight = gamma / count
+    dy_mean, dot_mean = weight * sum_dy, weight * sum_dot
+    if groups < x.shape[1]:
+        dy_mean, dot_mean = (_per_channel(m.view(rows, groups, -1).sum(2), x) for m in (dy_mean, dot_mean))
+        mean, var = _per_channel(mean, x), _per_channel(var, x)
     return kernels.gradient_input(
         kernels.dense_like(dy, x),
         x,
-        mean=_per_channel(mean, x),
-        rstd=_per_channel(rstd, x),
-        gamma=gamma.to(rstd.dtype),
-        dy_mean=_per_channel(dy_mean, x),
-        dot_mean=_per_channel(dot_mean, x),
+        mean=mean,
+        var=var,
+        gamma=gamma,
+        dy_mean=dy_mean,
+        dot_mean=dot_mean,
+        eps=eps,
     )
 
 
-@gradient_input.register_fake
-def _(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, dy_mean: Tensor, dot_mean: Tensor) -> Tensor:
+@torch.library.register_fake("vidgn::gradient_input")
+def _(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor,
+    sum_dy: Tensor,
+    sum_dot: Tensor,
+    count: int,
+    eps: float,
+) -> Tensor:
     return torch.empty_like(kernels.dense(x))
 
 
@@ -143,29 +190,26 @@ def apply_norm(
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, mean, var, gamma, beta, eps, count, group_name):
-        rstd = (var + eps).rsqrt()
-        ctx.save_for_backward(x, mean, rstd, gamma)
-        ctx.count, ctx.group_name = count, group_name
-        return normalise(x, mean, rstd, gamma, beta)
+        ctx.save_for_backward(x, mean, var, gamma)
+        ctx.eps, ctx.count, ctx.group_name = eps, count, group_name
+        return normalise(x, mean, var, gamma, beta, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):  # type: ignore[override]  # one gradient for one output
-        x, mean, rstd, gamma = ctx.saved_tensors
+        x, mean, var, gamma = ctx.saved_tensors
         needs_x, needs_affine = ctx.needs_input_grad[0], any(ctx.needs_input_grad[3:5])
         dx = dgamma = dbeta = None
         if ctx.count is None and needs_x:
-            dx = normalise(dy, torch.zeros_like(mean), rstd, gamma, torch.zeros_like(gamma))
+            dx = normalise(dy, torch.zeros_like(mean), var, gamma, torch.zeros_like(gamma), ctx.eps)
         if ctx.count is None and not needs_affine:
             return dx, *[None] * 7
-        sum_dy, sum_dot = gradient_sums(dy, x, mean, rstd)
+        sum_dy, sum_dot = gradient_sums(dy, x, mean, var, ctx.eps)
         dgamma, dbeta = sum_dot.sum(0), sum_dy.sum(0)
         if ctx.count is not None and needs_x:
-            sums = torch.stack([sum_dy, sum_dot]) * gamma.to(mean.dtype)
-            sums = sums.view(2, *mean.shape, -1).sum(-1) / ctx.count
             if ctx.group_name is not None:
-                sums = sum_over_ranks(sums, ctx.group_name)
-            dx = gradient_input(dy, x, mean, rstd, gamma, *sums.unbind())
+                sum_dy, sum_dot = sum_over_ranks(torch.stack([sum_dy, sum_dot]), ctx.group_name).unbind()
+            dx = gradient_input(dy, x, mean, var, gamma, sum_dy, sum_dot, ctx.count, ctx.eps)
         return dx, None, None, dgamma, dbeta, None, None, None
 
 
@@ -180,4 +224,5 @@ def _merge(mean: Tensor, var: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _per_channel(v_RG: Tensor, x: Tensor) -> Tensor:
-    return v_RG.repeat_interleave(x.shape[1] // v_RG.shape[1], dim=1)
+    repeats = x.shape[1] // v_RG.shape[1]
+    return v_RG if repeats == 1 else v_RG.repeat_interleave(repeats, dim=1)

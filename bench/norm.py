@@ -1,0 +1,94 @@
+"""Forward and backward of vidgn's norms beside torch's, as ratios taken side by side in one run.
+
+python bench/norm.py [--device cpu|cuda] [--repeats 7] [--json PATH]
+
+Each contender runs in turn, `repeats` times; the ratio is that of the medians. Shapes are the maps of the paper's net
+(8 clips of 32 frames), thinned to fewer channels on a CPU. CPU: one thread.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vidgn.models.norm import BatchNorm, ClipNorm, set_statistics_groups
+
+SHAPES = {
+    "res2": (8, 32, 8, 55, 55),
+    "res3": (8, 128, 4, 28, 28),
+    "res4": (8, 256, 4, 14, 14),
+    "res5": (8, 512, 4, 7, 7),
+}
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16) if args.device == "cuda" else (torch.float32,):
+        for stage, shape in SHAPES.items():
+            for name, memory_format in FORMATS.items():
+                x = torch.randn(shape, device=args.device, dtype=dtype).contiguous(memory_format=memory_format)
+                rows.append({"dtype": str(dtype), "stage": stage, "format": name, **measure(x, repeats=args.repeats)})
+                print(" ".join(f"{k}={v:.2f}" if isinstance(v, float) else f"{v}" for k, v in rows[-1].items()))
+    if args.json:
+        args.json.write_text(json.dumps({"device": args.device, "torch": torch.__version__, "rows": rows}, indent=1))
+
+
+def measure(x: Tensor, *, repeats: int) -> dict[str, float]:
+    """Milliseconds of torch's norms, and ratios of vidgn's to them."""
+    channels = x.shape[1]
+    contenders = {
+        "torch_bn": nn.BatchNorm3d(channels),
+        "bn": BatchNorm(channels),
+        "ghost_bn_4": ghost(channels, group_clips=4),
+        "ghost_bn_2": ghost(channels, group_clips=2),
+        "torch_gn": nn.GroupNorm(32, channels),
+        "gn": ClipNorm(channels, groups=32),
+    }
+    dy = torch.randn_like(x)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats + 1):
+        for name, module in contenders.items():
+            elapsed = step_seconds(module.to(x.device), x, dy)
+            if repeat > 0:
+                seconds[name].append(elapsed)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    result = {"torch_bn_ms": 1e3 * median["torch_bn"], "torch_gn_ms": 1e3 * median["torch_gn"]}
+    result |= {f"{name}/torch_bn": median[name] / median["torch_bn"] for name in ("bn", "ghost_bn_4", "ghost_bn_2")}
+    return result | {"gn/torch_gn": median["gn"] / median["torch_gn"]}
+
+
+def ghost(channels: int, *, group_clips: int) -> BatchNorm:
+    module = BatchNorm(channels)
+    set_statistics_groups(module, group_clips=group_clips)
+    return module
+
+
+def step_seconds(module: nn.Module, x: Tensor, dy: Tensor) -> float:
+    x = x.detach().requires_grad_()
+    synchronise(x)
+    start = time.perf_counter()
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+        y = module(x)
+    y.backward(dy.to(y.dtype))
+    synchronise(x)
+    return time.perf_counter() - start
+
+
+def synchronise(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
