@@ -1,25 +1,42 @@
 """What Hydra runs for each cell, in this process or in a launcher's."""
 
+import os
+import signal
 from typing import Any
 
 from omegaconf import DictConfig
 
+from vidgn.config.compose import register_resolvers
 from vidgn.errors import VidgnError
+
+EXIT_AGAIN = 75  # as in vidgn.cli.main, which a launcher's process has no need of
+
+register_resolvers()  # launchers' processes compose the cell after they have imported this
 
 
 def run_cell(node: DictConfig) -> dict[str, Any]:
     """Train and test the cell that Hydra composed.
 
-    Returns: its result. Raises: whatever made it fail, after leaving it in the cell's error.txt; never exits the process.
+    Returns: its result. Raises: whatever made it fail, after leaving it in the cell's error.txt; never exits the
+    process, but for a batch job that was stopped and is to be started again.
     """
     from vidgn.config.compose import to_config
-    from vidgn.engine.run import run
+    from vidgn.engine.environment import adopt_slurm_ranks, take_slot
     from vidgn.engine.rundir import StopRequested, write_error
+    from vidgn.engine.wanted import is_wanted
 
     config = to_config(node)
+    if not is_wanted():
+        raise StopRequested("not started: the sweep was stopped")
     try:
+        take_slot()
+        adopt_slurm_ranks(config)
+        from vidgn.engine.run import run
+
         return run(config)
     except StopRequested:
+        if os.environ.get("SUBMITIT_EXECUTOR") and is_wanted():
+            _leave_job()
         raise
     except VidgnError as error:
         write_error(config.run_dir, " ".join(str(error).split()))
@@ -27,3 +44,19 @@ def run_cell(node: DictConfig) -> dict[str, Any]:
     except Exception as error:
         write_error(config.run_dir, f"{type(error).__name__}: {' '.join(str(error).split())}")
         raise
+
+
+def _leave_job() -> None:
+    """End a submitit job that a signal stopped, its state saved, without a result: it has none yet.
+
+    Near its time limit the signal is submitit's own, and is handed on to it: submitit puts the job back in the queue.
+    Otherwise whoever stopped the job (Slurm preempting it, `scontrol requeue`, `scancel`) knows what comes next.
+    """
+    from submitit import JobEnvironment
+
+    from vidgn.engine.signals import heard_last
+
+    number = JobEnvironment()._usr_sig()
+    if heard_last() == number:
+        signal.raise_signal(number)
+    raise SystemExit(EXIT_AGAIN)

@@ -9,9 +9,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
 from vidgn.config.schema import Config
-from vidgn.errors import ConfigError
+from vidgn.engine.environment import ranks_are_set
+from vidgn.errors import ConfigError, VidgnError
+
+_FAILURE = "vidgn/failure"  # in the store: what the first rank to fail had to say
+
+
+class RankError(VidgnError):
+    """A rank failed. `heard_of`: another rank did, and says so itself."""
+
+    heard_of = False
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,6 @@ class Ranks:
             dist.barrier()
 
 
-def ranks_are_set() -> bool:
-    """Whether torchrun, srun with torch's variables or another launcher has already made this process a rank."""
-    return all(k in os.environ for k in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-
-
 def world_size_of(config: Config) -> int:
     """Processes that will run the cell."""
     if ranks_are_set():
@@ -57,28 +62,38 @@ def world_size_of(config: Config) -> int:
     return config.launch.nproc_per_node * config.launch.nnodes
 
 
-def choose_device(config: Config, local_rank: int) -> torch.device:
-    """The device of a rank.
+def num_gpus(config: Config) -> int:
+    """GPUs of this machine that the cell may use; 0 with trainer.device=cpu."""
+    return torch.cuda.device_count() if config.trainer.device != "cpu" and torch.cuda.is_available() else 0
 
-    Raises: ConfigError where trainer.device=cuda finds no GPU, or fewer than ranks on this machine.
-    """
-    wanted = config.trainer.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu":
-        return torch.device("cpu")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if local_rank >= count:
+
+def check_devices(config: Config) -> None:
+    """Raise ConfigError where this machine has fewer GPUs than ranks, or none where they are asked for."""
+    if ranks_are_set():
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", int(os.environ.get("LOCAL_RANK", "0")) + 1))
+    else:
+        here = config.launch.nproc_per_node
+    count = num_gpus(config)
+    if count < here and (count > 0 or config.trainer.device == "cuda"):
+        remedy = f"launch.nproc_per_node={count}" if count else "trainer.device=cpu"
         raise ConfigError(
-            f"trainer.device={config.trainer.device} with {local_rank + 1} or more processes here, but {count} GPUs: "
-            f"write {f'launch.nproc_per_node={count}' if count else 'trainer.device=cpu'}"
+            f"trainer.device={config.trainer.device} with {here} processes on this machine, but {count} GPUs to be "
+            f"seen: write {remedy}"
         )
-    return torch.device("cuda", local_rank)
+
+
+def choose_device(config: Config, local_rank: int) -> torch.device:
+    """The device of a rank; check_devices has seen that there is one."""
+    return torch.device("cuda", local_rank) if num_gpus(config) else torch.device("cpu")
 
 
 @contextmanager
 def joined(config: Config) -> Iterator[Ranks]:
-    """Join the group this process was started for (torch's variables), leave it at the end; alone without them."""
+    """Join the group this process was started for (torch's variables), leave it at the end; alone without them.
+
+    An error of one rank ends all of them: it is raised there as it is, elsewhere as a RankError that quotes it.
+    Raises: ConfigError where the ranks can't meet.
+    """
     if not ranks_are_set():
         yield Ranks(0, 1, choose_device(config, 0))
         return
@@ -86,13 +101,57 @@ def joined(config: Config) -> Iterator[Ranks]:
     device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        timeout=datetime.timedelta(seconds=config.launch.timeout_seconds),
-        rank=rank,
-        world_size=world_size,
-    )
+    store = _meet(config, rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(rank, world_size, device)
+    except Exception as error:
+        raise _first_failure(store, rank, error) from error
     finally:
         dist.destroy_process_group()
+
+
+def _meet(config: Config, rank: int, world_size: int, backend: str) -> Store:
+    """The process group, and the store it was made with."""
+    timeout = datetime.timedelta(seconds=config.launch.timeout_seconds)
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        store, _, _ = next(rendezvous(f"env://?rank={rank}&world_size={world_size}", timeout=timeout))
+        dist.init_process_group(
+            backend, store=PrefixStore("vidgn", store), timeout=timeout, rank=rank, world_size=world_size
+        )
+        return store
+    except (RuntimeError, OSError, ValueError) as error:
+        if "EADDRINUSE" in str(error):
+            raise ConfigError(f"port {address} is in use by another program: choose another MASTER_PORT") from None
+        raise ConfigError(
+            f"rank {rank} of {world_size} could not meet the others at {address} in {timeout.total_seconds():.0f} s: "
+            f"start all {world_size} with the same MASTER_ADDR and MASTER_PORT, which they can reach ({_line(error)})"
+        ) from None
+
+
+def _first_failure(store: Store, rank: int, error: Exception) -> Exception:
+    """The error as it is on the rank that failed first; a RankError that quotes that one on the others."""
+    mine = f"rank {rank}: {type(error).__name__}: {_line(error)}"
+    try:
+        first = store.compare_set(_FAILURE, "", mine).decode()
+    except RuntimeError:  # the store was the first rank's, and is gone with it
+        first = "rank 0: it ended before the others"
+    if first == mine:
+        if isinstance(error, VidgnError) or not _is_lost_connection(error):
+            return error
+        return RankError(
+            f"rank {rank} lost the connection to the others: one of them died without a word ({_line(error)})"
+        )
+    heard = RankError(first)
+    heard.heard_of = True
+    return heard
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(
+        word in str(error) for word in ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out")
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

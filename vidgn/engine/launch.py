@@ -1,84 +1,169 @@
 """Ranks of one cell: in place when there is one, through torch's elastic launch otherwise."""
 
+import ctypes
+import datetime
 import inspect
 import json
 import logging
 import os
 import re
+import signal
+import socket
+import sys
 import uuid
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from vidgn import errors
 from vidgn.config.schema import Config
-from vidgn.engine.signals import RankStop, Stop
+from vidgn.engine.distributed import RankError, check_devices
+from vidgn.engine.environment import first_slurm_host, ranks_are_set, slurm_port
+from vidgn.engine.signals import RankStop, Stop, blocked_in_children
 from vidgn.errors import ConfigError, VidgnError
 
 Work = Literal["train", "test"]
-LAUNCHED_BY_US = "VIDGN_LAUNCHED"  # set in ranks whose launching process has prepared the run directory
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class RankError(VidgnError):
-    """A rank died; the message has its number and the last it said."""
+@dataclass(frozen=True)
+class Meeting:
+    """Where the nodes of a cell meet. `hosts`: whether this one keeps the store, None to find out by its name."""
+
+    host: str
+    port: int
+    hosts: bool | None
+
+
+def check_launch(config: Config) -> None:
+    """What can be told about the launch on this machine before a process starts.
+
+    Raises: ConfigError for fewer GPUs than ranks, several nodes without a place to meet, a port that is taken.
+    """
+    check_devices(config)
+    if not ranks_are_set() and config.launch.nnodes > 1:
+        _check_port(meeting(config))
+
+
+def meeting(config: Config) -> Meeting:
+    """Where the nodes of a cell meet: launch.rendezvous, else the first node of the Slurm job.
+
+    Raises: ConfigError where neither is there, or the job has another number of nodes.
+    """
+    given = config.launch.rendezvous
+    if given is not None:
+        found = re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d+)", given)
+        if found is None or not 0 < int(found[2]) < 65536:
+            raise ConfigError(f"launch.rendezvous={given}: write HOST:PORT, as in launch.rendezvous=node1:29500")
+        return Meeting(found[1], int(found[2]), None)
+    if "SLURM_JOB_NODELIST" not in os.environ:
+        raise ConfigError(
+            f"launch.nnodes={config.launch.nnodes} needs launch.rendezvous=HOST:PORT, the same on every node "
+            f"(the first node's name and a free port there)"
+        )
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", os.environ.get("SLURM_JOB_NUM_NODES", "1")))
+    if nodes != config.launch.nnodes:
+        raise ConfigError(
+            f"launch.nnodes={config.launch.nnodes}, but this Slurm job step runs on {nodes}: ask for --nodes="
+            f"{config.launch.nnodes} and start vidgn by srun --ntasks-per-node=1"
+        )
+    return Meeting(
+        first_slurm_host(os.environ["SLURM_JOB_NODELIST"]), slurm_port(), os.environ.get("SLURM_NODEID", "0") == "0"
+    )
 
 
 def launch(config: Config, stop: Stop, work: Work) -> str | None:
     """Do `work` in as many processes as the launch group asks for.
 
     Returns: None when done, else why it stopped with everything saved.
-    Raises: VidgnError as a rank raised it; RankError where a rank died otherwise.
+    Raises: VidgnError as a rank raised it; RankError where a rank died otherwise; ConfigError where nodes don't meet.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import elastic_launch
+
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice against find_unused_parameters, see train.py
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    place = meeting(config) if config.launch.nnodes > 1 else None
+    try:
+        with blocked_in_children():
+            outcomes = elastic_launch(_launch_config(config, place), _rank)(config, stop, work, os.getpid())
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        raise _as_error(failure, config.launch.max_restarts) from None
+    except RendezvousError as error:
+        if place is None:
+            raise
+        raise ConfigError(
+            f"the {config.launch.nnodes} nodes did not meet at {place.host}:{place.port} in "
+            f"{config.launch.timeout_seconds:g} s: start the same command on each, and see that they reach that port "
+            f"({' '.join(str(error).split())})"
+        ) from None
+    return next((o for o in outcomes.values() if o is not None), None)
+
+
+def _launch_config(config: Config, place: Meeting | None) -> Any:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
 
     settings: dict[str, Any] = {
         "min_nodes": config.launch.nnodes,
         "max_nodes": config.launch.nnodes,
         "nproc_per_node": config.launch.nproc_per_node,
-        "run_id": os.environ.get("SLURM_JOB_ID") if config.launch.nnodes > 1 else uuid.uuid4().hex,
+        "run_id": uuid.uuid4().hex if place is None else f"vidgn-{config.study}-{config.run_dir.name}",
         "rdzv_backend": "c10d",
-        "rdzv_endpoint": _rendezvous(config),
+        "rdzv_endpoint": "localhost:0" if place is None else f"{place.host}:{place.port}",
+        "rdzv_configs": {"timeout": int(config.launch.timeout_seconds)},
         "max_restarts": config.launch.max_restarts,
         "monitor_interval": 0.1,
         "start_method": "spawn",
         "logs_specs": DefaultLogsSpecs(),
     }
-    if settings["run_id"] is None:
-        settings["run_id"] = f"vidgn-{config.study}"
+    if place is None or place.host in _LOOPBACK:
+        settings["local_addr"] = "127.0.0.1"
+    if place is not None and place.hosts is not None:
+        settings["rdzv_configs"]["is_host"] = place.hosts
     supported = inspect.signature(LaunchConfig).parameters
     if "signals_to_handle" in supported:  # SIGTERM and SIGINT are ours: they ask for a checkpoint
         settings["signals_to_handle"] = "SIGHUP,SIGQUIT"
     if "shutdown_timeout" in supported:  # seconds that surviving ranks get once one has died
         settings["shutdown_timeout"] = 3
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice against find_unused_parameters, see train.py
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    return LaunchConfig(**settings)
+
+
+def _check_port(place: Meeting) -> None:
+    """Refuse a port of this machine that something else than a store of torch listens on."""
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
     try:
-        outcomes = elastic_launch(LaunchConfig(**settings), _rank)(config, stop, work)
-    except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        raise _as_error(failure, config.launch.max_restarts) from None
-    return next((o for o in outcomes.values() if o is not None), None)
-
-
-def _rendezvous(config: Config) -> str:
-    if config.launch.rendezvous is not None:
-        return config.launch.rendezvous
-    if config.launch.nnodes > 1:
+        with socket.create_connection((place.host, place.port), timeout=2):
+            pass
+    except OSError:  # nobody there yet: the first to come opens it
+        return
+    try:
+        TCPStore(place.host, place.port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=5))
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"launch.nnodes={config.launch.nnodes} needs launch.rendezvous=HOST:PORT, the same on every node "
-            f"(the first node's name and a free port)"
-        )
-    return "localhost:0"
+            f"launch.rendezvous={place.host}:{place.port}: another program listens there ({type(error).__name__}): "
+            f"choose another port"
+        ) from None
 
 
-def _rank(config: Config, stop: Stop, work: Work) -> str | None:
+def _rank(config: Config, stop: Stop, work: Work, launcher: int) -> str | None:
     """What a started rank runs."""
     from vidgn.engine.run import work_as_rank
 
-    os.environ[LAUNCHED_BY_US] = "1"
+    _die_with(launcher)
     own = RankStop(stop)
     own.listen()
-    return work_as_rank(config, own, work)
+    return work_as_rank(config, own, work, claimed=work == "test" or config.launch.nnodes == 1)
+
+
+def _die_with(launcher: int) -> None:
+    """Linux ends this rank when its launching process is gone, however that went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != launcher:
+            os._exit(1)
 
 
 def _as_error(failure: Any, max_restarts: int) -> VidgnError:
@@ -86,7 +171,7 @@ def _as_error(failure: Any, max_restarts: int) -> VidgnError:
     if isinstance(message, dict):
         message = message.get("message", json.dumps(message))
     if found := re.match(r"(\w+Error): (.*)", str(message), re.DOTALL):
-        kind = getattr(errors, found[1], None)
+        kind = RankError if found[1] == "RankError" else getattr(errors, found[1], None)
         if kind is not None:
             return kind(found[2])
     tries = f" after {max_restarts} restarts" if max_restarts else "; launch.max_restarts=N would start it again"

@@ -1,7 +1,7 @@
 """One cell from start to result: claim the directory, train, test, write what the report reads."""
 
 import hashlib
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from vidgn.data.loader import check_data
 from vidgn.data.manifest import Manifest, read_manifest
 from vidgn.engine import bn_stats, rundir
 from vidgn.engine.audit import audit, audit_table
-from vidgn.engine.distributed import Ranks, joined, ranks_are_set, world_size_of
+from vidgn.engine.distributed import Ranks, joined, world_size_of
+from vidgn.engine.environment import ranks_are_set
 from vidgn.engine.evaluate import evaluate, top_percents
 from vidgn.engine.files import read_json, write_json, write_text
 from vidgn.engine.geometry import choose_geometry
-from vidgn.engine.launch import LAUNCHED_BY_US, Work, launch
+from vidgn.engine.launch import Work, check_launch, launch
 from vidgn.engine.lock import locked
 from vidgn.engine.rundir import RunDirectory, StopRequested
 from vidgn.engine.setup import (
@@ -34,48 +35,52 @@ from vidgn.engine.setup import (
 )
 from vidgn.engine.signals import RankStop, Stop, heard
 from vidgn.engine.train import Trainer
+from vidgn.engine.wanted import stopped_with_sweep
 from vidgn.errors import CheckpointError, VidgnError
 from vidgn.models.i3d import VideoResNet
 from vidgn.models.weights import load_weights, save_model
 from vidgn.models.weights.formats import Triple
 
 
-def check_before_start(config: Config) -> None:
+def check_before_start(config: Config, *, here: bool = True) -> None:
     """All that can be told about a cell before a process starts or a video is opened.
 
+    `here`: on this machine; false where cells are sent to others, whose GPUs and ports can't be seen.
     Raises: ConfigError, ManifestError.
     """
     check_experiment(config, world_size=world_size_of(config))
+    if here:
+        check_launch(config)
     check_data(config.data)
 
 
 def run(config: Config) -> dict[str, Any]:
     """Train and test one cell; go on where it was stopped; leave it alone where it is done.
 
-    Returns: what is in result.json.
+    Returns: what is in result.json; empty on a node that can't see it.
     Raises: VidgnError; StopRequested when a signal stopped it with everything saved.
     """
     check_before_start(config)
-    if ranks_are_set():
-        stop = Stop()
-        with heard(stop):
-            _finish(work_as_rank(config, RankStop(stop), "train"))
-        return read_json(config.run_dir / "result.json")
-    path = config.run_dir
-    _prepare(config)
-    if (path / "result.json").exists():
-        print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
-        return read_json(path / "result.json")
-    with locked(path, _say_to(path)):
-        (path / "error.txt").unlink(missing_ok=True)
-        stop = Stop()
-        with heard(stop):
-            if world_size_of(config) == 1:
-                outcome = work_as_rank(config, RankStop(stop), "train")
-            else:
-                outcome = launch(config, stop, "train")
-        _finish(outcome)
-    return read_json(path / "result.json")
+    stop = Stop()
+    with heard(stop), stopped_with_sweep(stop):
+        if ranks_are_set():
+            outcome = work_as_rank(config, RankStop(stop), "train", claimed=False)
+        elif config.launch.nnodes > 1:  # the first rank claims the directory: which node has it shows when they meet
+            outcome = launch(config, stop, "train")
+        else:
+            outcome = _claim_and_train(config, stop)
+    _finish(outcome)
+    result = config.run_dir / "result.json"
+    return read_json(result) if result.exists() else {}
+
+
+def _claim_and_train(config: Config, stop: Stop) -> str | None:
+    with ExitStack() as held:
+        if not _claim(config, held):
+            return None
+        if world_size_of(config) == 1:
+            return work_as_rank(config, RankStop(stop), "train", claimed=True)
+        return launch(config, stop, "train")
 
 
 def test_run(config: Config) -> dict[str, Any]:
@@ -87,23 +92,25 @@ def test_run(config: Config) -> dict[str, Any]:
     stop = Stop()
     with heard(stop):
         if world_size_of(config) == 1 or ranks_are_set():
-            outcome = work_as_rank(config, RankStop(stop), "test")
+            outcome = work_as_rank(config, RankStop(stop), "test", claimed=True)
         else:
             outcome = launch(config, stop, "test")
     _finish(outcome)
     return read_json(_test_path(config).with_suffix(".json"))
 
 
-def work_as_rank(config: Config, stop: RankStop, work: Work) -> str | None:
+def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -> str | None:
     """One rank's whole life in a cell.
+
+    `claimed`: the launching process has made the directory the cell's; else the first rank does.
 
     Returns: None when done, else why it stopped with everything saved.
     """
     threads = set_threads(config)
     set_precision(config)
-    with joined(config) as ranks:
-        if ranks_are_set() and work == "train":
-            _first_prepares(config, ranks)
+    with joined(config) as ranks, ExitStack() as held:
+        if not claimed and not _first_claims(config, ranks, held):
+            return None
         train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
         identified = _identity(config, train, val)
         run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop)
@@ -129,6 +136,7 @@ def work_as_rank(config: Config, stop: RankStop, work: Work) -> str | None:
             else:
                 trainer.load_finished()
             _test(trainer, identified, is_result=work == "train")
+            ranks.barrier()  # the first has written the result
         except StopRequested as stopped:
             run_directory.say(str(stopped))
             return str(stopped)
@@ -140,25 +148,35 @@ def work_as_rank(config: Config, stop: RankStop, work: Work) -> str | None:
 # -- before ---------------------------------------------------------------------------------------------------------
 
 
-def _prepare(config: Config) -> None:
-    """Read the data's annotation, and make the directory this experiment's."""
+def _claim(config: Config, held: ExitStack) -> bool:
+    """Read the data's annotation, make the directory this experiment's, and lock it for as long as `held` is open.
+
+    Returns: whether there is anything left to do.
+    """
+    path = config.run_dir
     train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
-    rundir.claim(config.run_dir, _identity(config, train, val))
-    write_text(config.run_dir / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
+    rundir.claim(path, _identity(config, train, val))
+    write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
+    if (path / "result.json").exists():
+        print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
+        return False
+    held.enter_context(locked(path, _say_to(path)))
+    (path / "error.txt").unlink(missing_ok=True)
+    return True
 
 
-def _first_prepares(config: Config, ranks: Ranks) -> None:
-    """The same for ranks that others started: the first does it, all hear of an error."""
-    error = None
+def _first_claims(config: Config, ranks: Ranks, held: ExitStack) -> bool:
+    """The same where no one process has launched all ranks: the first does it, all hear how it went."""
+    outcome: bool | VidgnError = True
     if ranks.is_first:
         try:
-            if os.environ.get(LAUNCHED_BY_US) is None:
-                _prepare(config)
-        except VidgnError as caught:
-            error = caught
-    found = next((e for e in ranks.gather(error) if e is not None), None)
-    if found is not None:
-        raise found
+            outcome = _claim(config, held)
+        except VidgnError as error:
+            outcome = error
+    outcome = ranks.gather(outcome)[0]
+    if isinstance(outcome, VidgnError):
+        raise outcome
+    return outcome
 
 
 def _identity(config: Config, train: Manifest, val: Manifest) -> dict[str, Any]:

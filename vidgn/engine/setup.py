@@ -10,7 +10,8 @@ import torch
 
 from vidgn import __version__
 from vidgn.config.schema import Config
-from vidgn.engine.distributed import Ranks, ranks_are_set
+from vidgn.engine.distributed import Ranks
+from vidgn.engine.environment import threads_per_rank
 from vidgn.engine.geometry import choose_geometry, group_clips
 from vidgn.errors import ConfigError
 from vidgn.models.activation import set_activation_memory
@@ -46,10 +47,7 @@ def set_threads(config: Config) -> int:
 
     Returns: the number of threads.
     """
-    threads = config.launch.threads
-    if threads == "auto":
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", config.launch.nproc_per_node if not ranks_are_set() else 1))
-        threads = max(1, len(os.sched_getaffinity(0)) // here)
+    threads = threads_per_rank(config)
     torch.set_num_threads(threads)
     return threads
 
