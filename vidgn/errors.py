@@ -19,3 +19,7 @@ class DecodeError(VidgnError):
 
 class CheckpointError(VidgnError):
     """A checkpoint or weights file that is torn, hostile, of another experiment or of a newer format."""
+
+
+class NonFiniteError(VidgnError):
+    """A loss or a gradient that is not a finite number."""

@@ -62,6 +62,10 @@ class StepStatistics:
                 layer.running_mean.lerp_(mean[offset : offset + n], layer.momentum)
                 layer.running_var.lerp_(mean[half + offset : half + offset + n], layer.momentum)
                 offset += n
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave the step out."""
         self._sums, self._num_groups = None, 0
 
 

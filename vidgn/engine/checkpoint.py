@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on, each file whole and self-checking.
 
-A file is torch's zip of plain tensors and containers, then a marker and the sha256 of all before it. Order and augmentation are
-functions of the step, so no generator state is in it.
+A file is torch's zip of plain tensors and containers, then 160 bytes of text that say the format, the version of vidgn
+that wrote it and the sha256 of all before. Order and augmentation are functions of the step, so there is no generator
+state in it.
 """
 
 import errno
@@ -14,11 +15,16 @@ from typing import Any
 
 import torch
 
+from vidgn import __version__
 from vidgn.engine.files import write_atomic
 from vidgn.errors import CheckpointError
 
 FORMAT = 1
-_MARKER = b"\nvidgn-sha256:"
+_SEAL_BYTES = 160
+
+
+class TornError(CheckpointError):
+    """A checkpoint that is not what was written."""
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
@@ -40,39 +46,47 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises: OSError, with `path` as it was.
     """
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
+    torch.save(state, buffer)
     payload = buffer.getbuffer()
-    digest = hashlib.sha256(payload).digest()
+    seal = _seal(payload, FORMAT, __version__)
 
     def write(file: Any) -> None:
         file.write(payload)
-        file.write(_MARKER + digest)
+        file.write(seal)
 
     write_atomic(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU.
+    """What `save_checkpoint` wrote, on the CPU. Nothing in the file is executed.
 
-    Raises: CheckpointError if the file is torn, altered, or of a newer format. Nothing in it is executed.
+    Raises: TornError if the file is torn or altered; CheckpointError if it is of a newer format or can't be opened.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
-    head = len(data) - 32 - len(_MARKER)
-    if head < 0 or data[head : head + len(_MARKER)] != _MARKER:
-        raise CheckpointError(f"{path} is torn: {len(data)} bytes without the checksum at their end")
-    payload = memoryview(data)[:head]
-    if hashlib.sha256(payload).digest() != data[-32:]:
-        raise CheckpointError(f"{path} is altered: its checksum does not match")
-    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    if state["format"] > FORMAT:
+        kind = TornError if error.errno == errno.EIO else CheckpointError
+        raise kind(f"{path} can't be read: {error.strerror}") from None
+    payload, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    said = re.match(rb"\nvidgn-checkpoint format=(\d+) vidgn=(\S+) ", seal)
+    if said is None:
+        raise TornError(f"{path} is torn: {len(data)} bytes without the seal at their end")
+    form, version = int(said[1]), said[2].decode(errors="replace")
+    if seal != _seal(payload, form, version):
+        raise TornError(f"{path} is altered: its checksum does not match")
+    if form > FORMAT:
         raise CheckpointError(
-            f"{path} has checkpoint format {state['format']}, this vidgn reads up to {FORMAT}: "
-            f"use vidgn {state.get('versions', {}).get('vidgn', 'that wrote it')} or newer"
+            f"{path} has checkpoint format {form}, vidgn {__version__} reads up to {FORMAT}: "
+            f"use vidgn {version} or newer"
         )
-    return state
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+def _seal(payload: memoryview, form: int, version: str) -> bytes:
+    text = f"\nvidgn-checkpoint format={form} vidgn={version} ".encode()
+    digest = hashlib.sha256(payload)
+    digest.update(text)
+    return (text + f"sha256={digest.hexdigest()}".encode()).ljust(_SEAL_BYTES)
 
 
 def load_latest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -80,25 +94,31 @@ def load_latest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] |
 
     Raises: CheckpointError for a newer format.
     """
+    passed_over = False
     for path in reversed(list_checkpoints(directory)):
         try:
             return load_checkpoint(path)
-        except CheckpointError as error:
-            if "checkpoint format" in str(error):
-                raise
+        except TornError as error:
             say(f"{error}; passed over")
+            passed_over = True
+    if passed_over:
+        say(f"no good checkpoint is left in {directory}: starting from step 0")
     return None
 
 
-def prune(directory: Path, *, keep: int, also: Iterable[int]) -> None:
-    """Remove all but the newest `keep` checkpoints and the steps in `also`, and what a kill left half-written."""
-    kept = {*(p for p in list_checkpoints(directory)[-keep:]), *(checkpoint_path(directory, s) for s in also)}
+def prune(directory: Path, *, step: int, keep: int, also: Iterable[int]) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step` and the steps in `also`.
+
+    What lies beyond `step` was passed over, or it would have been gone on from.
+    """
+    good = [p for p in list_checkpoints(directory) if step_of(p) <= step]
+    kept = {*good[-keep:], *(checkpoint_path(directory, s) for s in also)}
     for path in list_checkpoints(directory):
         if path not in kept:
             path.unlink()
+
+
+def remove_partial(directory: Path) -> None:
+    """Remove what a kill left half-written."""
     for path in directory.glob(".step_*.partial"):
         path.unlink()
-
-
-def is_disk_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -6,14 +6,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vidgn.errors import ConfigError
 
-_BEAT_SECONDS = 15
-_STALE_SECONDS = 120  # a lock of another host that has not been touched for so long has lost its owner
+BEAT_SECONDS = 15
+STALE_SECONDS = 120  # a lock of another host that has not been touched for so long has lost its owner
+
+
+class LockedError(ConfigError):
+    """Another run writes the directory: nothing in it may be touched."""
 
 
 @contextmanager
@@ -22,35 +26,28 @@ def locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
 
     A lock whose process is gone (this host), whose beat has stopped (other hosts) or that an earlier start of the same
     batch job left behind is taken over, and said so.
-    Raises: ConfigError where another run holds it.
+    Raises: LockedError where another run holds it.
     """
-    path = run_dir / "lock.json"
-    while True:
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            owner = _read(path)
-            reason = _is_stale(path, owner)
-            if reason is None:
-                raise ConfigError(
-                    f"{run_dir} is being written by another run: process {owner.get('pid')} on {owner.get('host')}, "
-                    f"since {owner.get('started')}. Wait for it, or give this one tag=NAME"
-                ) from None
+    path, me = run_dir / "lock.json", _me()
+    while not _create(path, me):
+        owner = _read(path)
+        reason = _is_stale(path, owner)
+        if reason is None:
+            raise LockedError(
+                f"{run_dir} is being written by another run: process {owner.get('pid')} on {owner.get('host')}, "
+                f"since {owner.get('started')}. Wait for it, or give this one tag=NAME"
+            )
+        if _remove(path, owner):
             say(f"taking over the lock of process {owner.get('pid')} on {owner.get('host')}: {reason}")
-            path.unlink(missing_ok=True)
-    with os.fdopen(handle, "w") as file:
-        json.dump(_me(), file)
     stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    beat = threading.Thread(target=_beat, args=(path, stop), name="vidgn-lock", daemon=True)
     beat.start()
     try:
         yield
     finally:
         stop.set()
         beat.join()
-        if _read(path).get("pid") == os.getpid():
-            path.unlink(missing_ok=True)
+        _remove(path, me)
 
 
 def _me() -> dict[str, Any]:
@@ -59,25 +56,64 @@ def _me() -> dict[str, Any]:
         "pid": os.getpid(),
         "process_started": _process_started(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
+        "job_restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
 
+def _create(path: Path, me: dict[str, Any]) -> bool:
+    """Put `me` at `path` unless something is there: a link appears whole, and on NFS too for one process only."""
+    mine = _beside(path)
+    mine.write_text(json.dumps(me))
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return False
+    finally:
+        mine.unlink()
+    return True
+
+
+def _remove(path: Path, owner: dict[str, Any]) -> bool:
+    """Remove the lock if it is still `owner`'s: another process may have taken it over meanwhile, and keeps it.
+
+    Returns: whether this process removed it.
+    """
+    taken = _beside(path)
+    try:
+        os.rename(path, taken)
+    except FileNotFoundError:
+        return False
+    if _read(taken) == owner:
+        taken.unlink()
+        return True
+    with suppress(FileExistsError):
+        os.link(taken, path)
+    taken.unlink()
+    return False
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".lock-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_stale(path: Path, owner: dict[str, Any]) -> str | None:
     """Why the owner is gone, None while it may live."""
-    if owner.get("job") and owner["job"] == os.environ.get("SLURM_JOB_ID") and owner.get("pid") != os.getpid():
-        return "an earlier start of this batch job"
     if owner.get("host") == socket.gethostname():
-        started = _process_started(owner["pid"])
+        started = _process_started(int(owner.get("pid", 0)))
         return "that process is gone" if started is None or started != owner.get("process_started") else None
-    probe = path.with_name(f".lock-probe-{socket.gethostname()}-{os.getpid()}")
+    me = _me()
+    if owner.get("job") and owner["job"] == me["job"] and owner.get("job_restarts") != me["job_restarts"]:
+        return "an earlier start of this batch job"
+    probe = _beside(path)
     probe.touch()  # the file server's own time: clocks of hosts differ
     try:
         silent_seconds = probe.stat().st_mtime - path.stat().st_mtime
@@ -85,7 +121,7 @@ def _is_stale(path: Path, owner: dict[str, Any]) -> str | None:
         return "it was just given up"
     finally:
         probe.unlink()
-    return f"no sign of life for {silent_seconds:.0f} s" if silent_seconds > _STALE_SECONDS else None
+    return f"no sign of life for {silent_seconds:.0f} s" if silent_seconds > STALE_SECONDS else None
 
 
 def _process_started(pid: int) -> str | None:
@@ -95,7 +131,7 @@ def _process_started(pid: int) -> str | None:
     except OSError:
         return None if Path("/proc/self/stat").exists() or not _alive(pid) else "alive"
     fields = stat.rsplit(")", 1)[1].split()
-    return None if fields[0] == "Z" else fields[19]
+    return None if fields[0] in "ZX" else fields[19]
 
 
 def _alive(pid: int) -> bool:
@@ -109,8 +145,6 @@ def _alive(pid: int) -> bool:
 
 
 def _beat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(_BEAT_SECONDS):
-        try:
+    while not stop.wait(BEAT_SECONDS):
+        with suppress(OSError):
             os.utime(path)
-        except OSError:
-            return

@@ -1,17 +1,14 @@
 """A run's directory: who may write it, what is in it, and what the person at the terminal sees of it."""
 
 import json
-import os
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from vidgn.config.fingerprint import differing_keys, fingerprint
 from vidgn.engine import checkpoint
-from vidgn.engine.files import read_json, write_json
+from vidgn.engine.files import read_json, with_patience, write_json, write_text
 from vidgn.engine.metrics import MetricsLog, read_metrics
 from vidgn.engine.progress import Clock, Progress
 from vidgn.errors import CheckpointError, ConfigError
@@ -19,6 +16,10 @@ from vidgn.errors import CheckpointError, ConfigError
 
 class StopRequested(Exception):  # noqa: N818  # not an error: everything is saved
     """Raised once the state is saved after a signal: start the run again and it goes on."""
+
+
+class OtherExperimentError(ConfigError):
+    """The directory belongs to another experiment: nothing in it may be touched."""
 
 
 class StopFlag(Protocol):
@@ -30,8 +31,10 @@ class StopFlag(Protocol):
 class RunDirectory:
     """The files of one run, as one rank sees them: only the first rank writes."""
 
-    def __init__(self, path: Path, *, writes: bool, stop: StopFlag) -> None:
+    def __init__(self, path: Path, *, writes: bool, stop: StopFlag, identity: Mapping[str, Any] | None = None) -> None:
         self.path, self.writes, self.stop = path, writes, stop
+        self._identity = json.loads(json.dumps(identity or {}))
+        self._saved_step = 0
         self.clock = Clock()
         self._metrics: MetricsLog | None = None
         self._board: Any = None
@@ -42,7 +45,7 @@ class RunDirectory:
         """A line on the terminal and in log.txt."""
         if self.writes:
             Progress.print(text)
-            with open(self.path / "log.txt", "a") as file:
+            with suppress(OSError), open(self.path / "log.txt", "a") as file:  # a full disk must not end the run here
                 file.write(text + "\n")
 
     @contextmanager
@@ -57,25 +60,49 @@ class RunDirectory:
         """Cut metrics.jsonl back to `offset` and go on from there."""
         if not self.writes:
             return
-        self._metrics = MetricsLog(self.path / "metrics.jsonl", offset=offset)
+        log = self._metrics = self.patiently(
+            lambda: MetricsLog(self.path / "metrics.jsonl", offset=offset), "metrics.jsonl"
+        )
+        if log.missing_bytes:
+            self.say(
+                f"metrics.jsonl lacks {log.missing_bytes} bytes of the steps up to {step}: lines are missing from it"
+            )
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1, max_queue=100)
+        with self._board_may_fail():
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1, max_queue=100)
 
     def write_line(self, line: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl, and its numbers on the board."""
-        if self._metrics is None:
+        log = self._metrics
+        if log is None:
             return
-        self._metrics.write(dict(line))
-        for key, value in line.items():
-            if isinstance(value, float) and key != "epoch":
-                self._board.add_scalar(f"{line['kind']}/{key}", value, line["step"])
+        self.patiently(lambda: log.write(dict(line)), "metrics.jsonl")
+        with self._board_may_fail():
+            for key, value in line.items():
+                if self._board is not None and isinstance(value, float) and key != "epoch":
+                    self._board.add_scalar(f"{line['kind']}/{key}", value, line["step"])
 
     def close(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
-            self._board.close()
             self._metrics = None
+            with self._board_may_fail():
+                if self._board is not None:
+                    self._board.close()
+
+    @contextmanager
+    def _board_may_fail(self) -> Iterator[None]:
+        """The board is a view of metrics.jsonl: where it can't be written the run goes on without."""
+        try:
+            yield
+        except OSError as error:
+            self._board = None
+            self.say(f"tensorboard files can't be written ({error.strerror}): going on without")
+
+    def patiently(self, write: Callable[[], Any], what: str) -> Any:
+        """`with_patience` for a file of this run."""
+        return with_patience(write, f"{what} of {self.path}", say=self.say)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -84,35 +111,76 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The newest good checkpoint; metrics.jsonl is cut back to where it was then."""
+        """The newest good checkpoint; metrics.jsonl is cut back to where it was then. For the rank that writes."""
+        checkpoint.remove_partial(self.checkpoints)
         state = checkpoint.load_latest(self.checkpoints, self.say)
-        self.open_metrics(offset=state["metrics_offset"] if state else 0, step=state["step"] if state else 0)
         if state is not None:
+            self._check_identity(state)
+            self._saved_step = state["step"]
             self.say(f"going on from step {state['step']}")
+        self.open_metrics(offset=state["metrics_offset"] if state else 0, step=self._saved_step)
         return state
 
-    def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> None:
-        """Save, then remove what `keep` and the best no longer hold."""
-        assert self._metrics is not None
-        full = {**state, "metrics_offset": self._metrics.offset(), "versions": _versions()}
+    def load_step(self, step: int) -> dict[str, Any]:
+        """The checkpoint that the writing rank has chosen.
+
+        Raises: CheckpointError where this rank does not see it.
+        """
         path = checkpoint.checkpoint_path(self.checkpoints, step)
-        save_with_patience(path, full, say=self.say)
+        if not path.exists():
+            raise CheckpointError(
+                f"{path} is not there for every rank: runs_dir must be one folder that all nodes share"
+            )
+        return checkpoint.load_checkpoint(path)
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> None:
+        """Save, then remove what `keep` and the best no longer hold.
+
+        Raises: CheckpointError if the disk stays full; what was saved before is still there.
+        """
+        assert self._metrics is not None
+        full = {
+            **state,
+            "metrics_offset": self.patiently(self._metrics.offset, "metrics.jsonl"),
+            "identity": self._identity,
+            "versions": _versions(),
+        }
+        path = checkpoint.checkpoint_path(self.checkpoints, step)
+        self.patiently(lambda: checkpoint.save_checkpoint(path, full), f"checkpoint {path.name}")
+        self._saved_step = step
         self.prune_checkpoints(keep=keep)
 
     def prune_checkpoints(self, *, keep: int) -> None:
         """Keep the newest `keep` and the one of the best point on the validation curve."""
         if self.writes:
             best = best_curve_step(self.path / "metrics.jsonl")
-            checkpoint.prune(self.checkpoints, keep=keep, also=[] if best is None else [best])
+            also = [] if best is None else [best]
+            checkpoint.prune(self.checkpoints, step=self._saved_step, keep=keep, also=also)
+
+    def _check_identity(self, state: Mapping[str, Any]) -> None:
+        if self._identity and (keys := differing_keys(self._identity, state["identity"])):
+            raise CheckpointError(
+                f"checkpoint {state['step']} in {self.checkpoints} is of another experiment: {_some(keys)}. "
+                f"Remove it, or write tag=NAME to start in a directory of its own"
+            )
+
+    # -- other files ----------------------------------------------------------------------------------------------
+
+    def write_whole(self, name: str, value: Any) -> None:
+        """A JSON value, or text as it is, under `name`: whole or not there, patient where the disk is full."""
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        write = write_text if isinstance(value, str) else write_json
+        self.patiently(lambda: write(path, value), name)
 
     def nonfinite_path(self, step: int) -> Path:
         return self.path / "nonfinite" / f"step_{step:09d}"
 
     def save_nonfinite(self, step: int, state: dict[str, Any], clips: list[Any]) -> None:
-        """State before the bad step and the videos in it, for a look."""
+        """State before the bad step and the plan of the clips in it, for a look."""
         folder = self.nonfinite_path(step)
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.save_checkpoint(folder / "state.pt", state)
+        checkpoint.save_checkpoint(folder / "state.pt", {**state, "versions": _versions()})
         write_json(folder / "clips.json", {"step": step, "clips": clips})
 
 
@@ -120,31 +188,6 @@ def _versions() -> dict[str, Any]:
     from vidgn.engine.setup import versions
 
     return versions()
-
-
-def save_with_patience(
-    path: Path, state: dict[str, Any], *, say: Any, attempts: int = 5, seconds_between: float | None = None
-) -> None:
-    """Save; on a full disk say so once, wait and try again; the checkpoints before stay as they are.
-
-    Raises: CheckpointError if the disk stays full.
-    """
-    wait_seconds = float(os.environ.get("VIDGN_DISK_FULL_WAIT", "30")) if seconds_between is None else seconds_between
-    for attempt in range(attempts):
-        try:
-            checkpoint.save_checkpoint(path, state)
-            return
-        except OSError as error:
-            if not checkpoint.is_disk_full(error):
-                raise
-            if attempt == 0:
-                say(f"no space for checkpoint {path.name}: the one before stays; trying again every {wait_seconds:g} s")
-            if attempt < attempts - 1:
-                time.sleep(wait_seconds)
-    raise CheckpointError(
-        f"no space for {path} after {attempts} attempts: free some (trainer.keep=1 needs less) and start again, "
-        f"it goes on from the last checkpoint"
-    )
 
 
 def best_curve_step(metrics: Path) -> int | None:
@@ -164,13 +207,16 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
     if file.exists():
         there = read_json(file)
         if fingerprint(there) != fingerprint(identity):
-            keys = differing_keys(identity, there)
-            shown = "; ".join(keys[:4]) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
-            raise ConfigError(
-                f"{path} holds another experiment: {shown}. Write tag=NAME to give this one a directory of its own"
+            raise OtherExperimentError(
+                f"{path} holds another experiment: {_some(differing_keys(identity, there))}. "
+                f"Write tag=NAME to give this one a directory of its own"
             )
     else:
         write_json(file, dict(identity))
+
+
+def _some(keys: list[str]) -> str:
+    return "; ".join(keys[:4]) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
 def add_machine(path: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
@@ -184,15 +230,8 @@ def add_machine(path: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
     return entries[-1] if entries else None
 
 
-def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def write_error(path: Path, text: str) -> None:
     """What made the cell fail, for status and report."""
     if path.is_dir():
-        (path / "error.txt").write_text(text + "\n")
-
-
-def dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+        with suppress(OSError):
+            write_text(path / "error.txt", text + "\n")

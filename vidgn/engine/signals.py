@@ -1,25 +1,30 @@
 """Signals that ask a run to stop: the launching process hears them, every rank reads one flag."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 _ASK = (signal.SIGTERM, signal.SIGUSR1)
+_ALL = (*_ASK, signal.SIGINT)
 
 
 class Stop:
-    """A flag that spawned ranks share. Once set it stays set."""
+    """A flag that spawned ranks share. Once set it stays set.
+
+    One byte of shared memory without a lock: a handler may run, and a rank may be killed, at any instruction.
+    """
 
     def __init__(self) -> None:
-        self._event: Any = multiprocessing.get_context("spawn").Event()
+        self._byte = multiprocessing.get_context("spawn").RawValue("b", 0)
 
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return bool(self._byte.value)
 
     def set(self) -> None:
-        self._event.set()
+        self._byte.value = 1
 
 
 class RankStop:
@@ -32,36 +37,85 @@ class RankStop:
         return self._own or self._shared.is_set()
 
     def listen(self) -> None:
-        """SIGTERM and SIGUSR1 to this rank set its flag; Ctrl-C is the launching process's to hear."""
+        """SIGTERM and SIGUSR1 to this rank set its flag, those that came before included (`blocked_in_children`).
+
+        Ctrl-C is the launching process's to hear.
+        """
         for number in _ASK:
             signal.signal(number, self._hear)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
 
     def _hear(self, *_: object) -> None:
         self._own = True
 
 
+class _Hearing:
+    """What this process has heard, and the flags to set when it does."""
+
+    def __init__(self) -> None:
+        self.stops: list[Stop] = []
+        self.last: int | None = None
+        self.num_interrupts = 0
+
+    def hear(self, number: int, _: object) -> None:
+        self.last = number
+        self.num_interrupts += number == signal.SIGINT
+        if self.num_interrupts > 1:
+            raise KeyboardInterrupt
+        for stop in self.stops:
+            stop.set()
+        if number == signal.SIGINT:  # not by print(), which may be what was interrupted
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+
+
+_hearing = _Hearing()
+
+
+def heard_last() -> int | None:
+    """The number of the last signal that asked this process to stop."""
+    return _hearing.last
+
+
 @contextmanager
 def heard(stop: Stop) -> Iterator[None]:
-    """SIGTERM, SIGUSR1 and the first Ctrl-C set `stop`; the second Ctrl-C raises KeyboardInterrupt at once."""
+    """SIGTERM, SIGUSR1 and the first Ctrl-C set `stop`; the second Ctrl-C raises KeyboardInterrupt at once.
 
-    def ask(*_: object) -> None:
-        stop.set()
-
-    def interrupt(*_: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        print("\nstopping after this step; Ctrl-C again stops at once", flush=True)
-
-    try:
-        before = {number: signal.signal(number, ask) for number in _ASK}
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
-    except ValueError:  # not the main thread: whoever owns it decides
+    May be nested: a signal sets every flag, and one that was heard before sets the inner flag at once.
+    """
+    if threading.current_thread() is not threading.main_thread():  # whoever owns that one decides
         yield
         return
+    if any(outer.is_set() for outer in _hearing.stops):
+        stop.set()
+    _hearing.stops.append(stop)
+    before = {number: signal.signal(number, _hearing.hear) for number in _ALL}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _hearing.stops.remove(stop)
+        if not _hearing.stops:
+            _hearing.num_interrupts = 0
+
+
+@contextmanager
+def blocked_in_children() -> Iterator[None]:
+    """Processes started inside begin with these signals blocked: one that comes before they can listen is kept for then.
+
+    This process goes on hearing them, by a thread that does nothing else.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = threading.Event()
+    ear = threading.Thread(target=over.wait, name="vidgn-ear", daemon=True)
+    ear.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        over.set()
+        ear.join()

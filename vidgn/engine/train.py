@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vidgn.config.schema import Config
 from vidgn.data.loader import Batch, train_batches
 from vidgn.data.manifest import Manifest
+from vidgn.data.plan import plan_for
 from vidgn.engine import bn_stats
 from vidgn.engine.checkpoint import load_latest
 from vidgn.engine.distributed import Ranks
@@ -26,16 +27,12 @@ from vidgn.engine.geometry import Geometry
 from vidgn.engine.optim import learning_rate, make_optimizer, set_learning_rate
 from vidgn.engine.rundir import RunDirectory, StopRequested
 from vidgn.engine.setup import ToModel, autocast, epoch_of, total_steps
-from vidgn.errors import CheckpointError, DecodeError, VidgnError
+from vidgn.errors import CheckpointError, DecodeError, NonFiniteError
 from vidgn.models.i3d import VideoResNet
 from vidgn.models.norm import set_statistics_groups
 from vidgn.streams import Tag, stream
 
 _DIGEST_MODULUS = 2**128
-
-
-class NonFiniteError(VidgnError):
-    """A loss or gradient that is not a finite number."""
 
 
 class Trainer:
@@ -71,6 +68,7 @@ class Trainer:
         Raises: StopRequested once the state is saved; NonFiniteError, DecodeError (too many unreadable clips).
         """
         self.resume()
+        self.stop_if_asked()
         forward = self._wrapped_model()
         with ExitStack() as stack:
             progress = stack.enter_context(self.run.progress(self.step, self.total_steps, "step"))
@@ -119,6 +117,7 @@ class Trainer:
             self.step_statistics.update_running(self.ranks)
             self.digest = (self.digest + sum(b.digest for b in used)) % _DIGEST_MODULUS
         else:
+            self.step_statistics.forget()
             self._on_nonfinite(used)
         return self._write_line(
             lr, loss_sum, num_correct, finite=finite, stop=bool(stop), used=used, new=int(num_substituted)
@@ -213,7 +212,7 @@ class Trainer:
     def stop_if_asked(self) -> None:
         """Outside steps nothing is lost by stopping at once: it is done again from the checkpoint. Ranks agree."""
         if self.ranks.sum(torch.tensor([float(self.run.stop.is_set())])) > 0:
-            raise StopRequested(f"stopped in the test after step {self.step}, everything saved")
+            raise StopRequested(f"stopped after step {self.step} of {self.total_steps}, everything saved")
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -237,10 +236,11 @@ class Trainer:
         }
 
     def resume(self) -> None:
-        """Load the newest good checkpoint, if any; every rank the same one."""
-        state = self.run.load_checkpoint()
-        if state is not None:
-            self._take(state)
+        """Load the newest good checkpoint, if any: the first rank chooses it."""
+        state = self.run.load_checkpoint() if self.ranks.is_first else None
+        step = self.ranks.gather(None if state is None else state["step"])[0]
+        if step is not None:
+            self._take(self.run.load_step(step) if state is None else state)
 
     def _take(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -322,17 +322,22 @@ class Trainer:
         return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
 
     def _on_nonfinite(self, used: list[Batch]) -> None:
+        """Count the step, which changes nothing else; with on_nonfinite=stop, end the run with all there is to look at."""
         self.num_skipped += 1
-        clips = [
-            c for part in self.ranks.gather([dict(zip(b.positions, b.ids, strict=True)) for b in used]) for c in part
-        ]
         if self.config.trainer.on_nonfinite == "skip":
             return
+        here = [
+            {"position": p, "id": i, "plan": vars(plan_for(self.config.data, self.config.seed, p, tag=Tag.CLIP))}
+            for batch in used
+            for p, i in zip(batch.positions, batch.ids, strict=True)
+        ]
+        clips = sorted((c for part in self.ranks.gather(here) for c in part), key=lambda c: c["position"])
         if self.ranks.is_first:
-            self.run.save_nonfinite(self.step, self.state(0), clips)
+            self.run.save_nonfinite(self.step + 1, self.state(0), clips)
+        self.ranks.barrier()  # the state is saved before any rank ends the others
         raise NonFiniteError(
-            f"the loss or a gradient of step {self.step} is not finite; the state before it and the plan of its clips are in "
-            f"{self.run.nonfinite_path(self.step)}: lower optim.lr_per_clip, or trainer.on_nonfinite=skip leaves such steps out"
+            f"the loss or a gradient of step {self.step + 1} is not finite; the state before it and the plan of its clips are "
+            f"in {self.run.nonfinite_path(self.step + 1)}: lower optim.lr_per_clip, or trainer.on_nonfinite=skip leaves such steps out"
         )
 
     def _write_line(
