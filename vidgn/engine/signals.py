@@ -102,7 +102,7 @@ def heard(stop: Stop) -> Iterator[None]:
 
 @contextmanager
 def blocked_in_children() -> Iterator[None]:
-    """Processes started inside begin with these signals blocked: one that comes before they can listen is kept for then.
+    """Processes started inside begin with these signals blocked: one that comes early is kept until they listen.
 
     This process goes on hearing them, by a thread that does nothing else.
     """

@@ -143,7 +143,7 @@ class Trainer:
         return float(losses.detach()), int((logits_NK.detach().argmax(1) == label_N).sum())
 
     def precise_statistics(self) -> bn_stats.Statistics:
-        """BN statistics over `bn_stats_steps` steps of plans of their own, at most one epoch; the same on every rank."""
+        """BN statistics over `bn_stats_steps` steps of plans of their own, at most an epoch; the same on every rank."""
         set_statistics_groups(self.model, group_clips=self._group_clips_here(), process_group=self.group)
         one_epoch = -(-len(self.train_rows) // self.geometry.slots_per_step)
         steps = range(min(self.config.bn_stats_steps, one_epoch))
@@ -322,7 +322,7 @@ class Trainer:
         return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
 
     def _on_nonfinite(self, used: list[Batch]) -> None:
-        """Count the step, which changes nothing else; with on_nonfinite=stop, end the run with all there is to look at."""
+        """Count the step, which changes nothing else; with on_nonfinite=stop, end with all there is to look at."""
         self.num_skipped += 1
         if self.config.trainer.on_nonfinite == "skip":
             return
@@ -336,8 +336,9 @@ class Trainer:
             self.run.save_nonfinite(self.step + 1, self.state(0), clips)
         self.ranks.barrier()  # the state is saved before any rank ends the others
         raise NonFiniteError(
-            f"the loss or a gradient of step {self.step + 1} is not finite; the state before it and the plan of its clips are "
-            f"in {self.run.nonfinite_path(self.step + 1)}: lower optim.lr_per_clip, or trainer.on_nonfinite=skip leaves such steps out"
+            f"the loss or a gradient of step {self.step + 1} is not finite; the state before it and the plan of its "
+            f"clips are in {self.run.nonfinite_path(self.step + 1)}: lower optim.lr_per_clip, or leave such steps out "
+            f"with trainer.on_nonfinite=skip"
         )
 
     def _write_line(
