@@ -15,6 +15,8 @@ _FORMATS = (
 )
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", **_LIMITS}
+# MP4's own tables say all that decoding its first frames would tell, and need no parser: a third of the time to open.
+_MP4_OPTIONS = {**_OPTIONS, "codec_whitelist": "none", "fflags": "nofillin+noparse"}
 
 
 def open_container(path: str, timeout_seconds: float | None = None) -> tuple[InputContainer, VideoStream]:
@@ -22,28 +24,40 @@ def open_container(path: str, timeout_seconds: float | None = None) -> tuple[Inp
 
     Raises: DecodeError.
     """
-    try:
-        container = av.open(
-            "file:" + path, options=_OPTIONS, metadata_errors="ignore", timeout=timeout_seconds, mode="r"
-        )
-    except (av.error.FFmpegError, ValueError, MemoryError) as error:
-        raise decode_error(path, f"is no video that can be read ({reason_of(error)}); fetch it again") from None
-    streams = [
-        s
-        for s in container.streams.video
-        if s.codec_context is not None and not s.disposition & Disposition.attached_pic
-    ]
-    if not streams:
-        found = ", ".join(s.type for s in container.streams) or "no stream"
+    container = _open(path, _MP4_OPTIONS if _is_mp4(path) else _OPTIONS, timeout_seconds)
+    stream = _video_stream(container, path)
+    if not stream.codec_context.width:  # some codecs keep their size to themselves until a frame is decoded
         container.close()
-        raise decode_error(path, f"has no video stream that can be decoded (found: {found})")
-    stream = streams[0]
+        container = _open(path, _OPTIONS, timeout_seconds)
+        stream = _video_stream(container, path)
     for other in container.streams:
         if other is not stream:
             other.discard = Discard.all
     stream.codec_context.thread_count = 1
     stream.codec_context.options = dict(_LIMITS)
     return container, stream
+
+
+def _open(path: str, options: dict[str, str], timeout_seconds: float | None) -> InputContainer:
+    try:
+        return av.open("file:" + path, options=options, metadata_errors="ignore", timeout=timeout_seconds, mode="r")
+    except (av.error.FFmpegError, ValueError, MemoryError) as error:
+        raise decode_error(path, f"is no video that can be read ({reason_of(error)}); fetch it again") from None
+
+
+def _video_stream(container: InputContainer, path: str) -> VideoStream:
+    """The first stream of moving pictures that FFmpeg has a decoder for; cover art is none."""
+    for stream in container.streams.video:
+        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
+            return stream
+    found = ", ".join(stream.type for stream in container.streams) or "no stream"
+    container.close()
+    raise decode_error(path, f"has no video stream that can be decoded (found: {found})")
+
+
+def _is_mp4(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == b"ftyp"
 
 
 def reason_of(error: BaseException) -> str:

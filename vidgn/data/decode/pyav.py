@@ -47,6 +47,11 @@ class PyavReader(VideoReader):
             self.close()
             raise
 
+    @property
+    def pixel_format(self) -> str | None:
+        """FFmpeg's name of how the pixels are coded; None where it can't be told before a frame was decoded."""
+        return self._context.pix_fmt
+
     def close(self) -> None:
         self._container.close()
 
@@ -61,7 +66,6 @@ class PyavReader(VideoReader):
         check_size(context.height, context.width, self.error)
         self.codec = context.codec.canonical_name
         self.container_format = self._container.format.name
-        self.pixel_format = context.pix_fmt or "unknown"
         self.timeline = self._read_timeline()
         if self.timeline is None:
             self.num_frames = sum(1 for _ in self._frames_from_start())
