@@ -84,3 +84,13 @@ def test_error_by_batch(writer, make_ranks, published):
     assert told == ([pytest.approx([23.6, 24.8, 34.7])] if published else [])
     low, high = ax.get_xlim()
     assert low > high  # from large batches to small
+
+
+def test_error_by_group_where_the_step_is_fixed(writer, make_ranks):
+    for clips, gpus in ((8, 2), (4, 4), (2, 8)):
+        writer.finish(writer.config(norm="bn", clips_per_gpu=clips, gpus=gpus), make_ranks(100, 0.5, seed=clips))
+    writer.finish(writer.config(norm="gn", clips_per_gpu=8, gpus=2), make_ranks(100, 0.7, seed=1))
+    (ax,) = plots.batches(analysis_of(writer)).axes
+    assert ax.get_title() == "i3d_tiny, 32 frames\nstep of 16 clips"
+    flat = [line.get_ydata() for line in ax.lines if line.get_linestyle() == "-"]
+    assert sum(len(set(line)) == 1 for line in flat) == 1  # gn, one run in every place

@@ -36,6 +36,7 @@ def test_demo_report_is_written_and_printed(demo, capsys):
     assert "With one seed, seed noise is not covered" in report
     assert rows_of(report, "Wu & He 2018, table 8")["gn"] == ["73.0 / 90.6", "72.8 / 90.6", "74.5 / 91.7"]
     assert "Chance is 12.5 % (8 classes)." in report
+    assert "i3d_tiny (160 videos, views paper, BN statistics precise)" in report
     assert [p.name for p in sorted(demo.directory.glob(".*"))] == []
     machine = json.loads((demo.directory / "report.json").read_text())
     assert [g["is_gap"] for g in machine["gaps"]] == [True] * 4
@@ -87,10 +88,12 @@ def test_a_seed_that_is_missing_is_counted(writer, make_ranks):
 def test_unreadable_and_missing_videos_are_counted(writer, make_ranks):
     ranks = make_ranks(60, 0.7, seed=1)
     ranks[:3] = -1
-    writer.finish(writer.config(norm="bn"), ranks, num_missing=19)
+    writer.finish(writer.config(norm="bn"), ranks, num_missing=19, num_substituted=2, num_skipped=1)
     report = report_of(writer)
     assert "_bn_s0: 3 unreadable, counted as wrong (5 % of the test)" in report
     assert "_bn_s0: 19 listed but not there, left out" in report
+    assert "_bn_s0: 2 training clips unreadable and replaced by others" in report
+    assert "_bn_s0: 1 step skipped, loss or gradient not finite" in report
 
 
 def test_an_arm_at_chance_is_named(writer, make_ranks):

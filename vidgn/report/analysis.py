@@ -229,7 +229,8 @@ def _gap(arm: Arm, baseline: Arm) -> Comparison:
     remarks = dict.fromkeys(r for pair in good for r in differences_to_know(*pair))
     for one, other in good:
         if is_borrowed(one, other):
-            remarks[f"{arm.norm} has no statistics group: {one.run_name} serves this column, not run again"] = None
+            where = f"{one.clips_per_gpu}×{one.gpus}"
+            remarks[f"{arm.norm} has no statistics group: its run at {where} serves this column, not run again"] = None
     return _compare(arm, baseline, good, refused=refused, remarks=tuple(remarks))
 
 

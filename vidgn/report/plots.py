@@ -130,23 +130,20 @@ def gaps(analysis: Analysis) -> Figure | None:
 
 
 def batches(analysis: Analysis) -> Figure | None:
-    """Error by batch per GPU, a panel a net and clip length, the published line dashed. None below three batch sizes.
+    """Error by clips per GPU, the published line dotted; None below three batch sizes.
 
-    Source of the form: Wu & He 2018, fig. 1.
+    A panel a net and clip length with GPUs fixed (the step falls too; Wu & He 2018, fig. 1), and one a step of fixed
+    size (the statistics group alone).
     """
-    panels: dict[tuple[str, int, int, str | None], list[Column]] = {}
-    for c in analysis.columns:
-        panels.setdefault((c.model, c.frames, c.gpus, c.tag), []).append(c)
-    measured = {c for (c, _), arm in analysis.arms.items() if arm.done}
-    panels = {k: cs for k, cs in panels.items() if len(cs) > 2 and measured.intersection(cs)}
+    panels = _batch_panels(analysis)
     if not panels:
         return None
     figure, axes = _panels(1, len(panels))
-    for ax, ((model, frames, gpus, tag), columns) in zip(axes.flat, panels.items(), strict=True):
-        for norm, colour, marker in zip(analysis.norms, COLOURS, MARKERS, strict=False):
+    for ax, (title, columns) in zip(axes.flat, panels.items(), strict=True):
+        for i, norm in enumerate(analysis.norms):
             ours = {c.clips_per_gpu: a for c in columns if (a := analysis.arms.get((c, norm))) and a.done}
             told = {c.clips_per_gpu: p for c in columns if (p := analysis.published_for(c, norm))}
-            style = {"color": colour, "marker": marker}
+            style = {"color": _of(COLOURS, i), "marker": _of(MARKERS, i)}
             spread = [a.top1.deviation or 0.0 for a in ours.values()]
             ax.errorbar(list(ours), [100 - a.top1.mean for a in ours.values()], spread, label=norm, capsize=2, **style)
             if told:
@@ -155,13 +152,23 @@ def batches(analysis: Analysis) -> Figure | None:
         ax.set_xscale("log", base=2)
         ax.set_xticks([c.clips_per_gpu for c in columns], [str(c.clips_per_gpu) for c in columns])
         ax.set_xlabel(f"{analysis.unit} per GPU")
-        length = "" if analysis.is_imagenet else f", {frames} frames"
-        ax.set_title(f"{model}{length}, {gpus} GPUs" + (f" [{tag}]" if tag else ""))
+        ax.set_title(title, fontsize="medium")
         ax.grid(alpha=0.25)
-    axes.flat[0].invert_xaxis()  # shared: large to small, as in the paper
+    axes.flat[0].invert_xaxis()  # shared by all panels: large to small, as in the paper
     figure.supylabel("validation error (%)")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
+
+
+def _batch_panels(analysis: Analysis) -> dict[str, list[Column]]:
+    """Title -> columns, large batches first, of every series of three batch sizes or more with a result in it."""
+    series: dict[str, list[Column]] = {}
+    for c in analysis.columns:
+        name = c.model + ("" if analysis.is_imagenet else f", {c.frames} frames") + (f" [{c.tag}]" if c.tag else "")
+        series.setdefault(f"{name}\n{c.gpus} GPUs", []).append(c)
+        series.setdefault(f"{name}\nstep of {c.slots_per_step} {analysis.unit}", []).append(c)
+    measured = {c for (c, _), arm in analysis.arms.items() if arm.done}
+    return {title: columns for title, columns in series.items() if len(columns) > 2 and measured.intersection(columns)}
 
 
 def _curve_lines(

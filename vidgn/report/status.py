@@ -87,7 +87,7 @@ def open_section(analysis: Analysis) -> str:
 
 
 def unreadable_section(analysis: Analysis) -> str:
-    """Videos that counted as wrong because they could not be read, and those that were not there."""
+    """Videos that could not be read, in the test or in training, those that were not there, and steps not taken."""
     lines = []
     for cell in analysis.study.cells:
         if cell.result:
@@ -99,7 +99,13 @@ def unreadable_section(analysis: Analysis) -> str:
                 )
             if missing:
                 lines.append(f"- {cell.run_name}: {missing} listed but not there, left out")
-    return "## Videos that could not be read\n\n" + "\n".join(lines) if lines else ""
+            if replaced := int(cell.result.get("num_substituted") or 0):
+                lines.append(
+                    f"- {cell.run_name}: {plural(replaced, 'training clip')} unreadable and replaced by others"
+                )
+            if skipped := int(cell.result.get("num_skipped") or 0):
+                lines.append(f"- {cell.run_name}: {plural(skipped, 'step')} skipped, loss or gradient not finite")
+    return "## Left out, unreadable or skipped\n\n" + "\n".join(lines) if lines else ""
 
 
 def _step(cell: Cell) -> str:

@@ -80,7 +80,9 @@ def _accuracy_title(analysis: Analysis, model: str) -> str:
     what = "Validation error (%)" if analysis.is_imagenet else "Top-1 / top-5 accuracy (%)"
     results = [c.result for c in analysis.study.cells if c.result and c.model == model]
     tests = {f"{plural(int(r['num_videos']), analysis.unit_tested[:-1])}, views {r['views']}" for r in results}
-    return f"{what}: {model}" + (f" ({' or '.join(sorted(tests))})" if tests else "")
+    statistics = {str(r["bn_stats"]) for r in results if r.get("bn_stats")}
+    told = [" or ".join(sorted(tests))] + [f"BN statistics {' or '.join(sorted(statistics))}"] * bool(statistics)
+    return f"{what}: {model}" + (f" ({', '.join(told)})" if tests else "")
 
 
 def _accuracy(analysis: Analysis, arm: Arm | None) -> str:
@@ -121,8 +123,11 @@ def _notes(analysis: Analysis) -> list[str]:
     served = [a for a in analysis.arms.values() if a.borrowed]
     if served:
         norms = listed(list(dict.fromkeys(a.norm for a in served)))
-        runs = listed(list(dict.fromkeys(c.run_name for a in served for c in a.borrowed)))
-        notes.append(f"† {norms}: no statistics group, so {runs} serves every division of the same step.")
+        runs = dict.fromkeys(f"{c.norm} {c.frames}f {c.clips_per_gpu}×{c.gpus}" for a in served for c in a.borrowed)
+        notes.append(
+            f"† {norms}: no statistics group, so not run again: served by another division of the same step "
+            f"({', '.join(runs)})."
+        )
     if analysis.num_classes:
         chance = 100 / analysis.num_classes
         notes.append(
