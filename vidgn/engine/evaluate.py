@@ -19,7 +19,7 @@ from vidgn.engine.metrics import TOP_K, label_ranks
 from vidgn.models.norm import set_statistics_groups
 
 CURVE = ViewsConfig(name="curve", clips=1, crops=1, crop="training", plan="training")  # GN paper, figure 7
-_BLOCK = 8  # videos of one clip that go through the model at once
+BLOCK = 8  # videos of one clip that go through the model at once
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def evaluate(
     with the number of videos this rank has done, equally often on every rank, so it may hold a collective.
     """
     single = views.clips * views.crops == 1
-    block = config.clips_per_gpu if use_batch_statistics else _BLOCK if single else 1
+    block = config.clips_per_gpu if use_batch_statistics else BLOCK if single else 1
     rows = [i for i in range(len(manifest)) if i // block % ranks.world_size == ranks.rank]
     videos = test_videos(
         manifest,

@@ -1,0 +1,1 @@
+"""Memory of a run: predicted without a GPU, measured on one, and fitted to one."""
