@@ -23,3 +23,7 @@ class CheckpointError(VidgnError):
 
 class NonFiniteError(VidgnError):
     """A loss or a gradient that is not a finite number."""
+
+
+class StopRequested(Exception):  # noqa: N818  # not an error: everything is saved
+    """Raised once the state is saved after a signal: start the run again and it goes on."""

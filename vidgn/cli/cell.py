@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from vidgn.config.compose import register_resolvers
-from vidgn.errors import VidgnError
+from vidgn.errors import StopRequested, VidgnError
 
 EXIT_AGAIN = 75  # as in vidgn.cli.main, which a launcher's process has no need of
 
@@ -22,7 +22,8 @@ def run_cell(node: DictConfig) -> dict[str, Any]:
     """
     from vidgn.config.compose import to_config
     from vidgn.engine.environment import adopt_slurm_ranks, take_slot
-    from vidgn.engine.rundir import StopRequested, write_error
+    from vidgn.engine.lock import LockedError
+    from vidgn.engine.rundir import OtherExperimentError, write_error
     from vidgn.engine.wanted import is_wanted
 
     config = to_config(node)
@@ -37,6 +38,8 @@ def run_cell(node: DictConfig) -> dict[str, Any]:
     except StopRequested:
         if os.environ.get("SUBMITIT_EXECUTOR") and is_wanted():
             _leave_job()
+        raise
+    except (LockedError, OtherExperimentError):  # the directory is another run's: nothing is written there
         raise
     except VidgnError as error:
         write_error(config.run_dir, " ".join(str(error).split()))

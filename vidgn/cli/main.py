@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vidgn.errors import VidgnError
+from vidgn.errors import StopRequested, VidgnError
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"vidgn {name}: {_single_line(error)}", file=sys.stderr)
         return EXIT_ERROR
+    except StopRequested as stopped:
+        print(f"vidgn {name}: {stopped}; start the same command again to go on", file=sys.stderr)
+        return EXIT_AGAIN
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR

@@ -96,7 +96,7 @@ def test_run(config: Config) -> dict[str, Any]:
         else:
             outcome = launch(config, stop, "test")
     _finish(outcome)
-    return read_json(_test_path(config).with_suffix(".json"))
+    return read_json(config.run_dir / f"{_test_name(config)}.json")
 
 
 def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -> str | None:
@@ -113,7 +113,7 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
             return None
         train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
         identified = _identity(config, train, val)
-        run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop)
+        run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop, identity=identified)
         try:
             model, input_mean = _first_model(config, train, run_directory, ranks)
             geometry = choose_geometry(config, world_size=ranks.world_size)
@@ -155,12 +155,15 @@ def _claim(config: Config, held: ExitStack) -> bool:
     """
     path = config.run_dir
     train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
-    rundir.claim(path, _identity(config, train, val))
-    write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
+    identified = _identity(config, train, val)
     if (path / "result.json").exists():
+        rundir.claim(path, identified)
         print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
         return False
+    path.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(path, _say_to(path)))
+    rundir.claim(path, identified)
+    write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
     (path / "error.txt").unlink(missing_ok=True)
     return True
 
@@ -282,22 +285,21 @@ def _test(trainer: Trainer, identified: dict[str, Any], *, is_result: bool) -> N
             raise CheckpointError(
                 f"{result['num_videos']} videos were tested, the manifest has {len(trainer.val_rows)}"
             )
-        path = _test_path(config)
-        path.parent.mkdir(exist_ok=True)
-        write_text(path.with_suffix(".csv"), scores.csv())
-        write_json(path.with_suffix(".json"), {**result, "unreadable": list(scores.unreadable)})
+        name = _test_name(config)
+        run.write_whole(f"{name}.csv", scores.csv())
+        run.write_whole(f"{name}.json", {**result, "unreadable": list(scores.unreadable)})
         if is_result:
-            _save_model(trainer, result)
-            write_json(config.run_dir / "result.json", result)
+            run.patiently(lambda: _save_model(trainer, result), "model.safetensors")
+            run.write_whole("result.json", result)
     run.say(
         f"{config.views.name}{f' ({use})' if use else ''}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
         f"of {scores.num_videos} videos" + (f", {len(scores.unreadable)} unreadable" if scores.unreadable else "")
     )
 
 
-def _test_path(config: Config) -> Path:
+def _test_name(config: Config) -> str:
     use = config.bn_stats if bn_stats.has_statistics(config) else "none"
-    return config.run_dir / "tests" / f"{config.views.name}-{use}"
+    return f"tests/{config.views.name}-{use}"
 
 
 def _save_model(trainer: Trainer, result: dict[str, Any]) -> None:

@@ -11,11 +11,9 @@ from vidgn.engine import checkpoint
 from vidgn.engine.files import read_json, with_patience, write_json, write_text
 from vidgn.engine.metrics import MetricsLog, read_metrics
 from vidgn.engine.progress import Clock, Progress
-from vidgn.errors import CheckpointError, ConfigError
+from vidgn.errors import CheckpointError, ConfigError, StopRequested
 
-
-class StopRequested(Exception):  # noqa: N818  # not an error: everything is saved
-    """Raised once the state is saved after a signal: start the run again and it goes on."""
+__all__ = ["RunDirectory", "StopRequested", "add_machine", "best_curve_step", "claim", "write_error"]
 
 
 class OtherExperimentError(ConfigError):
