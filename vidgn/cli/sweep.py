@@ -1,42 +1,120 @@
 """A sweep: the list of its cells, every cell that can be run, and the report at the end whatever happened."""
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from vidgn.cli.launchers import Jobs, check_sweep_launch, shared_machine
 from vidgn.config.compose import Composition
 from vidgn.config.schema import Config, run_name
+from vidgn.engine.signals import Stop, heard
+from vidgn.engine.wanted import wanted
 from vidgn.errors import VidgnError
 
+EXIT_AGAIN = 75  # as in vidgn.cli.main
+_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_OF_GRACE = 25.0  # in which a launcher should have noticed that its jobs are gone
 
-def run_sweep(composition: Composition, run_all: Callable[[], int]) -> int:
-    """Check and list the cells, let Hydra run them, write the report.
 
+class _Over(Exception):  # noqa: N818  # not an error
+    """There is nothing left to wait for in Hydra's launcher."""
+
+
+def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> int:
+    """Check and list the cells, let Hydra run them (`run_all` takes more overrides), write the report.
+
+    SIGTERM, SIGUSR1 and the first Ctrl-C ask every cell to save and stop, and wait for that; a second Ctrl-C does not.
     Returns: 0 if every cell is done, 75 if a signal stopped the sweep, else 1.
     """
+    check_sweep_launch(composition)
+    _check_cells(composition)
+    studies = sorted({Path(c.runs_dir) / c.study for c in composition.configs})
+    for study in studies:
+        _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study])
+    stop = Stop()
+    try:
+        with shared_machine(composition) as overrides, heard(stop):
+            _run_cells(composition, lambda: run_all(overrides), studies[0], stop)
+    finally:
+        for study in studies:
+            _report(study)
+    return _say_what_is_open(composition, stopped=stop.is_set())
+
+
+def _check_cells(composition: Composition) -> None:
     from vidgn.engine.run import check_before_start
 
     for cell, config in zip(composition.cells, composition.configs, strict=True):
         try:
-            check_before_start(config)
+            check_before_start(config, here=composition.launcher != "submitit_slurm")
         except VidgnError as error:
             raise type(error)(f"{error} (in the cell {' '.join(cell)})") from None
-    studies = sorted({Path(c.runs_dir) / c.study for c in composition.configs})
-    for study in studies:
-        _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study])
+
+
+def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path, stop: Stop) -> None:
+    """Hydra runs the cells, until they are done or stopped; back only when none of them lives."""
+    jobs = None
+    if composition.jobs_folder is not None:
+        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when submitit is imported; vidgn listens to USR1
+        jobs = Jobs(composition.jobs_folder, slurm=composition.launcher == "submitit_slurm")
     try:
-        run_all()
-    except Exception as error:  # each cell's own is in its error.txt; here it only decides that the exit code is not 0
-        _say_unless_a_cells(error, composition)
+        with wanted(study) as file, _watched(stop, file, jobs):
+            try:
+                run_all()
+            except _Over:
+                pass
+            except Exception as error:  # a cell's own is in its error.txt
+                _say_unless_a_cells(error, composition)
+            while jobs is not None and jobs.alive():  # one job's end may have ended the launcher's wait for the rest
+                time.sleep(1)
+    except KeyboardInterrupt:
+        if jobs is not None:
+            jobs.cancel()
+        raise
+
+
+@contextmanager
+def _watched(stop: Stop, file: Path, jobs: Jobs | None) -> Iterator[None]:
+    """Once `stop` is set the cells are not wanted any more. Leaves a launcher that waits for jobs which are gone."""
+    main, over = os.getpid(), threading.Event()
+
+    def leave(*_: object) -> None:
+        raise _Over
+
+    def watch() -> None:
+        alive_at = None
+        next_look = time.monotonic() + 5
+        while not over.wait(_SECONDS_BETWEEN_LOOKS):
+            if stop.is_set():
+                file.unlink(missing_ok=True)
+                if jobs is not None:
+                    jobs.drop_waiting()
+                    os.kill(main, signal.SIGUSR2)
+                return
+            if jobs is not None and time.monotonic() > next_look:
+                if jobs.alive():
+                    alive_at = time.monotonic()
+                elif alive_at is not None and time.monotonic() - alive_at > _SECONDS_OF_GRACE:
+                    os.kill(main, signal.SIGUSR2)
+                    return
+                next_look = time.monotonic() + 5
+
+    before = signal.signal(signal.SIGUSR2, leave) if jobs is not None else None
+    watcher = threading.Thread(target=watch, name="vidgn-sweep", daemon=True)
+    watcher.start()
+    try:
+        yield
     finally:
-        for study in studies:
-            _report(study)
-    failed = [c for c in composition.configs if not (c.run_dir / "result.json").exists()]
-    for config in failed:
-        file = config.run_dir / "error.txt"
-        print(f"{config.run_dir}: {file.read_text().strip() if file.exists() else 'not finished'}", file=sys.stderr)
-    return 1 if failed else 0
+        over.set()
+        watcher.join()
+        if jobs is not None:
+            signal.signal(signal.SIGUSR2, before)
 
 
 def _list_cells(study: Path, configs: list[Config]) -> None:
@@ -59,9 +137,34 @@ def _list_cells(study: Path, configs: list[Config]) -> None:
     partial.replace(file)
 
 
+def _error_of(config: Config) -> str | None:
+    file = config.run_dir / "error.txt"
+    return file.read_text().strip() if file.exists() else None
+
+
 def _say_unless_a_cells(error: Exception, composition: Composition) -> None:
-    if not any((c.run_dir / "error.txt").exists() for c in composition.configs):
-        print(f"vidgn train: {' '.join(str(error).split())}", file=sys.stderr)
+    from vidgn.engine.rundir import StopRequested
+
+    line = " ".join(str(error).split())
+    if not isinstance(error, StopRequested) and not any(
+        line and line in (_error_of(c) or "") for c in composition.configs
+    ):
+        print(f"vidgn train: {type(error).__name__}: {line[:500]}", file=sys.stderr)
+
+
+def _say_what_is_open(composition: Composition, *, stopped: bool) -> int:
+    """A line for each cell without a result. Returns: the exit code."""
+    undone = [c for c in composition.configs if not (c.run_dir / "result.json").exists()]
+    waiting = 0
+    for config in undone:
+        reason = _error_of(config)
+        if reason is None and stopped:
+            waiting += 1
+        else:
+            print(f"{config.run_dir}: {reason or 'not finished'}", file=sys.stderr)
+    if waiting:
+        print(f"vidgn train: stopped, {waiting} cells to go: the same command goes on with them", file=sys.stderr)
+    return (EXIT_AGAIN if waiting else 1) if undone else 0
 
 
 def _report(study: Path) -> None:

@@ -18,7 +18,7 @@ Trains what conf/ describes, then tests it. Started again, a stopped run goes on
   vidgn train model=i3d_tiny data=synthetic frames=8 span=16 trainer.epochs=5
   vidgn train data=csv data.root=videos data.train=train.csv data.val=val.csv weights=r50_gn.safetensors
   vidgn train -m frames=32,64 clips_per_gpu=8,4 norm=bn,gn seed=0,1,2     every combination, then the report
-  vidgn train -m sweep=demo                                               a ready-made sweep (demo, paper, imagenet_batch)
+  vidgn train -m sweep=demo                                               a ready-made sweep (there are demo, paper, ...)
   vidgn train launch.nproc_per_node=8                                     8 processes on this machine
 
 options
@@ -41,29 +41,71 @@ def run(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(_HELP.format(groups=_groups()))
         return 0
+    try:
+        return _run(argv)
+    except VidgnError as error:
+        if _is_said_by_another_rank(error):
+            return 1
+        raise
+
+
+def _run(argv: list[str]) -> int:
+    from vidgn.cli.launchers import check_plugin
     from vidgn.config.compose import compose_all
 
     overrides = [a for a in argv if not a.startswith("-")]
     only_shown = any(a in ("--cfg", "-c", "--info", "-i") or a.startswith(("--cfg=", "--info=")) for a in argv)
     if only_shown:
         overrides = [o for o in overrides if "=" in o]
+    for override in overrides:
+        if override.startswith("hydra/launcher="):
+            check_plugin(override.partition("=")[2])
     multirun = "-m" in argv or "--multirun" in argv
     composition = compose_all(overrides, multirun=multirun)
     if only_shown:
         return _hydra(argv)
+    from vidgn.engine.environment import adopt_slurm_ranks, ranks_are_set
+
+    adopt_slurm_ranks(composition.configs[0])
     if not composition.is_sweep:
+        if composition.launcher != "basic":
+            raise ConfigError(
+                f"hydra/launcher={composition.launcher} is for sweeps: add -m (of one cell, if there is one), as in "
+                f"vidgn train -m {' '.join(overrides)}"
+            )
         from vidgn.engine.run import check_before_start
 
         check_before_start(composition.configs[0])
         return _hydra(argv)
+    if ranks_are_set():
+        raise ConfigError(_refuse_sweep(overrides))
     from vidgn.cli.sweep import run_sweep
 
-    return run_sweep(composition, lambda: _hydra(argv))
+    return run_sweep(composition, lambda more: _hydra([*argv, *more]))
+
+
+def _refuse_sweep(overrides: list[str]) -> str:
+    here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+    others = " ".join(o for o in overrides if not o.startswith("launch.nproc_per_node="))
+    return (
+        f"-m can't run as one of the {os.environ['WORLD_SIZE']} ranks that torchrun or srun has started: each would sweep "
+        f"by itself. Start it once, and it starts the ranks of every cell: vidgn train -m "
+        f"launch.nproc_per_node={here} {others}"
+    )
+
+
+def _is_said_by_another_rank(error: VidgnError) -> bool:
+    """Whether one of several ranks is enough to print this: all have it before they meet, then one and its echoes."""
+    from vidgn.engine.environment import is_first_rank
+
+    heard_of = getattr(error, "heard_of", None)
+    return not is_first_rank() if heard_of is None else heard_of
 
 
 def _hydra(argv: list[str]) -> int:
     """Hydra's own main, its errors raised as they are."""
     import hydra
+    from hydra.errors import HydraException
 
     from vidgn.cli.cell import run_cell
     from vidgn.config.compose import config_dir, one_line, register_resolvers
@@ -75,7 +117,7 @@ def _hydra(argv: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(run_cell)()
     except VidgnError:
         raise
-    except hydra.errors.HydraException as error:
+    except HydraException as error:
         raise ConfigError(one_line(error)) from error
     return 0
 

@@ -1,4 +1,4 @@
-"""Hydra's side of the configuration: search path, resolvers, composition into Config, cells of a sweep, one-line errors."""
+"""Hydra's side of the configuration: search path, resolvers, composition into Config, cells of a sweep, errors."""
 
 import difflib
 import re
@@ -30,8 +30,18 @@ def config_dir() -> Path:
 
 
 def register_resolvers() -> None:
-    """`${run_name:}`: the cell's directory name. Safe to call again."""
+    """`${run_name:}`: the cell's directory name; what a Slurm job asks of each node. Safe to call again."""
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("gpus_per_node", _gpus_per_node, replace=True)
+    OmegaConf.register_new_resolver("cores_per_node", _cores_per_node, replace=True)
+
+
+def _gpus_per_node(*, _root_: DictConfig) -> int | None:
+    return None if _root_.trainer.device == "cpu" else _root_.launch.nproc_per_node
+
+
+def _cores_per_node(*, _root_: DictConfig) -> int:
+    return _root_.launch.nproc_per_node * (1 + _root_.data.workers)  # a rank and those that decode for it
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class Composition:
     configs: tuple[Config, ...]
     is_sweep: bool
     launcher: str  # Hydra's choice: basic, joblib, submitit_slurm, ...
+    side_by_side: int | None = None  # hydra.launcher.n_jobs of joblib: cells at a time, -1 for as many as fit
+    jobs_folder: Path | None = None  # where submitit has a folder for each job
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:
@@ -53,8 +65,10 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
         return to_config(compose("config", overrides=list(overrides)))
 
 
-def compose_all(overrides: Sequence[str], *, multirun: bool) -> Composition:
+def compose_all(overrides: Sequence[str], *, multirun: bool, are_run: bool = True) -> Composition:
     """Every cell of the command line, each composed and checked, before anything starts.
+
+    Cells that are run must differ in their directories; `are_run=False` for verbs that only look at them.
 
     Raises: ConfigError, naming the cell when there are several.
     """
@@ -79,8 +93,14 @@ def compose_all(overrides: Sequence[str], *, multirun: bool) -> Composition:
                 configs.append(to_config(compose("config", overrides=list(cell))))
             except ConfigError as error:
                 raise ConfigError(f"{error} (in the cell {' '.join(cell)})") from None
-    _refuse_twins(cells, configs)
-    return Composition(tuple(cells), tuple(configs), True, launcher)
+    if are_run:
+        _refuse_twins(cells, configs)
+    return Composition(tuple(cells), tuple(configs), True, launcher, *_launcher_settings(base))
+
+
+def _launcher_settings(base: DictConfig) -> tuple[int | None, Path | None]:
+    folder = OmegaConf.select(base, "hydra.launcher.submitit_folder")
+    return OmegaConf.select(base, "hydra.launcher.n_jobs"), None if folder is None else Path(folder).parent
 
 
 def to_config(node: DictConfig) -> Config:
@@ -124,7 +144,7 @@ def _refuse_twins(cells: Sequence[Sequence[str]], configs: Sequence[Config]) -> 
 
 
 def _without_hydra(node: DictConfig) -> DictConfig:
-    plain = OmegaConf.masked_copy(node, [k for k in node if k != "hydra"])
+    plain = OmegaConf.masked_copy(node, [str(k) for k in node if k != "hydra"])
     assert isinstance(plain, DictConfig)
     return plain
 
@@ -154,7 +174,7 @@ def one_line(error: Exception) -> str:
         group, option = found[1], found[2]
         options = sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
         if options:
-            close = difflib.get_close_matches(option, options, n=1)
+            close = difflib.get_close_matches(option, options, n=1, cutoff=0.5)
             hint = f"did you mean {group}={close[0]}? " if close else ""
             return f"{group}={option}: no such option. {hint}Known are {', '.join(options)}"
     if "hydra/" in text and "Could not find" in text:

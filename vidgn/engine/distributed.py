@@ -19,7 +19,7 @@ _FAILURE = "vidgn/failure"  # in the store: what the first rank to fail had to s
 
 
 class RankError(VidgnError):
-    """A rank failed. `heard_of`: another rank did, and says so itself."""
+    """A rank failed. `heard_of`: another one did, and says so itself."""
 
     heard_of = False
 
@@ -137,6 +137,7 @@ def _first_failure(store: Store, rank: int, error: Exception) -> Exception:
     except RuntimeError:  # the store was the first rank's, and is gone with it
         first = "rank 0: it ended before the others"
     if first == mine:
+        error.heard_of = False  # type: ignore[attr-defined]
         if isinstance(error, VidgnError) or not _is_lost_connection(error):
             return error
         return RankError(
