@@ -65,13 +65,11 @@ def _rank(rank: int, size: int, ports: list[int], function, arguments) -> None:
 
 def train_cells(rank: int, join, configs: list[Config]) -> None:
     """Train and test every cell, then test it with running averages and with the test clips' statistics."""
-    from vidgn.engine.run import work_as_rank
-    from vidgn.engine.signals import RankStop, Stop
+    from vidgn.engine.run import run, test_run
 
     for config in configs:
-        stop = RankStop(Stop())
         join()
-        assert work_as_rank(config, stop, "train") is None
+        run(config)
         for use in ("ema", "batch") if config.norm.kind != "gn" else ():
             join()
-            assert work_as_rank(dataclasses.replace(config, bn_stats=use), stop, "test") is None
+            test_run(dataclasses.replace(config, bn_stats=use))
