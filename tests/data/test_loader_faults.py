@@ -83,7 +83,7 @@ def test_a_file_that_kills_two_readers_fails_and_the_next_is_read(tiny_data, all
 
 def test_a_video_that_hangs_is_given_up_after_the_time_limit(train, tiny_data, monkeypatch):
     monkeypatch.setattr(pool, "_GRACE_SECONDS", 0.2)
-    data = replace(tiny_data, workers=1, timeout_seconds=0.3)
+    data = replace(tiny_data, workers=1, timeout_seconds=2.5)
     start = time.monotonic()
     with train(data, [range(2)] * 200) as stream:
         next(stream)
@@ -93,15 +93,15 @@ def test_a_video_that_hangs_is_given_up_after_the_time_limit(train, tiny_data, m
     substitutions = [s for batch in batches for s in batch.substitutions]
     assert len(batches) == 199
     assert len(substitutions) == 1
-    assert "not read within data.timeout_seconds=0.3" in substitutions[0].reason
+    assert "not read within data.timeout_seconds=2.5" in substitutions[0].reason
     assert substitutions[0].id in substitutions[0].reason
     assert not victim.is_running()
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 60
 
 
 def test_a_test_video_that_hangs_is_unreadable(tiny_data, all_views, monkeypatch):
     monkeypatch.setattr(pool, "_GRACE_SECONDS", 0.2)
-    data = replace(tiny_data, workers=1, timeout_seconds=0.3)
+    data = replace(tiny_data, workers=1, timeout_seconds=2.5)
     manifest = read_manifest(data, "val")
     rows = [*range(9)] * 20
     with test_videos(manifest, data, all_views["center"], rows=rows, **CLIP) as stream:

@@ -1,61 +1,24 @@
 """Clips in the order asked for, whatever reads them: the same bytes for any number of workers."""
 
-import itertools
 import os
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from vidgn.config.schema import DataConfig, ViewsConfig
-from vidgn.data.formats import annotation_path, root_folder
+from vidgn.data.feeds import Batch, Substitution, TestFeed, TrainFeed, TrainPlan, VideoViews
+from vidgn.data.listing import annotation_path, root_folder
 from vidgn.data.manifest import Manifest
-from vidgn.data.plan import ClipPlan, plan_digest, plan_for, row_at, substitute_row, video_position
-from vidgn.data.pool import Done, InlinePool, ReaderPool
-from vidgn.data.reading import ClipGeometry, ReadTask
+from vidgn.data.pool import InlinePool, ReaderPool
+from vidgn.data.reading import ClipGeometry
+from vidgn.data.stream import Stream
 from vidgn.data.synthetic import check_synthetic
-from vidgn.errors import ConfigError, DecodeError, ManifestError
+from vidgn.errors import ConfigError, ManifestError
 from vidgn.streams import Tag
 
-_DIGEST_MODULUS = 2**128
-_MAX_ATTEMPTS = 100
+__all__ = ["Batch", "Stream", "Substitution", "VideoViews", "check_data", "test_videos", "train_batches"]
+
 _TRAIN_SLOTS = 2  # places a reader has: one being filled, one being emptied or waiting
-
-
-@dataclass(frozen=True)
-class Substitution:
-    """A clip at `position` that came from another video than planned, `id` being unreadable for `reason`."""
-
-    position: int
-    id: str
-    reason: str
-    replaced_by: str
-
-
-@dataclass
-class Batch:
-    """The clips of one forward. `digest`: sum of their plan digests modulo 2**128."""
-
-    clip_NTHWC: torch.Tensor  # uint8
-    label_N: torch.Tensor  # int64
-    ids: tuple[str, ...]
-    positions: tuple[int, ...]
-    digest: int
-    substitutions: tuple[Substitution, ...]
-
-
-@dataclass
-class VideoViews:
-    """All views of one test video, or why there are none. `index`: its row in the manifest."""
-
-    index: int
-    id: str
-    label: int
-    clips_VTHWC: torch.Tensor | None  # uint8
-    error: str | None
 
 
 def train_batches(
@@ -70,7 +33,7 @@ def train_batches(
     order_tag: Tag = Tag.ORDER,
     pin_memory: bool = False,
     slots_per_step: int | None = None,
-) -> "Stream[Batch]":
+) -> Stream[Batch]:
     """Training clips: one batch for each sequence of `positions`, in their order; the sequences are read ahead.
 
     `slots_per_step`: clips of a step over all ranks; needed where data.clips_per_video > 1, which is 1 without it.
@@ -79,8 +42,8 @@ def train_batches(
     """
     geometry = ClipGeometry.of(data, frames=frames, stride=stride)
     repeats = data.clips_per_video if slots_per_step else 1
-    plan = _TrainPlan(manifest, data, seed, tag, order_tag, repeats, slots_per_step or 1)
-    feed = _TrainFeed(plan, geometry, iter(positions), pin_memory)
+    plan = TrainPlan(manifest, data, seed, tag, order_tag, repeats, slots_per_step or 1)
+    feed = TrainFeed(plan, geometry, iter(positions), pin_memory)
     slot_bytes = repeats * _num_bytes(geometry.clip_shape)
     return Stream(feed, _pool(data, _TRAIN_SLOTS, slot_bytes), window=2 * _TRAIN_SLOTS * max(data.workers, 1))
 
@@ -95,10 +58,10 @@ def test_videos(
     stride: int,
     rows: Sequence[int],
     pin_memory: bool = False,  # noqa: PT028
-) -> "Stream[VideoViews]":
+) -> Stream[VideoViews]:
     """The views of the manifest's `rows`, in their order; each file is opened once. `curve` is planned by the row."""
     geometry = ClipGeometry.of(data, frames=frames, stride=stride, views=views)
-    feed = _TestFeed(manifest, data, seed, geometry, list(rows), pin_memory)
+    feed = TestFeed(manifest, data, seed, geometry, list(rows), pin_memory)
     slot_bytes = views.clips * views.crops * _num_bytes(geometry.clip_shape)
     return Stream(feed, _pool(data, 1, slot_bytes), window=data.workers + 1)
 
@@ -114,309 +77,6 @@ def _pool(data: DataConfig, slots: int, slot_bytes: int) -> InlinePool | ReaderP
     if data.workers == 0:
         return InlinePool()
     return ReaderPool(data.workers, slots=slots, slot_bytes=slot_bytes, timeout_seconds=data.timeout_seconds)
-
-
-Item = TypeVar("Item")
-
-
-class _Feed(Protocol[Item]):
-    """What is to be read, and what becomes of it. Called from one thread at a time."""
-
-    def more(self) -> list[ReadTask] | None:
-        """Tasks of the next item or items; None at the end."""
-        ...
-
-    def accept(self, done: Done) -> list[ReadTask]:
-        """Takes a file that was read, or failed; tasks that must be read instead."""
-        ...
-
-    def pop(self) -> Item | None:
-        """The next item, if it is complete."""
-        ...
-
-    def held(self, ready: Iterable[Item]) -> int:
-        """Clips (videos at test) asked for and not yet passed on, those of `ready` items included."""
-        ...
-
-
-class Stream(Generic[Item]):
-    """Iterator over the items of a feed, read ahead by a thread that keeps the pool busy. A context manager."""
-
-    def __init__(self, feed: _Feed[Item], pool: InlinePool | ReaderPool, *, window: int) -> None:
-        self._feed, self._pool, self._window = feed, pool, window
-        self._ready: deque[Item] = deque()
-        self._changed = threading.Condition()
-        self._error: BaseException | None = None
-        self._asked = True  # False once the feed has no more
-        self._finished = self._closed = False
-        self._device = torch.cuda.current_device() if getattr(feed, "pin_memory", False) else None
-        self._thread: threading.Thread | None = None
-        if isinstance(pool, ReaderPool):
-            self._thread = threading.Thread(target=self._run, name="vidgn-loader", daemon=True)
-            self._thread.start()
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        if self._thread is None:
-            while not self._ready and not self._finished:
-                self._step()
-        with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._finished)
-            if self._ready:
-                item = self._ready.popleft()
-                self._pool.wake()
-                return item
-        error, self._error = self._error, None
-        self.close()
-        if error is not None:
-            raise error
-        raise StopIteration
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends reading now; nothing comes after. May be called twice."""
-        if self._closed:
-            return
-        self._closed = self._finished = True
-        if self._thread is not None:
-            self._pool.wake()
-            self._thread.join()
-        self._pool.close()
-        self._ready.clear()
-
-    def _run(self) -> None:
-        try:
-            if self._device is not None:
-                torch.cuda.set_device(self._device)  # pinned memory belongs to a context: not to that of device 0
-            while not self._finished:
-                self._step()
-        except BaseException as error:
-            with self._changed:
-                self._error, self._finished = error, True
-                self._changed.notify_all()
-
-    def _step(self) -> None:
-        """One round: ask for as much as the pool wants and the window allows, wait for files, pass on what is whole."""
-        while self._asked and self._pool.wants_tasks and self._has_room():
-            tasks = self._feed.more()
-            self._asked = tasks is not None
-            for task in tasks or ():
-                self._pool.submit(task)
-        if self._pool.busy or self._asked:
-            for done in self._pool.wait():
-                for task in self._feed.accept(done):
-                    self._pool.submit(task)
-        with self._changed:
-            while (item := self._feed.pop()) is not None:
-                self._ready.append(item)
-            if not self._pool.busy and not self._asked:
-                self._finished = True
-            self._changed.notify_all()
-
-    def _has_room(self) -> bool:
-        held = self._feed.held(self._ready)
-        return held < self._window if self._thread is not None else held == 0
-
-
-@dataclass
-class _TrainPlan:
-    """Which row and plan belong to a position."""
-
-    manifest: Manifest
-    data: DataConfig
-    seed: int
-    tag: Tag
-    order_tag: Tag
-    repeats: int
-    slots_per_step: int
-
-    def row(self, position: int) -> int:
-        if self.repeats > 1:
-            position = video_position(position, clips_per_video=self.repeats, slots_per_step=self.slots_per_step)
-        return row_at(self.seed, position, len(self.manifest), tag=self.order_tag)
-
-    def clip(self, position: int) -> ClipPlan:
-        return plan_for(self.data, self.seed, position, tag=self.tag)
-
-    def substitute(self, position: int, attempt: int) -> int:
-        return substitute_row(self.seed, position, attempt, len(self.manifest))
-
-
-class _Building:
-    """A batch some of whose clips are still to come."""
-
-    def __init__(self, positions: Sequence[int], clip_shape: tuple[int, ...], pin_memory: bool) -> None:
-        num = len(positions)
-        self.positions = tuple(positions)
-        self.clip_NTHWC = torch.empty((num, *clip_shape), dtype=torch.uint8, pin_memory=pin_memory)
-        self.label_N = torch.zeros(num, dtype=torch.int64, pin_memory=pin_memory)
-        self.ids = [""] * num
-        self.digest = 0
-        self.failures: list[list[tuple[str, str]]] = [[] for _ in positions]  # (id, reason) of each slot
-        self.num_open = num
-
-    def batch(self) -> Batch:
-        substitutions = []
-        for slot, failures in enumerate(self.failures):
-            instead = [*(id for id, _ in failures), self.ids[slot]][1:]
-            for (id, reason), replaced_by in zip(failures, instead, strict=True):
-                substitutions.append(Substitution(self.positions[slot], id, reason, replaced_by))
-        digest = self.digest % _DIGEST_MODULUS
-        ids = tuple(self.ids)
-        return Batch(self.clip_NTHWC, self.label_N, ids, self.positions, digest, tuple(substitutions))
-
-
-@dataclass
-class _Wanted:
-    """Clips asked for by one task: where each goes, and the rows that failed for it before."""
-
-    places: list[tuple[_Building, int]]
-    plans: tuple[ClipPlan, ...]
-    failed_rows: list[int]
-    row: int
-    attempt: int = 0
-
-
-class _TrainFeed:
-    """Makes batches. Failed files are replaced position by position, so that the result does not depend on grouping."""
-
-    def __init__(
-        self, plan: _TrainPlan, geometry: ClipGeometry, positions: Iterator[Sequence[int]], pin_memory: bool
-    ) -> None:
-        self._plan, self._geometry, self.pin_memory = plan, geometry, pin_memory
-        self._groups = _groups(positions, plan.slots_per_step if plan.repeats > 1 else None)
-        self._building: deque[_Building] = deque()
-        self._wanted: dict[int, _Wanted] = {}
-        self._keys = itertools.count()
-
-    def held(self, ready: Iterable[Batch]) -> int:
-        return sum(len(item.positions) for item in itertools.chain(self._building, ready))
-
-    def more(self) -> list[ReadTask] | None:
-        group = next(self._groups, None)
-        if group is None:
-            return None
-        by_row: dict[int, list[tuple[_Building, int]]] = {}
-        for positions in group:
-            building = _Building(positions, self._geometry.clip_shape, self.pin_memory)
-            self._building.append(building)
-            for slot, position in enumerate(positions):
-                # Without repeats, a row that comes twice in a batch is read twice: its positions are epochs apart.
-                row = self._plan.row(position)
-                key = row if self._plan.repeats > 1 else len(by_row)
-                by_row.setdefault(key, []).append((building, slot))
-        return [self._task(places) for places in by_row.values()]
-
-    def accept(self, done: Done) -> list[ReadTask]:
-        wanted = self._wanted.pop(done.task.key)
-        if done.clips_VTHWC is None:
-            assert done.error is not None
-            return [self._instead(wanted, index, done) for index in range(len(wanted.places))]
-        clips_VTHWC = torch.from_numpy(done.clips_VTHWC)
-        row = done.task.row
-        for (building, slot), plan, clip_THWC in zip(wanted.places, wanted.plans, clips_VTHWC, strict=True):
-            building.clip_NTHWC[slot].copy_(clip_THWC)
-            building.label_N[slot] = row.label
-            building.ids[slot] = row.id
-            building.digest += plan_digest(building.positions[slot], row.id, plan)
-            building.num_open -= 1
-        return []
-
-    def pop(self) -> Batch | None:
-        if self._building and not self._building[0].num_open:
-            return self._building.popleft().batch()
-        return None
-
-    def _task(self, places: list[tuple[_Building, int]]) -> ReadTask:
-        positions = [building.positions[slot] for building, slot in places]
-        plans = tuple(self._plan.clip(position) for position in positions)
-        return self._ask(_Wanted(places, plans, [], self._plan.row(positions[0])))
-
-    def _ask(self, wanted: _Wanted) -> ReadTask:
-        key = next(self._keys)
-        self._wanted[key] = wanted
-        return ReadTask(key, self._plan.manifest[wanted.row], wanted.plans, self._geometry)
-
-    def _instead(self, wanted: _Wanted, index: int, done: Done) -> ReadTask:
-        """The task for one clip of a file that failed: the next row drawn for its position that has not failed yet."""
-        building, slot = wanted.places[index]
-        failures = building.failures[slot]
-        failures.append((done.task.row.id, done.error or ""))
-        failed_rows = [*wanted.failed_rows, wanted.row]
-        for attempt in range(wanted.attempt, _MAX_ATTEMPTS):
-            row = self._plan.substitute(building.positions[slot], attempt)
-            if row not in failed_rows:
-                place, plan = [(building, slot)], (wanted.plans[index],)
-                return self._ask(_Wanted(place, plan, failed_rows, row, attempt + 1))
-        raise DecodeError(
-            f"position {building.positions[slot]}: {len(failures)} videos drawn for it can't be read "
-            f"(last: {done.error}); run `vidgn data check` on the data set"
-        )
-
-
-def _groups(positions: Iterator[Sequence[int]], slots_per_step: int | None) -> Iterator[list[Sequence[int]]]:
-    """Forwards that may share openings: those of one step where videos repeat, else each by itself."""
-    if slots_per_step is None:
-        yield from ([forward] for forward in positions)
-        return
-    for _, group in itertools.groupby(positions, key=lambda forward: forward[0] // slots_per_step):
-        yield list(group)
-
-
-class _TestFeed:
-    """Makes the views of one video after another."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        data: DataConfig,
-        seed: int,
-        geometry: ClipGeometry,
-        rows: list[int],
-        pin_memory: bool,
-    ) -> None:
-        self._manifest, self._data, self._seed, self._geometry = manifest, data, seed, geometry
-        self.pin_memory = pin_memory
-        self._rows, self._asked, self._popped = rows, 0, 0
-        self._done: dict[int, VideoViews] = {}
-
-    def held(self, ready: Iterable[VideoViews]) -> int:
-        return self._asked - self._popped + sum(1 for _ in ready)
-
-    def more(self) -> list[ReadTask] | None:
-        if self._asked == len(self._rows):
-            return None
-        key = self._asked
-        self._asked += 1
-        index = self._rows[key]
-        assert self._geometry.views is not None
-        training = self._geometry.views.plan == "training"
-        plans = (plan_for(self._data, self._seed, index, tag=Tag.CURVE),) if training else ()
-        return [ReadTask(key, self._manifest[index], plans, self._geometry)]
-
-    def accept(self, done: Done) -> list[ReadTask]:
-        clips_VTHWC = None
-        if done.clips_VTHWC is not None:
-            clips_VTHWC = torch.empty(done.clips_VTHWC.shape, dtype=torch.uint8, pin_memory=self.pin_memory)
-            clips_VTHWC.copy_(torch.from_numpy(done.clips_VTHWC))
-        row, key = done.task.row, done.task.key
-        self._done[key] = VideoViews(self._rows[key], row.id, row.label, clips_VTHWC, done.error)
-        return []
-
-    def pop(self) -> VideoViews | None:
-        item = self._done.pop(self._popped, None)
-        self._popped += item is not None
-        return item
 
 
 def check_data(data: DataConfig) -> None:

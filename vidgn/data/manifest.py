@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidgn.config.schema import DataConfig
-from vidgn.data.formats import Listing, Split, read_labels, read_listing
+from vidgn.data.formats import read_labels, read_listing
+from vidgn.data.listing import Listing, Split
 from vidgn.errors import ManifestError
 
 _NUM_NAMED = 3  # files that an error names

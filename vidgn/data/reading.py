@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidgn.config.schema import DataConfig, ViewsConfig
-from vidgn.data.formats import IMAGE_EXTENSIONS
+from vidgn.data.listing import IMAGE_EXTENSIONS
 from vidgn.data.manifest import Row
 from vidgn.data.plan import ClipPlan, ResolvedClip, resolve_clip, resolve_views, view_size
 from vidgn.errors import DecodeError

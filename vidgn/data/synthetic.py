@@ -52,12 +52,14 @@ MOTIONS = (
     Motion("growing", growth=1),
     Motion("shrinking", growth=-1),
 )
+_TARGETS = 1
 _SPEED = (0.8, 1.6)  # pixels a frame at size 64
 _TURN = (0.08, 0.16)  # radians a frame
 _GROWTH = (0.03, 0.06)  # of the range of sizes, a frame
 _SIZES = (0.09, 0.16)  # long half axis, fraction of the picture's size
 _FLATNESS = 0.55  # short half axis / long half axis
 _WARM = ((200, 255), (60, 140), (20, 70))  # ranges of R, G, B
+_BACKGROUND = (60, 160)  # grey levels of its blocks
 _COLD = ((20, 80), (80, 170), (170, 255))
 
 
@@ -68,6 +70,9 @@ def check_synthetic(config: SyntheticConfig) -> None:
         raise ConfigError(f"data.synthetic.num_classes={config.num_classes}: {rule}")
     if config.size % 2 or config.size < 16:
         raise ConfigError(f"data.synthetic.size={config.size}: H.264 wants an even size; use 16 or more, even")
+    for name, least in {"num_frames": 1, "distractors": 0, "noise": 0, "seed": 0}.items():
+        if getattr(config, name) < least:
+            raise ConfigError(f"data.synthetic.{name}={getattr(config, name)}: must be {least} or more")
     for name in ("num_train", "num_val"):
         if getattr(config, name) < config.num_classes:
             rule = f"each of {config.num_classes} classes needs one; use {config.num_classes} or more"
@@ -106,29 +111,30 @@ def render_video(config: SyntheticConfig, split: int, label: int, item: int) -> 
     """One video: uint8 (T, H, W, 3). A pure function of its arguments. `split`: 0 train, 1 val."""
     random = stream(Tag.SYNTHETIC, config.seed, split, label, item)
     size, length = config.size, config.num_frames
-    blocks = random.uniform(60, 160, (8, 8, 3))
+    blocks = random.uniform(*_BACKGROUND, (8, 8, 3)).astype(np.float32)
     grid = np.arange(size) * 8 // size
     video_THWC = np.repeat(blocks[grid][:, grid][None], length, axis=0)
     others = [motion for motion in MOTIONS[: config.num_classes] if motion is not MOTIONS[label]]
     for _ in range(config.distractors):
         _paint(video_THWC, others[int(random.integers(len(others)))], random, colours=_COLD)
-    _paint(video_THWC, MOTIONS[label], random, colours=_WARM)
-    video_THWC += random.normal(0, config.noise, video_THWC.shape)
+    for _ in range(_TARGETS):
+        _paint(video_THWC, MOTIONS[label], random, colours=_WARM)
+    video_THWC += config.noise * random.standard_normal(video_THWC.shape, np.float32)
     return np.clip(np.rint(video_THWC), 0, 255).astype(np.uint8)
 
 
 def _paint(video_THWC: np.ndarray, motion: Motion, random: np.random.Generator, *, colours: tuple) -> None:
     """Paints an ellipse that does `motion` over the frames, with a soft edge, in place."""
     length, size = video_THWC.shape[:2]
-    t = np.arange(length)[:, None, None]
+    t = np.arange(length, dtype=np.float32)[:, None, None]
     speed = random.uniform(*_SPEED) * size / 64
     x = random.uniform(0, size) + motion.right * speed * t
     y = random.uniform(0, size) + motion.down * speed * t
     angle = random.uniform(0, np.pi) + motion.turn * random.uniform(*_TURN) * t
     phase = (random.uniform() + motion.growth * random.uniform(*_GROWTH) * t) % 1
-    colour = np.array([random.uniform(*limits) for limits in colours])
+    colour = np.array([random.uniform(*limits) for limits in colours], np.float32)
     long = (_SIZES[0] + phase * (_SIZES[1] - _SIZES[0])) * size
-    pixels = np.arange(size) + 0.5
+    pixels = np.arange(size, dtype=np.float32) + 0.5
     dx = (pixels[None, None, :] - x + size / 2) % size - size / 2
     dy = (pixels[None, :, None] - y + size / 2) % size - size / 2
     along = (dx * np.cos(angle) + dy * np.sin(angle)) / long

@@ -1,0 +1,113 @@
+"""What all formats share: rows as parallel lists, and how annotation files and folders are read."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vidgn.config.schema import DataConfig
+from vidgn.errors import ManifestError
+
+Split = Literal["train", "val"]
+
+VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv"})
+IMAGE_EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp"})
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation")}
+
+
+@dataclass
+class Listing:
+    """Rows of one split in the order of their annotation, as parallel lists.
+
+    `paths` are relative to `base`, or absolute. `labels` are as written. `missing`: ids whose file is not there.
+    `unreadable`: ids that an index marks as not decodable, left out of training (a test counts them as wrong).
+    """
+
+    base: str
+    ids: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int, int]] = field(default_factory=list)  # num_frames, height, width; from an index
+    missing: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def add(self, id: str, path: str, label: str, size: tuple[int, int, int] | None = None) -> None:
+        """Appends a row. All rows of a listing have a size (zeros: not known), or none has."""
+        self.ids.append(id)
+        self.paths.append(path)
+        self.labels.append(label)
+        if size is not None:
+            self.sizes.append(size)
+
+
+def annotation_path(data: DataConfig, split: Split) -> str:
+    """The annotation file of `split`. Raises ManifestError where none is set or it is no file."""
+    path = data.train if split == "train" else data.val
+    if path is None:
+        raise ManifestError(f"data.{split} is not set, and data.format={data.format} needs it: give an annotation file")
+    if not os.path.isfile(path):
+        raise ManifestError(f"data.{split}={path}: no such file; give the path of the annotation")
+    return path
+
+
+def root_folder(data: DataConfig, *, default: str | None = None) -> str:
+    """The folder of the videos. Raises ManifestError where it is not set (and has no default) or does not exist."""
+    root = data.root if data.root is not None else default
+    if root is None:
+        raise ManifestError(f"data.root is not set, and data.format={data.format} needs it: give the folder of videos")
+    if not os.path.isdir(root):
+        raise ManifestError(f"data.root={root}: no such folder; give the folder that holds the videos")
+    return root
+
+
+def csv_rows(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """Rows of a csv as dicts. Raises ManifestError without the `columns`, or for a line that is too short."""
+    reader = csv.reader(read_lines(path))
+    header = [name.strip() for name in next(reader, [])]
+    absent = [name for name in columns if name not in header]
+    if absent:
+        raise ManifestError(
+            f"{path}: no column {', '.join(absent)} in its first line ({','.join(header)[:120]}); "
+            f"the header must have {','.join(columns)}"
+        )
+    for cells in reader:
+        if not cells:
+            continue
+        if len(cells) < len(header):
+            raise ManifestError(
+                f"{path}, line {reader.line_num}: {len(cells)} cells under {len(header)} columns; "
+                "mend the line, and quote values that hold a comma"
+            )
+        yield dict(zip(header, cells, strict=False))
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """Lines of a text file. Raises ManifestError where it can't be read as UTF-8."""
+    try:
+        with open(path, encoding="utf-8-sig", newline=None) as file:
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: {error}; give a readable text file in UTF-8") from None
+
+
+def keep_existing(listing: Listing) -> Listing:
+    """The rows whose file is there; each folder named by a path is listed once."""
+    present: dict[str, frozenset[str]] = {}
+    keep = []
+    for index, path in enumerate(listing.paths):
+        folder, name = os.path.split(os.path.join(listing.base, path))
+        if folder not in present:
+            try:
+                present[folder] = frozenset(os.listdir(folder))
+            except OSError:
+                present[folder] = frozenset()
+        if name in present[folder]:
+            keep.append(index)
+        else:
+            listing.missing.append(listing.ids[index])
+    if listing.missing:
+        for name in ("ids", "paths", "labels", "sizes"):
+            values = getattr(listing, name)
+            setattr(listing, name, [values[i] for i in keep] if values else [])
+    return listing
