@@ -106,6 +106,25 @@ def test_a_file_of_a_newer_format_is_refused(tmp_path):
         load_weights(ours(IMAGE, "gn"), tmp_path / "w", std=OUR_STD)
 
 
+@pytest.mark.parametrize("told", [{}, {"input_mean": "1,2", "input_std": "1,2,3"}, {"config": "{}"}, {"config": "["}])
+def test_metadata_of_ours_that_cannot_be_read_is_told(told, tmp_path):
+    from vidgn.models.weights.files import write_safetensors
+
+    write_safetensors(tmp_path / "w", dict(trained(IMAGE, "gn").state_dict()), {"format": "vidgn", **told})
+    with pytest.raises(CheckpointError, match="its metadata can't be read") as caught:
+        load_weights(ours(IMAGE, "gn"), tmp_path / "w", std=OUR_STD)
+    assert "\n" not in str(caught.value)
+
+
+def test_metadata_of_others_is_not_ours(tmp_path):
+    from vidgn.models.weights.files import write_safetensors
+
+    state = dict(trained(IMAGE, "gn").state_dict())
+    write_safetensors(tmp_path / "w", state, {"format": "pt", "config": "[", "input_mean": "?"})
+    report = load_weights(ours(IMAGE, "gn"), tmp_path / "w", std=OUR_STD)
+    assert (report.format, report.metadata) == ("pytorchvideo", {})
+
+
 def test_other_norms_of_ours_are_told_apart(tmp_path):
     save_model(trained(IMAGE, "ln"), tmp_path / "w", **about(IMAGE, "ln"))
     report = load_weights(ours(IMAGE, "in"), tmp_path / "w", std=OUR_STD)

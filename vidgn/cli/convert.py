@@ -9,8 +9,7 @@ from vidgn.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from vidgn.config.schema import Config
-    from vidgn.models.weights import Pixels
-    from vidgn.models.weights.transfer import Source
+    from vidgn.models.weights import Pixels, Source
 
 SUMMARY = "read weights of other libraries, write ours or pytorchvideo's"
 
@@ -45,7 +44,7 @@ def run(argv: list[str]) -> int:
     )
     report = load_weights(model, source.file, std=config.data.std, pixels=_pixels(source, arguments))
     print("\n".join(report.lines(every=arguments.every)))
-    steps = source.file.metadata.get("trained_steps", "")
+    steps = source.metadata.get("trained_steps", "")
     save = save_pytorchvideo if arguments.to == "pytorchvideo" else save_model
     try:
         save(
@@ -55,7 +54,7 @@ def run(argv: list[str]) -> int:
             classes=classes,
             input_mean=report.input_mean,
             trained_steps=int(steps) if steps else None,
-            source=source.file.metadata.get("source") or f"{source.name}: {source.file.path.name}",
+            source=source.metadata.get("source") or f"{source.name}: {source.file.path.name}",
         )
     except OSError as error:
         raise ConfigError(f"{out}: can't be written ({error.strerror}); free space or choose another place") from None
@@ -97,7 +96,7 @@ def _own_config(source: "Source") -> "Config | None":
     from vidgn.config.build import build
     from vidgn.config.schema import Config
 
-    text = source.file.metadata.get("config")
+    text = source.metadata.get("config")
     if text is None:
         return None
     try:
@@ -123,8 +122,8 @@ def _classes(source: "Source", path: str | None) -> list[str]:
 
     number = source.num_classes
     if path is None:
-        if "classes" in source.file.metadata:
-            return [str(name) for name in json.loads(source.file.metadata["classes"])]
+        if "classes" in source.metadata:
+            return [str(name) for name in json.loads(source.metadata["classes"])]
         if number is None:
             raise ConfigError(
                 f"{source.file.path}: has no classifier; name the classes of a new one with --classes FILE"

@@ -1,7 +1,7 @@
 """Weights in and out: foreign formats in, safetensors and pytorchvideo checkpoints out.
 
-`unpickle` reads pickles without running them, `files` opens containers, `formats` is the table of formats, `transfer`
-puts weights into a model, `report` is its account, `export` writes.
+`unpickle` reads pickles without running them, `files` opens containers, `formats` is the table of formats, `source` a
+file whose names are understood, `transfer` puts weights into a model, `report` is its account, `export` writes.
 """
 
 from vidgn.models.weights.export import save_model, save_pytorchvideo
@@ -9,12 +9,14 @@ from vidgn.models.weights.files import WeightsFile, read_metadata
 from vidgn.models.weights.files import read_file as load_file
 from vidgn.models.weights.formats import FORMATS, Pixels
 from vidgn.models.weights.report import ImportReport
-from vidgn.models.weights.transfer import load_weights, read_source
+from vidgn.models.weights.source import Source, read_source
+from vidgn.models.weights.transfer import load_weights
 
 __all__ = [
     "FORMATS",
     "ImportReport",
     "Pixels",
+    "Source",
     "WeightsFile",
     "load_file",
     "load_weights",

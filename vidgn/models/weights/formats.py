@@ -165,7 +165,7 @@ def _staged(canonical: str | None, stage: Mapping[str, str]) -> str | None:
 
 def _from_metadata(file: WeightsFile) -> Pixels | None:
     """A vidgn export says what it was trained on."""
-    if "input_mean" not in file.metadata or "input_std" not in file.metadata:
+    if file.metadata.get("format") != "vidgn":
         return None
     return Pixels(parse_triple(file.metadata["input_mean"]), parse_triple(file.metadata["input_std"]))
 

@@ -6,7 +6,6 @@ what the image gave. A network trained on (x - mean) / std of B, G, R or R, G, B
 `mean` there: it is returned, and whoever feeds the network subtracts it.
 """
 
-import json
 import os
 from collections.abc import Mapping
 
@@ -15,12 +14,12 @@ from torch import nn
 
 from vidgn.errors import CheckpointError
 from vidgn.models.norm import ClipNorm, FrozenBatchNorm, norm_layers
-from vidgn.models.weights.files import FORMAT_VERSION, WeightsFile, read_file
-from vidgn.models.weights.formats import FORMATS, Format, Named, Pixels, Triple, canonical_names, find_format
+from vidgn.models.weights.files import WeightsFile, read_file
+from vidgn.models.weights.formats import FORMATS, Pixels, Triple, canonical_names
 from vidgn.models.weights.report import ImportReport, Taken
+from vidgn.models.weights.source import STATISTICS, Source, listed, read_source
 
 _HEAD = ("head.weight", "head.bias")
-_STATISTICS = (".running_mean", ".running_var")
 _COUNTER = ".num_batches_tracked"
 
 
@@ -38,75 +37,6 @@ def load_weights(
     """
     source = read_source(path if isinstance(path, WeightsFile) else read_file(path))
     return _transfer(model, source, std=std, pixels=pixels or source.pixels)
-
-
-class Source:
-    """A weights file whose names are understood: `tensors` by canonical name, `keys` their names in the file."""
-
-    def __init__(self, file: WeightsFile, entry: Format, named: Mapping[str, Named]) -> None:
-        self.file, self.entry = file, entry
-        self.keys = {n.canonical: key for key, n in named.items() if n.canonical}
-        self.tensors = {canonical: file.tensors[key] for canonical, key in self.keys.items()}
-        self.dropped = [(key, n.reason) for key, n in named.items() if not n.canonical]
-        self.pixels = (entry.read_pixels and entry.read_pixels(file)) or entry.pixels
-        self.name = "vidgn" if file.metadata.get("format") == "vidgn" else entry.name
-
-    @property
-    def has_statistics(self) -> bool:
-        """Whether it was trained with BN, and its running statistics are there."""
-        return any(name.endswith(_STATISTICS) for name in self.tensors)
-
-    @property
-    def norm(self) -> str:
-        """bn, gn, ln or in, as far as the file tells: a foreign one without statistics is taken for GN."""
-        if "config" in self.file.metadata:
-            kind = json.loads(self.file.metadata["config"])["norm"]["kind"]
-            return "bn" if kind in ("sync_bn", "frozen_bn") else kind
-        return "bn" if self.has_statistics or self.entry.may_lack_statistics else "gn"
-
-    @property
-    def num_classes(self) -> int | None:
-        """Rows of its classifier; None if it has none."""
-        return self.tensors["head.weight"].shape[0] if "head.weight" in self.tensors else None
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """Blocks of each stage: (3, 4, 6, 3) for a ResNet-50."""
-        stages = [{n.split(".")[1] for n in self.tensors if n.startswith(f"res{s}.")} for s in range(2, 6)]
-        return tuple(len(blocks) for blocks in stages)
-
-    @property
-    def width(self) -> int:
-        """Channels of conv1."""
-        return self.tensors["stem.conv.weight"].shape[0] if "stem.conv.weight" in self.tensors else 0
-
-
-def read_source(file: WeightsFile) -> Source:
-    """The file's names understood.
-
-    Raises: CheckpointError for an unknown format, or names that the format does not know.
-    """
-    version = file.metadata.get("format_version", FORMAT_VERSION)
-    if file.metadata.get("format") == "vidgn" and version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{file.path}: vidgn weights of format {version}; this vidgn reads {FORMAT_VERSION}: update it"
-        )
-    entry = find_format(file.tensors)
-    if entry is None:
-        names = ", ".join(list(file.tensors)[:3])
-        known = ", ".join(f.name for f in FORMATS)
-        raise CheckpointError(f"{file.path}: tensors named {names}, ... are of no known format; known are {known}")
-    named = canonical_names(entry, list(file.tensors))
-    unknown = [key for key, n in named.items() if not n.canonical and not n.reason]
-    if unknown:
-        raise CheckpointError(
-            f"{file.path}: a {entry.name} file with tensors that no ResNet of ours has: {_listed(unknown)}; "
-            "weights of plain bottleneck ResNets (50, 101) are read"
-        )
-    source = Source(file, entry, named)
-    if len(source.keys) + len(source.dropped) < len(named):
-        raise CheckpointError(f"{file.path}: a {entry.name} file that names some tensors twice; save it again")
-    return source
 
 
 def model_keys(model: nn.Module) -> dict[str, str]:
@@ -137,7 +67,7 @@ def _transfer(model: nn.Module, source: Source, *, std: Triple, pixels: Pixels) 
             loaded[key] = tensor.to(state[key].dtype)
             _check_values(source, canonical, loaded[key])
             taken.append(Taken(source.keys[canonical], key, how))
-        elif canonical.endswith(_STATISTICS) and statistics:
+        elif canonical.endswith(STATISTICS) and statistics:
             kept.append((key, statistics))
         elif not canonical.endswith(_COUNTER):
             missing.append(key)
@@ -145,7 +75,7 @@ def _transfer(model: nn.Module, source: Source, *, std: Triple, pixels: Pixels) 
         if canonical in keys:
             if canonical in _HEAD and classifier:
                 dropped.append((name, classifier))
-        elif canonical.endswith(_STATISTICS):
+        elif canonical.endswith(STATISTICS):
             dropped.append((name, "running statistics, of which this model's norm has none"))
         elif canonical.endswith(_COUNTER):
             dropped.append((name, "counter of batches, not used"))
@@ -164,7 +94,7 @@ def _transfer(model: nn.Module, source: Source, *, std: Triple, pixels: Pixels) 
         "new" if classifier else "taken",
         pixels.mean,
         std,
-        source.file.metadata,
+        source.metadata,
     )
 
 
@@ -184,7 +114,7 @@ def _statistics_fate(source: Source, keys: Mapping[str, str], model: nn.Module) 
 
     Raises: CheckpointError if the model's BN can't do without and the file was trained without.
     """
-    if source.has_statistics or not any(name.endswith(_STATISTICS) for name in keys):
+    if source.has_statistics or not any(name.endswith(STATISTICS) for name in keys):
         return ""
     if source.entry.may_lack_statistics and not _is_frozen(model):
         return "a BN file without running statistics: 0 and 1 until they are measured"
@@ -254,9 +184,9 @@ def _check_values(source: Source, canonical: str, tensor: torch.Tensor) -> None:
 def _refuse(source: Source, missing: list[str], misfits: list[str]) -> None:
     what = f"{source.file.path}: a {source.name} file of ResNet depth {source.depths}, width {source.width}"
     if misfits:
-        raise CheckpointError(f"{what}, does not fit this model: {_listed(misfits)}; choose the model= it was made for")
+        raise CheckpointError(f"{what}, does not fit this model: {listed(misfits)}; choose the model= it was made for")
     if missing:
-        raise CheckpointError(f"{what}, lacks {_listed(missing)}; choose the model= it was made for")
+        raise CheckpointError(f"{what}, lacks {listed(missing)}; choose the model= it was made for")
 
 
 def _warnings(model: nn.Module, source: Source, keys: Mapping[str, str], statistics: str, classifier: str) -> list[str]:
@@ -276,7 +206,7 @@ def _warnings(model: nn.Module, source: Source, keys: Mapping[str, str], statist
         told.append(f"made for a pool1 padded by {padding}, this model pads by {_three(pool.padding)}: maps differ")
     if classifier:
         told.append(classifier)
-    if source.file.metadata.get("trained_steps") == "0":
+    if source.metadata.get("trained_steps") == "0":
         told.append("the weights are random: exported after 0 training steps")
     return told
 
@@ -300,8 +230,3 @@ def _tensors_beside(value: object, path: str = "", depth: int = 0) -> list[str]:
 
 def _size(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
