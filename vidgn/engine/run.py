@@ -18,9 +18,9 @@ from vidgn.engine.distributed import Ranks, joined, world_size_of
 from vidgn.engine.environment import ranks_are_set
 from vidgn.engine.evaluate import evaluate, top_percents
 from vidgn.engine.files import read_json, write_json, write_text
-from vidgn.engine.geometry import choose_geometry
 from vidgn.engine.launch import Work, check_launch, launch
 from vidgn.engine.lock import locked
+from vidgn.engine.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
 from vidgn.engine.rundir import RunDirectory, StopRequested
 from vidgn.engine.setup import (
     ToModel,
@@ -42,15 +42,19 @@ from vidgn.models.weights import load_weights, save_model
 from vidgn.models.weights.formats import Triple
 
 
-def check_before_start(config: Config, *, here: bool = True) -> None:
+def check_before_start(config: Config, *, here: bool = True, is_test: bool = False) -> None:
     """All that can be told about a cell before a process starts or a video is opened.
 
-    `here`: on this machine; false where cells are sent to others, whose GPUs and ports can't be seen.
+    `here`: on this machine; false where cells are sent to others, whose GPUs and ports can't be seen. `is_test`: a
+    trained run is tested, which needs less memory than training.
     Raises: ConfigError, ManifestError.
     """
     check_experiment(config, world_size=world_size_of(config))
     if here:
         check_launch(config)
+        gpu_bytes = local_gpu_bytes(config)
+        if gpu_bytes is not None and not is_test:
+            check_fits(config, world_size=world_size_of(config), gpu_bytes=gpu_bytes)
     check_data(config.data)
 
 
@@ -88,7 +92,7 @@ def test_run(config: Config) -> dict[str, Any]:
 
     Returns: what is in its tests/{views}-{bn_stats}.json.
     """
-    check_before_start(config)
+    check_before_start(config, is_test=True)
     stop = Stop()
     with heard(stop):
         if world_size_of(config) == 1 or ranks_are_set():
@@ -116,7 +120,7 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
         run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop, identity=identified)
         try:
             model, input_mean = _first_model(config, train, run_directory, ranks)
-            geometry = choose_geometry(config, world_size=ranks.world_size)
+            geometry = fitting_geometry(config, ranks, num_classes=len(train.classes), is_test=work == "test")
             to_model = ToModel(config, ranks.device, input_mean=input_mean)
             trainer = Trainer(
                 config,

@@ -60,12 +60,14 @@ def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any
 class ToModel:
     """uint8 frames to the model's input, on the device: (x - mean) / std, per channel of RGB in 0-255.
 
-    Shape: (N, T, H, W, C) uint8 -> (N, C, T, H, W), memory in the wanted format.
+    Shape: (N, T, H, W, C) uint8 -> (N, C, T, H, W), memory in the wanted format. Under trainer.precision=bf16 in bf16,
+    which is what autocast would make of it for conv1; the wider copy would live as long as the forward.
     """
 
     def __init__(self, config: Config, device: torch.device, *, input_mean: tuple[float, ...] | None = None) -> None:
         self.mean = tuple(input_mean or config.data.mean)
         self.dtype = DTYPES[config.trainer.precision]
+        self._input_dtype = torch.bfloat16 if config.trainer.precision == "bf16" else self.dtype
         self._device = device
         self._mean_C111 = torch.tensor(self.mean, dtype=self.dtype, device=device).view(3, 1, 1, 1)
         self._std_C111 = torch.tensor(config.data.std, dtype=self.dtype, device=device).view(3, 1, 1, 1)
@@ -73,7 +75,8 @@ class ToModel:
 
     def __call__(self, clip_NTHWC: torch.Tensor) -> torch.Tensor:
         clip_NCTHW = clip_NTHWC.to(self._device, non_blocking=True).permute(0, 4, 1, 2, 3).to(self.dtype)
-        return ((clip_NCTHW - self._mean_C111) / self._std_C111).contiguous(memory_format=self._format)
+        normal_NCTHW = (clip_NCTHW - self._mean_C111) / self._std_C111
+        return normal_NCTHW.to(self._input_dtype).contiguous(memory_format=self._format)
 
 
 def memory_format(config: Config, device: torch.device) -> torch.memory_format:
