@@ -5,7 +5,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -67,8 +66,3 @@ def test_no_outputs_in_the_repository(name):
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     nbformat.validate(notebook)
     assert all(not c.outputs and c.execution_count is None for c in notebook.cells if c.cell_type == "code")
-
-
-def test_a_notebook_on_a_wrong_directory_says_what_it_looked_for(tmp_path, execute):
-    with pytest.raises(CellExecutionError, match=r"looked for .*memory\.csv"):
-        execute("memory.ipynb", tmp_path)
