@@ -114,10 +114,9 @@ def tend(socket_fd: int) -> NoReturn:
 
 
 def _import_decoders() -> None:
-    import vidgn.data.decode  # noqa: F401
+    from vidgn.data.decode import preload
 
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+    preload()
 
 
 def _read_forever(connection: Connection, memory_fd: int) -> NoReturn:

@@ -5,6 +5,6 @@ torchcodec.
 """
 
 from vidgn.data.decode.base import VideoReader
-from vidgn.data.decode.open import DECODERS, open_image, open_video
+from vidgn.data.decode.open import DECODERS, open_image, open_video, preload
 
-__all__ = ["DECODERS", "VideoReader", "open_image", "open_video"]
+__all__ = ["DECODERS", "VideoReader", "open_image", "open_video", "preload"]

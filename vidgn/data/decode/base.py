@@ -7,8 +7,6 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from vidgn.data.plan import Box, ResolvedClip
 from vidgn.errors import DecodeError
@@ -114,6 +112,8 @@ class FrameSink:
         if slots != list(range(len(frames_THWC))):
             frames_THWC, is_shared = frames_THWC[slots], False
         if clip.flip:
+            import torch
+
             # torch mirrors bytes in channels-last order ten times faster than numpy copies reversed rows
             frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
             return np.ascontiguousarray(frames_TCHW.flip(3).permute(0, 2, 3, 1).numpy())
@@ -124,6 +124,9 @@ def resize(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear resizing of uint8 frames, antialiased, corners not aligned: the one that all decoders share."""
     if frames_THWC.shape[1:3] == (height, width):
         return frames_THWC
+    import torch  # seconds to import, and looking at files needs none of it
+    import torch.nn.functional as F
+
     frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
     resized_TCHW = F.interpolate(frames_TCHW, size=(height, width), mode="bilinear", antialias=True)
     return np.ascontiguousarray(resized_TCHW.permute(0, 2, 3, 1).numpy())

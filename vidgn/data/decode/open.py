@@ -65,6 +65,16 @@ def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
     return guide
 
 
+def preload() -> None:
+    """Import what reading clips needs, torch included, and keep it to one thread: for a process that forks readers."""
+    import torch
+
+    import vidgn.data.decode.image
+    import vidgn.data.decode.pyav  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
 def open_image(path: str | os.PathLike[str]) -> VideoReader:
     """Open a JPEG or PNG as a video of one frame, EXIF orientation applied. Raises: DecodeError."""
     from vidgn.data.decode.image import ImageReader
