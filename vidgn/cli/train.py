@@ -18,7 +18,7 @@ Trains what conf/ describes, then tests it. Started again, a stopped run goes on
   vidgn train model=i3d_tiny data=synthetic frames=8 span=16 trainer.epochs=5
   vidgn train data=csv data.root=videos data.train=train.csv data.val=val.csv weights=r50_gn.safetensors
   vidgn train -m frames=32,64 clips_per_gpu=8,4 norm=bn,gn seed=0,1,2     every combination, then the report
-  vidgn train -m sweep=demo                                               a ready-made sweep (there are demo, paper, ...)
+  vidgn train -m sweep=demo                                               a ready-made sweep (demo, paper, ...)
   vidgn train launch.nproc_per_node=8                                     8 processes on this machine
 
 options
@@ -88,8 +88,8 @@ def _refuse_sweep(overrides: list[str]) -> str:
     here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
     others = " ".join(o for o in overrides if not o.startswith("launch.nproc_per_node="))
     return (
-        f"-m can't run as one of the {os.environ['WORLD_SIZE']} ranks that torchrun or srun has started: each would sweep "
-        f"by itself. Start it once, and it starts the ranks of every cell: vidgn train -m "
+        f"-m can't run as one of the {os.environ['WORLD_SIZE']} ranks that torchrun or srun has started: each would "
+        f"sweep by itself. Start it once, and it starts the ranks of every cell: vidgn train -m "
         f"launch.nproc_per_node={here} {others}"
     )
 

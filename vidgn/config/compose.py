@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
     OmegaConf.register_new_resolver("gpus_per_node", _gpus_per_node, replace=True)
     OmegaConf.register_new_resolver("cores_per_node", _cores_per_node, replace=True)
+    # conf/hydra/launcher fills in what the plugins' own schemas declare under the same names, on purpose
+    warnings.filterwarnings(
+        "ignore", message=r"\s*'.*is validated against ConfigStore schema with the same name", append=False
+    )
 
 
 def _gpus_per_node(*, _root_: DictConfig) -> int | None:
