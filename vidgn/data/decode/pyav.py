@@ -32,6 +32,7 @@ class PyavReader(VideoReader):
     """See VideoReader. Where a container has no usable time stamps, frames are counted as they come out."""
 
     decoder = "pyav"
+    last_error: str | None = None  # FFmpeg's last word on a packet that did not decode
 
     def __init__(self, path: str, *, timeout_seconds: float | None = None) -> None:
         """Raises: DecodeError for anything that is not a local video file with at least one frame."""
@@ -68,14 +69,28 @@ class PyavReader(VideoReader):
         self.container_format = self._container.format.name
         self.timeline = self._read_timeline()
         if self.timeline is None:
-            self.num_frames = sum(1 for _ in self._frames_from_start())
+            self.num_frames = sum(1 for _ in self.frames())
         else:
             self.num_frames = len(self.timeline.shown_pts)
         if not self.num_frames:
             raise self.error("no frame in its video stream decodes; fetch it again")
         self.rotation = self._find_rotation()
-        self._coded_size = (context.height, context.width)
-        self.height, self.width = self._coded_size if self.rotation % 180 == 0 else self._coded_size[::-1]
+        self.coded_size = (context.height, context.width)
+        self.height, self.width = self.coded_size if self.rotation % 180 == 0 else self.coded_size[::-1]
+
+    def shown_seconds(self) -> list[float]:
+        """When each frame is shown, in seconds from the container's zero; empty without time stamps."""
+        return [] if self.timeline is None else [pts * self.tick_seconds for pts in self.timeline.shown_pts]
+
+    @property
+    def tick_seconds(self) -> float:
+        """The unit of the stream's time stamps."""
+        return float(self._stream.time_base or 0)
+
+    @property
+    def nominal_fps(self) -> float:
+        """The rate the container claims, 0 if none."""
+        return float(self._stream.average_rate or 0)
 
     def _read_timeline(self) -> Timeline | None:
         if self._context.name == "mpeg4" and self._context.has_b_frames and self._container.format.name == "avi":
@@ -100,7 +115,7 @@ class PyavReader(VideoReader):
             return timeline
         key_pts = timeline.pts_of[timeline.keyframes[0]]
         seen = set()
-        for frame in self._frames_from_start():
+        for frame in self.frames():
             if frame.pts is None or frame.pts >= key_pts:
                 break
             if not frame.is_corrupt:
@@ -111,11 +126,11 @@ class PyavReader(VideoReader):
         """Degrees, counterclockwise, by which a frame is to be turned; a multiple of 90."""
         if not mov.may_be_rotated(self.path, self._container.format.name):
             return 0
-        for frame in self._frames_from_start():
+        for frame in self.frames():
             return round(frame.rotation / 90) * 90 % 360
         return 0
 
-    def _frames_from_start(self) -> Iterator[av.VideoFrame]:
+    def frames(self) -> Iterator[av.VideoFrame]:
         """Every frame, in the order shown, errors passed over: what a full sequential decode gives."""
         self._rewind()
         self._context.skip_frame = "DEFAULT"
@@ -133,12 +148,8 @@ class PyavReader(VideoReader):
         coded = [(box, self._to_coded(box)) for box in boxes]
 
         def emit(number: int, frame: av.VideoFrame) -> None:
-            if (frame.height, frame.width) != self._coded_size:
-                height, width = self._coded_size
-                raise self.error(
-                    f"changes its size from {height}x{width} to {frame.height}x{frame.width}; transcode it "
-                    "(vidgn data transcode)"
-                )
+            if change := self.size_change(frame):
+                raise self.error(f"{change}; transcode it (vidgn data transcode)")
             needed = [(box, source) for box, source in coded if sink.wants(number, box)]
             for (box, _), pixels in zip(
                 needed, self._converter.crops(frame, [source for _, source in needed]), strict=True
@@ -150,17 +161,15 @@ class PyavReader(VideoReader):
         else:
             missing = self._deliver_by_pts(self.timeline, wanted, emit)
         if missing:
-            detail = f": {self._last_error}" if self._last_error else ""
+            detail = f": {self.last_error}" if self.last_error else ""
             raise self.error(
                 f"frame {missing[0]} of {self.num_frames} does not decode{detail}; fetch it again, or let an index "
                 "say which frames decode (vidgn data index)"
             )
 
-    _last_error: str | None = None
-
     def _deliver_by_count(self, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]) -> list[int]:
         remaining = set(wanted)
-        for number, frame in enumerate(self._frames_from_start()):
+        for number, frame in enumerate(self.frames()):
             if number in remaining:
                 emit(number, frame)
                 remaining.discard(number)
@@ -254,10 +263,17 @@ class PyavReader(VideoReader):
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError | av.error.MemoryError):
                 raise self.error("needs more memory than there is; check it with vidgn data check") from None
-            self._last_error = reason_of(error)
+            self.last_error = reason_of(error)
             return []
         self.num_decoded += len(frames)
         return frames
+
+    def size_change(self, frame: av.VideoFrame) -> str | None:
+        """How the size of a decoded frame departs from the header's, None if it does not."""
+        if (frame.height, frame.width) == self.coded_size:
+            return None
+        height, width = self.coded_size
+        return f"changes its size from {height}x{width} to {frame.height}x{frame.width}"
 
     def _check_deadline(self) -> None:
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -270,7 +286,7 @@ class PyavReader(VideoReader):
 
     def _to_coded(self, box: Box) -> Box:
         """`box` of the frame as shown, in the frame as coded, before rotation."""
-        height, width = self._coded_size
+        height, width = self.coded_size
         match self.rotation:
             case 90:
                 return Box(box.left, width - box.top - box.height, box.width, box.height)
