@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from vidgn.cli.status import run
+from vidgn.engine.lock import locked
 from vidgn.report.progress import duration, lines_backward, lines_of, read_progress
 
 CLOCK = {"time": 1.7e9, "clips_per_second": 41.26, "seconds_left": 754.0, "data_wait_fraction": 0.02}
@@ -19,8 +21,8 @@ def train_line(step, **clock):
     return {"kind": "train", "step": step, "epoch": step / 100, "loss": 2.0, "clock": CLOCK | clock}
 
 
-def lock_of(pid, *, host=None, started=None):
-    return {"host": host or socket.gethostname(), "pid": pid, "started": started or time.time()}
+def lock_of(pid, *, host=None, **told):
+    return {"host": host or socket.gethostname(), "pid": pid, "started": "2024-05-01 12:00:00"} | told
 
 
 def status_of(writer, capsys, *, cell):
@@ -77,9 +79,19 @@ def test_a_lock_whose_process_is_gone_does_not_run(writer, capsys):
     assert f"process {process.pid} that held it is gone" in line
 
 
-def test_a_pid_given_to_another_process_since_does_not_run(writer, capsys):
-    writer.start(writer.config(), metrics=[train_line(8)], lock=lock_of(os.getpid(), started=time.time() - 1e6))
+def test_the_lock_that_a_run_holds(writer, capsys):
+    directory = writer.start(writer.config(), metrics=[train_line(8)])
+    with locked(directory, print):
+        assert "running" in status_of(writer, capsys, cell="bn_s0")
     assert "stopped" in status_of(writer, capsys, cell="bn_s0")
+
+
+@pytest.mark.parametrize(("ticks_later", "state"), [(0, "running"), (1, "stopped")])
+def test_a_pid_given_to_another_process_since_does_not_run(writer, capsys, ticks_later, state):
+    started = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    lock = lock_of(os.getpid(), process_started=str(started - ticks_later))
+    writer.start(writer.config(), metrics=[train_line(8)], lock=lock)
+    assert state in status_of(writer, capsys, cell="bn_s0")
 
 
 def test_a_dead_child_nobody_waited_for_does_not_run(writer, capsys):

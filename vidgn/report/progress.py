@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 State = Literal["pending", "running", "done", "failed", "stopped"]
 STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "pending")
-SILENCE_SECONDS = 900.0  # a run on another host that has written nothing for this long is taken for stopped
+SILENCE_SECONDS = 120.0  # a live run touches its lock every 15 s; on another host longer silence is taken for its end
 _TAIL_BYTES = 1 << 16
 
 
@@ -33,7 +33,7 @@ class Progress:
 def read_progress(run_dir: Path) -> Progress:
     """The state of `run_dir`; a directory that does not exist, or holds no config yet, is pending.
 
-    A lock decides whether a run lives: on this host by its pid, on another by the age of metrics.jsonl.
+    A lock decides whether a run lives: on this host by its process, on another by the last touch of lock or metrics.
     """
     if not run_dir.is_dir():
         return Progress("pending")
@@ -132,7 +132,7 @@ def _lives(run_dir: Path) -> tuple[bool, str | None]:
         return False, None
     host, pid = lock.get("host"), lock.get("pid")
     if host == socket.gethostname():
-        alive = isinstance(pid, int) and _pid_lives(pid, lock.get("started"))
+        alive = isinstance(pid, int) and _process_lives(pid, lock.get("process_started"))
         return alive, None if alive else f"process {pid} that held it is gone"
     files = [run_dir / name for name in ("metrics.jsonl", "lock.json")]
     silent_seconds = min((time.time() - f.stat().st_mtime for f in files if f.exists()), default=float("inf"))
@@ -140,7 +140,8 @@ def _lives(run_dir: Path) -> tuple[bool, str | None]:
     return alive, f"on host {host}, judged by its last sign of life {duration(silent_seconds)} ago"
 
 
-def _pid_lives(pid: int, started: Any) -> bool:
+def _process_lives(pid: int, started: object) -> bool:
+    """Whether `pid` is still the process the kernel started at `started` (clock ticks since boot, as /proc has it)."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -149,14 +150,10 @@ def _pid_lives(pid: int, started: Any) -> bool:
         return False
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-    except (OSError, StopIteration):
+    except OSError:
         return True  # no /proc: the signal's word is all there is
-    if fields[0] in "ZX":
-        return False
-    born = int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    # Another process may have got the pid since: it was then born after the lock was taken.
-    return not isinstance(started, (int, float)) or born <= started + 5
+    is_reused = started is not None and started != fields[19]
+    return fields[0] not in "ZX" and not is_reused
 
 
 def duration(seconds: float | None) -> str:
