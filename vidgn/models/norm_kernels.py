@@ -1,8 +1,9 @@
-"""The four passes over a clip tensor that every norm is made of, for each kind of device.
+"""The passes over a clip tensor that every norm is made of, for each kind of device.
 
 Shapes: x, dy (N, C, T, H, W), contiguous or channels_last_3d. R rows: row r is the N/R consecutive clips that share
-statistics (R = N: each clip its own). Vectors are (R, C), float32, or float64 for float64 input. A pass runs over
-cells, slices of x that are dense in either memory format and have vectors of their own per channel.
+statistics (R = N: each clip its own); G groups of consecutive channels. Vectors are (R, C) or (R, G), float32, or
+float64 for float64 input. A pass runs over cells, slices of x that are dense in either memory format and have vectors
+of their own per channel.
 
 CPU, float32 and float64: torch's own batch norm kernels. CUDA: those that SyncBatchNorm is made of. Anything else,
 16 bits on a CPU too: a composition in float32, cell by cell. Tiny operations are counted: a small net on a CPU spends
@@ -37,25 +38,57 @@ def dense_like(dy: Tensor, x: Tensor) -> Tensor:
     return dy.to(x.dtype).contiguous(memory_format=like)
 
 
-def moments(x: Tensor, *, rows: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over (N/R, T, H, W): two tensors (R, C)."""
-    return _by_row([_cell_moments(cell) for cell in _cells(x, rows)], rows)
+def moments(x: Tensor, *, rows: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over (N/R, C/G, T, H, W): two tensors (R, G)."""
+    if _clips_apart(x, rows):  # a group of channels is one stretch of memory, so it may as well be a channel
+        mean, var = _cell_moments(x.view(1, rows * groups, -1, *x.shape[3:]))
+        return mean.view(rows, groups), var.view(rows, groups)
+    mean, var = _by_row([_cell_moments(cell) for cell in _cells(x, rows)], rows)
+    return merge(mean, var, groups=groups)
+
+
+def merge(mean: Tensor, var: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
+    """Moments (R, G) of the unions of equally large sets that are consecutive in (R, C). Source: Chan et al. 1979."""
+    rows, channels = mean.shape
+    if groups == channels:
+        return mean, var
+    mean, var = mean.view(rows, groups, -1), var.view(rows, groups, -1)
+    merged = mean.mean(2, keepdim=True)
+    return merged.squeeze(2), (var + (mean - merged).square()).mean(2)
 
 
 def normalise(x: Tensor, *, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     """(x - mean) / sqrt(var + eps) * gamma + beta; dtype and memory format of x."""
     y = torch.empty_like(x)
     rows = mean.shape[0]
-    vectors = _vectors(x, mean, var, gamma, beta)
-    for cell, out, (m, v, a, b) in zip(_cells(x, rows), _cells(y, rows), vectors, strict=True):
-        if _is_plain_cpu(x):
-            _normalise_cpu(cell, m, v, a, b, eps, out=out)
-        elif x.is_cuda:
-            torch.batch_norm_elemt(cell, a, b, m, (v + eps).rsqrt(), eps, out=out)
-        else:
-            centred = cell.to(m.dtype).sub(_broadcast(m))
-            out.copy_(torch.addcmul(_broadcast(b), centred, _broadcast((v + eps).rsqrt() * a)))
+    rstd = (var + eps).rsqrt()
+    pairs = zip(_cells(x, rows), _cells(y, rows), strict=True)
+    if x.is_cuda:
+        for (cell, out), (m, r, a, b) in zip(pairs, _vectors(x, mean, rstd, gamma, beta), strict=True):
+            torch.batch_norm_elemt(cell, a, b, m, r, eps, out=out)
+        return y
+    scale = rstd * gamma
+    for (cell, out), (m, a, b) in zip(pairs, _vectors(x, mean, scale, beta), strict=True):
+        _affine(cell, m, a, b, out=out)
     return y
+
+
+def has_whole_gradient(x: Tensor, *, rows: int, groups: int) -> bool:
+    """Whether torch has one kernel for all three gradients: its batch norm's, or its group norm's."""
+    return _is_plain_cpu(x) and ((rows == 1 and groups == x.shape[1]) or _clips_apart(x, rows))
+
+
+def whole_gradient(
+    dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, gamma: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, gamma and beta; statistics (R, G), gamma (C,)."""
+    rows, groups = mean.shape
+    rstd = (var + eps).rsqrt()
+    if rows == 1 and groups == x.shape[1]:
+        mean, rstd = mean.view(-1), rstd.view(-1)
+        return _aten.native_batch_norm_backward(dy, x, gamma, None, None, mean, rstd, True, eps, [True] * 3)
+    n, c = x.shape[:2]
+    return _aten.native_group_norm_backward(dy, x, mean, rstd, gamma, n, c, x[0, 0].numel(), groups, [True] * 3)
 
 
 def gradient_sums(dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -99,34 +132,38 @@ def gradient_input(
         for (out, dcell, cell), v in zip(cells, vectors, strict=True):
             out.copy_(torch.batch_norm_backward_elemt(dcell, cell, *v, one))  # type: ignore[call-arg]
         return dx
-    vectors = _vectors(x, mean, var, -rstd * dot_mean, -rstd * dy_mean, rstd * gamma)
-    for (out, dcell, cell), (m, v, a, b, c) in zip(cells, vectors, strict=True):
+    slope = rstd * rstd * dot_mean
+    vectors = _vectors(x, mean, slope.neg_(), -rstd * dy_mean, rstd * gamma)
+    for (out, dcell, cell), (m, a, b, c) in zip(cells, vectors, strict=True):
         if _is_plain_cpu(x):
-            _normalise_cpu(cell, m, v, a, b, eps, out=out)
+            _affine(cell, m, a, b, out=out)
             out.addcmul_(dcell, _broadcast(c))
         else:
-            centred = cell.to(m.dtype).sub(_broadcast(m))
-            acc = torch.addcmul(_broadcast(b), centred, _broadcast(a * (v + eps).rsqrt()))
+            acc = torch.empty_like(cell, dtype=m.dtype)
+            _affine(cell, m, a, b, out=acc)
             out.copy_(acc.addcmul_(dcell.to(m.dtype), _broadcast(c)))
     return dx
 
 
 def _cells(x: Tensor, rows: int) -> tuple[Tensor, ...]:
     """Dense slices with vectors of their own. Clips for themselves, contiguous: one cell of N * C channels."""
-    num_clips = x.shape[0]
     if rows == 1:
         return (x,)
-    if rows == num_clips and x.is_contiguous():
+    if _clips_apart(x, rows):
         return (x.view(1, -1, *x.shape[2:]),)
-    return x.split(num_clips // rows)
+    return x.split(x.shape[0] // rows)
 
 
 def _vectors(x: Tensor, *vectors_RC: Tensor) -> list[tuple[Tensor, ...]]:
     """What belongs to each of `_cells(x, rows)`, a tuple of vectors per cell."""
     rows = vectors_RC[0].shape[0]
-    if rows == 1 or (rows == x.shape[0] and x.is_contiguous()):
+    if rows == 1 or _clips_apart(x, rows):
         return [tuple(v.reshape(-1) for v in vectors_RC)]
     return list(zip(*(v.unbind() for v in vectors_RC), strict=True))
+
+
+def _clips_apart(x: Tensor, rows: int) -> bool:
+    return rows == x.shape[0] and x.is_contiguous()
 
 
 def _by_row(pairs_of_vectors: list[tuple[Tensor, Tensor]], rows: int) -> tuple[Tensor, Tensor]:
@@ -155,13 +192,19 @@ def _cell_moments(cell: Tensor) -> tuple[Tensor, Tensor]:
     return mean, dot.mul_(cell.shape[1] / cell.numel()).clamp_(min=0)
 
 
-def _normalise_cpu(
-    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float, *, out: Tensor
-) -> None:
-    unused = mean.new_empty(0)
-    _aten.native_batch_norm.out(
-        x, gamma, beta, mean, var, False, 0.0, eps, out=out, save_mean=unused, save_invstd=unused
-    )
+def _affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, *, out: Tensor) -> None:
+    """(x - mean) * scale + shift per channel, in one pass where torch has one."""
+    if not _is_plain_cpu(x):
+        centred = x.to(mean.dtype).sub(_broadcast(mean))
+        out.copy_(torch.addcmul(_broadcast(shift), centred, _broadcast(scale)))
+    elif x.is_contiguous():
+        unused, one = mean.new_empty(0), torch.ones_like(mean)
+        _aten.native_batch_norm.out(
+            x, scale, shift, mean, one, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused
+        )
+    else:
+        shift = torch.addcmul(shift, mean, scale, value=-1)
+        torch.addcmul(_broadcast(shift), x, _broadcast(scale), out=out)
 
 
 def _is_plain_cpu(x: Tensor) -> bool:

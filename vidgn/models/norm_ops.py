@@ -41,11 +41,8 @@ def _operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
 
 @_operator("moments(Tensor x, int rows, int groups) -> (Tensor, Tensor)")
 def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, (R, G) each, merged exactly from those of single channels (Chan et al. 1979)."""
-    mean, var = kernels.moments(kernels.dense(x), rows=rows)
-    if groups < x.shape[1]:
-        mean, var = _merge(mean.view(rows, groups, -1), var.view(rows, groups, -1), dim=2)
-    return mean, var
+    """Mean and biased variance, (R, G) each."""
+    return kernels.moments(kernels.dense(x), rows=rows, groups=groups)
 
 
 @torch.library.register_fake("vidgn::moments")
@@ -61,26 +58,14 @@ def pool_moments(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Te
     local = torch.stack([mean, var])
     gathered = local.new_empty(group.size() * 2, *mean.shape)
     dist.all_gather_into_tensor(gathered, local, group=group)
-    means, variances = gathered.view(group.size(), 2, *mean.shape).unbind(1)
-    return _merge(means, variances, dim=0)
+    means, variances = gathered.view(group.size(), 2, -1).unbind(1)
+    mean_R1, var_R1 = kernels.merge(means.t().contiguous(), variances.t().contiguous(), groups=1)
+    return mean_R1.view(mean.shape), var_R1.view(mean.shape)
 
 
 @torch.library.register_fake("vidgn::pool_moments")
 def _(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Tensor]:
     return torch.empty_like(mean), torch.empty_like(var)
-
-
-@_operator("sum_over_ranks(Tensor x, str group_name) -> Tensor")
-def sum_over_ranks(x: Tensor, group_name: str) -> Tensor:
-    """Sum of `x` over the ranks of a process group."""
-    total = x.clone()
-    dist.all_reduce(total, group=_process_group(group_name))
-    return total
-
-
-@torch.library.register_fake("vidgn::sum_over_ranks")
-def _(x: Tensor, group_name: str) -> Tensor:
-    return torch.empty_like(x)
 
 
 @_operator("normalise(Tensor x, Tensor mean, Tensor var, Tensor gamma, Tensor beta, float eps) -> Tensor")
@@ -112,54 +97,39 @@ def _(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Ten
 
 
 @_operator(
-    "gradient_input(Tensor dy, Tensor x, Tensor mean, Tensor var, Tensor gamma, Tensor sum_dy, Tensor sum_dot, "
-    "int count, float eps) -> Tensor"
+    "gradient(Tensor dy, Tensor x, Tensor mean, Tensor var, Tensor gamma, int count, float eps, str? group_name) "
+    "-> (Tensor, Tensor, Tensor)"
 )
-def gradient_input(
-    dy: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    gamma: Tensor,
-    sum_dy: Tensor,
-    sum_dot: Tensor,
-    count: int,
-    eps: float,
-) -> Tensor:
-    """The gradient with respect to x through its statistics; sums (R, C) as above, `count` elements to a mean."""
+def gradient(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, count: int, eps: float, group_name: str | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, through its statistics, gamma and beta; `count` elements behind each mean, over all ranks."""
     x = kernels.dense(x)
+    dy = kernels.dense_like(dy, x)
     rows, groups = mean.shape
-    gamma = gamma.to(mean.dtype).expand_as(sum_dy)
+    gamma = gamma.to(mean.dtype)
+    if group_name is None and kernels.has_whole_gradient(x, rows=rows, groups=groups):
+        return kernels.whole_gradient(dy, x, mean=mean, var=var, gamma=gamma, eps=eps)
+    mean, var = _per_channel(mean, x), _per_channel(var, x)
+    sum_dy, sum_dot = kernels.gradient_sums(dy, x, mean=mean, var=var, eps=eps)
+    dgamma, dbeta = sum_dot.sum(0), sum_dy.sum(0)
+    if group_name is not None:
+        sums = torch.stack([sum_dy, sum_dot])
+        dist.all_reduce(sums, group=_process_group(group_name))
+        sum_dy, sum_dot = sums.unbind()
+    gamma = gamma.expand_as(mean)
     weight = gamma / count
-    dy_mean, dot_mean = weight * sum_dy, weight * sum_dot
-    if groups < x.shape[1]:
-        dy_mean, dot_mean = (_per_channel(m.view(rows, groups, -1).sum(2), x) for m in (dy_mean, dot_mean))
-        mean, var = _per_channel(mean, x), _per_channel(var, x)
-    return kernels.gradient_input(
-        kernels.dense_like(dy, x),
-        x,
-        mean=mean,
-        var=var,
-        gamma=gamma,
-        dy_mean=dy_mean,
-        dot_mean=dot_mean,
-        eps=eps,
-    )
+    means = ((weight * total).view(rows, groups, -1).sum(2) for total in (sum_dy, sum_dot))
+    dy_mean, dot_mean = (_per_channel(m, x) for m in means)
+    dx = kernels.gradient_input(dy, x, mean=mean, var=var, gamma=gamma, dy_mean=dy_mean, dot_mean=dot_mean, eps=eps)
+    return dx, dgamma, dbeta
 
 
-@torch.library.register_fake("vidgn::gradient_input")
+@torch.library.register_fake("vidgn::gradient")
 def _(
-    dy: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    gamma: Tensor,
-    sum_dy: Tensor,
-    sum_dot: Tensor,
-    count: int,
-    eps: float,
-) -> Tensor:
-    return torch.empty_like(kernels.dense(x))
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, count: int, eps: float, group_name: str | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(kernels.dense(x)), mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
 
 
 def batch_moments(x: Tensor, *, rows: int, groups: int, group_name: str | None = None) -> tuple[Tensor, Tensor]:
@@ -198,29 +168,19 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):  # type: ignore[override]  # one gradient for one output
         x, mean, var, gamma = ctx.saved_tensors
-        needs_x, needs_affine = ctx.needs_input_grad[0], any(ctx.needs_input_grad[3:5])
-        dx = dgamma = dbeta = None
-        if ctx.count is None and needs_x:
+        dgamma = dbeta = None
+        if ctx.count is not None:
+            dx, dgamma, dbeta = gradient(dy, x, mean, var, gamma, ctx.count, ctx.eps, ctx.group_name)
+        else:
             dx = normalise(dy, torch.zeros_like(mean), var, gamma, torch.zeros_like(gamma), ctx.eps)
-        if ctx.count is None and not needs_affine:
-            return dx, *[None] * 7
-        sum_dy, sum_dot = gradient_sums(dy, x, mean, var, ctx.eps)
-        dgamma, dbeta = sum_dot.sum(0), sum_dy.sum(0)
-        if ctx.count is not None and needs_x:
-            if ctx.group_name is not None:
-                sum_dy, sum_dot = sum_over_ranks(torch.stack([sum_dy, sum_dot]), ctx.group_name).unbind()
-            dx = gradient_input(dy, x, mean, var, gamma, sum_dy, sum_dot, ctx.count, ctx.eps)
+            if any(ctx.needs_input_grad[3:5]):
+                sum_dy, sum_dot = gradient_sums(dy, x, mean, var, ctx.eps)
+                dgamma, dbeta = sum_dot.sum(0), sum_dy.sum(0)
         return dx, None, None, dgamma, dbeta, None, None, None
 
 
 def _process_group(name: str) -> dist.ProcessGroup:
     return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[reportPrivateImportUsage]
-
-
-def _merge(mean: Tensor, var: Tensor, *, dim: int) -> tuple[Tensor, Tensor]:
-    """Moments of the union of equally large sets that lie along `dim`."""
-    merged = mean.mean(dim, keepdim=True)
-    return merged.squeeze(dim), (var + (mean - merged).square()).mean(dim)
 
 
 def _per_channel(v_RG: Tensor, x: Tensor) -> Tensor:
