@@ -141,6 +141,7 @@ def test_reasons_and_how_are_told(tmp_path):
     assert how["res2_0_branch2b_w"] == how["res2_0_branch2a_bn_riv"] == ""
     assert report.classifier == "new"
     text = report.summary()
+    assert str(report) == text
     assert "inflated over 3 frames" in text
     assert "made for a pool1 padded" not in text  # caffe2 files come with either pool
     assert "classifier for 11 classes" in text

@@ -47,8 +47,11 @@ class ImportReport:
         return told
 
     def summary(self) -> str:
-        """`lines()` as one text."""
+        """`lines()` as one text; what str() gives."""
         return "\n".join(self.lines())
+
+    def __str__(self) -> str:
+        return self.summary()
 
 
 def _grouped_taken(taken: tuple[Taken, ...]) -> list[tuple[str, list[str]]]:
