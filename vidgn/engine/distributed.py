@@ -13,6 +13,7 @@ from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[
 
 from vidgn.config.schema import Config
 from vidgn.engine.environment import ranks_are_set
+from vidgn.engine.whereabouts import Whereabouts
 from vidgn.errors import ConfigError, VidgnError
 
 _FAILURE = "vidgn/failure"  # in the store: what the first rank to fail had to say
@@ -31,6 +32,12 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    whereabouts: Whereabouts | None = None
+
+    def note(self, what: str) -> None:
+        """What this rank is at, for the others to name when they wait for it. The same notes on every rank."""
+        if self.whereabouts is not None:
+            self.whereabouts.note(what)
 
     @property
     def is_first(self) -> bool:
@@ -102,11 +109,14 @@ def joined(config: Config) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = _meet(config, rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    seconds = config.launch.timeout_seconds
+    whereabouts = Whereabouts(store, rank=rank, world_size=world_size, timeout_seconds=seconds)
     try:
-        yield Ranks(rank, world_size, device)
+        yield Ranks(rank, world_size, device, whereabouts)
     except Exception as error:
-        raise _first_failure(store, rank, error) from error
+        raise _first_failure(store, rank, _as_time_out(error, whereabouts, seconds)) from error
     finally:
+        whereabouts.close()
         dist.destroy_process_group()
 
 
@@ -127,6 +137,17 @@ def _meet(config: Config, rank: int, world_size: int, backend: str) -> Store:
             f"rank {rank} of {world_size} could not meet the others at {address} in {timeout.total_seconds():.0f} s: "
             f"start all {world_size} with the same MASTER_ADDR and MASTER_PORT, which they can reach ({_line(error)})"
         ) from None
+
+
+def _as_time_out(error: Exception, whereabouts: Whereabouts, seconds: float) -> Exception:
+    """A collective's time-out, with the ranks it waited for; any other error as it is."""
+    if not isinstance(error, RuntimeError) or ("Timed out" not in str(error) and "timeout" not in str(error).lower()):
+        return error
+    waits = whereabouts.waits_for() or f"rank {whereabouts.rank} waits for ranks that are as far as itself"
+    return RankError(
+        f"{waits}, for longer than launch.timeout_seconds={seconds:g}: see what holds them up (a slow disk or a hung "
+        f"reader: data.timeout_seconds should be shorter), or allow more"
+    )
 
 
 def _first_failure(store: Store, rank: int, error: Exception) -> Exception:

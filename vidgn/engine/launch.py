@@ -19,6 +19,7 @@ from vidgn.config.schema import Config
 from vidgn.engine.distributed import RankError, check_devices
 from vidgn.engine.environment import first_slurm_host, ranks_are_set, slurm_port
 from vidgn.engine.signals import RankStop, Stop, blocked_in_children
+from vidgn.engine.whereabouts import Roll, sign
 from vidgn.errors import ConfigError, VidgnError
 
 Work = Literal["train", "test"]
@@ -84,12 +85,16 @@ def launch(config: Config, stop: Stop, work: Work) -> str | None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice against find_unused_parameters, see train.py
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     place = meeting(config) if config.launch.nnodes > 1 else None
+    roll = Roll(config.launch.nproc_per_node)
     try:
         with blocked_in_children():
-            outcomes = elastic_launch(_launch_config(config, place), _rank)(config, stop, work, os.getpid())
+            outcomes = elastic_launch(_launch_config(config, place), _rank)(config, stop, work, os.getpid(), roll)
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        raise _as_error(failure, config.launch.max_restarts) from None
+        rank, failure = error.get_first_failure()
+        found = _as_error(rank, failure, roll.last(failure.local_rank), config.launch.max_restarts)
+        if stop.is_set() and type(found) is RankError:  # whoever stopped the run may have ended ranks as well
+            return f"stopped, and {found}: it goes on from the last checkpoint"
+        raise found from None
     except RendezvousError as error:
         if place is None:
             raise
@@ -148,14 +153,17 @@ def _check_port(place: Meeting) -> None:
         ) from None
 
 
-def _rank(config: Config, stop: Stop, work: Work, launcher: int) -> str | None:
+def _rank(config: Config, stop: Stop, work: Work, launcher: int, roll: Roll) -> str | None:
     """What a started rank runs."""
     from vidgn.engine.run import work_as_rank
 
     _die_with(launcher)
     own = RankStop(stop)
     own.listen()
-    return work_as_rank(config, own, work, claimed=work == "test" or config.launch.nnodes == 1)
+    sign(roll, int(os.environ["LOCAL_RANK"]), start=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    outcome = work_as_rank(config, own, work, claimed=work == "test" or config.launch.nnodes == 1)
+    roll.done()
+    return outcome
 
 
 def _die_with(launcher: int) -> None:
@@ -166,7 +174,7 @@ def _die_with(launcher: int) -> None:
             os._exit(1)
 
 
-def _as_error(failure: Any, max_restarts: int) -> VidgnError:
+def _as_error(rank: int, failure: Any, last_note: str | None, max_restarts: int) -> VidgnError:
     message = failure.message
     if isinstance(message, dict):
         message = message.get("message", json.dumps(message))
@@ -175,4 +183,4 @@ def _as_error(failure: Any, max_restarts: int) -> VidgnError:
         if kind is not None:
             return kind(found[2])
     tries = f" after {max_restarts} restarts" if max_restarts else "; launch.max_restarts=N would start it again"
-    return RankError(f"rank {failure.rank} (process {failure.pid}) failed{tries}: {message}")
+    return RankError(f"rank {rank} (process {failure.pid}, last at: {last_note}) failed{tries}: {message}")

@@ -105,8 +105,10 @@ class Trainer:
         loss_sum, num_correct = 0.0, 0
         used: list[Batch] = []
         for index in range(self.geometry.forwards_per_step):
+            self.ranks.note(f"reading clips of step {self.step + 1}")
             with self.run.clock.waiting():
                 used.append(next(batches))
+            self.ranks.note(f"computing step {self.step + 1}")
             loss, correct = self.forward_backward(forward, used[-1], index)
             loss_sum, num_correct = loss_sum + loss, num_correct + correct
         counts = self.ranks.sum(self._counts(loss_sum, num_correct, used))
@@ -211,6 +213,7 @@ class Trainer:
 
     def stop_if_asked(self) -> None:
         """Outside steps nothing is lost by stopping at once: it is done again from the checkpoint. Ranks agree."""
+        self.ranks.note(f"testing or starting at step {self.step}")
         if self.ranks.sum(torch.tensor([float(self.run.stop.is_set())])) > 0:
             raise StopRequested(f"stopped after step {self.step} of {self.total_steps}, everything saved")
 
@@ -218,6 +221,7 @@ class Trainer:
 
     def save(self) -> None:
         """A checkpoint of this step, by rank 0."""
+        self.ranks.note(f"saving step {self.step}")
         total = sum(self.ranks.gather(self.digest)) % _DIGEST_MODULUS
         self.digest = total if self.ranks.is_first else 0
         if self.ranks.is_first:
