@@ -61,7 +61,9 @@ class Slurm:
 
     def ask(self, *command: str) -> str:
         """Output of one of Slurm's commands, stripped."""
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        return subprocess.run(
+            command, env=self.env, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
 
     def queue(self) -> list[str]:
         """`id state` of every job that is not over."""

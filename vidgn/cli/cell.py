@@ -2,6 +2,8 @@
 
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -30,6 +32,8 @@ def run_cell(node: DictConfig) -> dict[str, Any]:
     if not is_wanted():
         raise StopRequested("not started: the sweep was stopped")
     try:
+        if os.environ.get("SUBMITIT_EXECUTOR"):
+            _link_log(config.run_dir)
         take_slot()
         adopt_slurm_ranks(config)
         from vidgn.engine.run import run
@@ -47,6 +51,16 @@ def run_cell(node: DictConfig) -> dict[str, Any]:
     except Exception as error:
         write_error(config.run_dir, f"{type(error).__name__}: {' '.join(str(error).split())}")
         raise
+
+
+def _link_log(run_dir: Path) -> None:
+    """Put the job's log beside the run's other files."""
+    from submitit import JobEnvironment
+
+    job = JobEnvironment()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.symlink(os.path.relpath(job.paths.stdout, run_dir), run_dir / f"job-{job.job_id}.log")
 
 
 def _leave_job() -> None:
