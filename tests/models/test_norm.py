@@ -6,6 +6,7 @@ from torch import nn
 
 from vidgn.config.schema import NormConfig
 from vidgn.errors import ConfigError
+from vidgn.models import norm_kernels
 from vidgn.models.norm import (
     BatchNorm,
     ClipNorm,
@@ -16,6 +17,10 @@ from vidgn.models.norm import (
     set_statistics_groups,
 )
 
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
+]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 EPS = 1e-5
 
@@ -90,17 +95,23 @@ def test_gradcheck_of_fixed_statistics():
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 2e-2)]
 )
 @pytest.mark.parametrize("kind", ["bn", "gn", "ln", "in"])
-def test_as_torch_does(kind, dtype, tolerance, fmt):
+@pytest.mark.parametrize("device", DEVICES)
+def test_as_torch_does(kind, dtype, tolerance, fmt, device):
     """Values and gradients are those of torch's layer in float64, up to the input's precision."""
-    module = make(kind, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    module = make(kind, dtype=torch.float64 if dtype == torch.float64 else torch.float32).to(device)
+    compare_with_torch(kind, module, dtype=dtype, tolerance=tolerance, fmt=fmt)
+
+
+def compare_with_torch(kind, module, *, dtype, tolerance, fmt):
+    device = module.weight.device
     groups = {"gn": 4, "ln": 1, "in": 8}.get(kind)
-    peer = (nn.BatchNorm3d(8) if kind == "bn" else nn.GroupNorm(groups, 8)).double()
+    peer = (nn.BatchNorm3d(8) if kind == "bn" else nn.GroupNorm(groups, 8)).double().to(device)
     with torch.no_grad():
         peer.weight.copy_(module.weight)
         peer.bias.copy_(module.bias)
-    x = clip(dtype=dtype, fmt=fmt).requires_grad_()
+    x = clip(dtype=dtype, fmt=fmt).to(device).requires_grad_()
     x_peer = x.detach().double().requires_grad_() if dtype != torch.float64 else x.detach().clone().requires_grad_()
-    dy = clip(seed=5, dtype=dtype, fmt=fmt)
+    dy = clip(seed=5, dtype=dtype, fmt=fmt).to(device)
     y, y_peer = module(x), peer(x_peer)
     y.backward(dy)
     y_peer.backward(dy.double())
@@ -112,6 +123,37 @@ def test_as_torch_does(kind, dtype, tolerance, fmt):
         (module.bias.grad, peer.bias.grad),
     ]:
         assert (ours.double() - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("kind", ["bn", "gn", "ln", "in"])
+def test_as_torch_does_with_the_kernels_of_cuda(kind, fmt, monkeypatch):
+    """CUDA's way through the formulas, on a CPU: the four kernels stand here as SyncBatchNorm documents them."""
+
+    def at(v):
+        return v.view(1, -1, 1, 1, 1)
+
+    def stats(x, eps):
+        return x.mean((0, 2, 3, 4)), (x.var((0, 2, 3, 4), correction=0) + eps).rsqrt()
+
+    def elemt(x, weight, bias, mean, invstd, eps, *, out):
+        return out.copy_((x - at(mean)) * at(invstd * weight) + at(bias))
+
+    def backward_reduce(dy, x, mean, invstd, weight, input_g, weight_g, bias_g):
+        return dy.sum((0, 2, 3, 4)), (dy * (x - at(mean))).sum((0, 2, 3, 4)), None, None
+
+    def backward_elemt(dy, x, mean, invstd, weight, sum_dy, sum_dy_xmu, count):
+        n = count.sum()
+        projected = (x - at(mean)) * at(invstd**2 * sum_dy_xmu / n)
+        return (dy - at(sum_dy / n) - projected) * at(invstd * weight)
+
+    monkeypatch.setattr(norm_kernels, "_on_cuda", lambda x: True)
+    for function in (stats, elemt, backward_reduce, backward_elemt):
+        monkeypatch.setattr(torch, f"batch_norm_{function.__name__}", function)
+    module = make(kind)
+    with torch.no_grad():
+        module.weight[:3] = 0  # as at the start of training
+    compare_with_torch(kind, module, dtype=torch.float64, tolerance=1e-12, fmt=fmt)
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

@@ -63,7 +63,7 @@ def normalise(x: Tensor, *, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tens
     rows = mean.shape[0]
     rstd = (var + eps).rsqrt()
     pairs = zip(_cells(x, rows), _cells(y, rows), strict=True)
-    if x.is_cuda:
+    if _on_cuda(x):
         for (cell, out), (m, r, a, b) in zip(pairs, _vectors(x, mean, rstd, gamma, beta), strict=True):
             torch.batch_norm_elemt(cell, a, b, m, r, eps, out=out)
         return y
@@ -101,9 +101,10 @@ def gradient_sums(dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, eps: floa
             _, dot, total = _aten.native_batch_norm_backward(
                 dcell, cell, None, m, v, None, None, False, eps, _ONLY_SUMS
             )
-        elif x.is_cuda:
+        elif _on_cuda(x):
             rstd = (v + eps).rsqrt()
-            total, dot, _, _ = torch.batch_norm_backward_reduce(dcell, cell, m, rstd, None, True, False, False)
+            # The weight is asked for nothing but its type.
+            total, dot, _, _ = torch.batch_norm_backward_reduce(dcell, cell, m, rstd, rstd, True, False, False)
             dot = dot * rstd
         else:
             d = dcell.to(m.dtype)
@@ -124,7 +125,7 @@ def gradient_input(
     rows = mean.shape[0]
     rstd = (var + eps).rsqrt()
     cells = list(zip(_cells(dx, rows), _cells(dy, rows), _cells(x, rows), strict=True))
-    if x.is_cuda:
+    if _on_cuda(x):
         # The kernel takes gamma out of the bracket: a tiny one stands in for zero.
         gamma = torch.where(gamma.abs() < 1e-20, torch.full_like(gamma, 1e-20), gamma)
         vectors = _vectors(x, mean, rstd, gamma, dy_mean / gamma, dot_mean / (gamma * rstd))
@@ -175,7 +176,7 @@ def _by_row(pairs_of_vectors: list[tuple[Tensor, Tensor]], rows: int) -> tuple[T
 
 
 def _cell_moments(cell: Tensor) -> tuple[Tensor, Tensor]:
-    if cell.is_cuda:
+    if _on_cuda(cell):
         mean, rstd = torch.batch_norm_stats(cell, _STATS_EPS)
         return mean, (rstd.pow(-2) - _STATS_EPS).clamp_(min=0)
     if not _is_plain_cpu(cell):
@@ -207,8 +208,12 @@ def _affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, *, out: Tenso
         torch.addcmul(_broadcast(shift), x, _broadcast(scale), out=out)
 
 
+def _on_cuda(x: Tensor) -> bool:
+    return x.is_cuda
+
+
 def _is_plain_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return not _on_cuda(x) and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def _broadcast(v_C: Tensor) -> Tensor:
