@@ -13,6 +13,7 @@ from vidgn.errors import DecodeError
 
 MAX_SIDE = 16384  # pixels; beyond it a header is broken or hostile
 MAX_PIXELS = 2**26
+OUT_OF_MEMORY = "needs more memory than it may take"
 
 
 class VideoReader(ABC):

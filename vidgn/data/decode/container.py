@@ -6,7 +6,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
-from vidgn.data.decode.base import MAX_PIXELS, decode_error
+from vidgn.data.decode.base import MAX_PIXELS, OUT_OF_MEMORY, decode_error
 
 # Demuxers that read exactly the file they are given; play lists and scripts (concat, hls, dash) open others.
 _FORMATS = (
@@ -41,7 +41,9 @@ def open_container(path: str, timeout_seconds: float | None = None) -> tuple[Inp
 def _open(path: str, options: dict[str, str], timeout_seconds: float | None) -> InputContainer:
     try:
         return av.open("file:" + path, options=options, metadata_errors="ignore", timeout=timeout_seconds, mode="r")
-    except (av.error.FFmpegError, ValueError, MemoryError) as error:
+    except MemoryError:
+        raise decode_error(path, OUT_OF_MEMORY) from None
+    except (av.error.FFmpegError, ValueError) as error:
         raise decode_error(path, f"is no video that can be read ({reason_of(error)}); fetch it again") from None
 
 

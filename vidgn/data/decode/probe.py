@@ -6,12 +6,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vidgn.data.decode.base import OUT_OF_MEMORY
 from vidgn.data.decode.pyav import PyavReader
 from vidgn.errors import DecodeError
 
 OK = "ok"
 DAMAGED = "damaged"  # some frames decode; num_frames counts those before the first that does not
 UNREADABLE = "unreadable"
+MEMORY = "memory"
 _EVEN = 0.02  # of the median: time stamps of a constant rate are rounded, and differ by so much or one tick
 
 
@@ -42,7 +44,8 @@ def probe(path: str | os.PathLike[str], *, timeout_seconds: float | None = None)
         with PyavReader(name, timeout_seconds=timeout_seconds) as reader:
             return _look(reader)
     except DecodeError as error:
-        return Probe(UNREADABLE, str(error).removeprefix(f"{name}: "))
+        reason = str(error).removeprefix(f"{name}: ")
+        return Probe(MEMORY if reason == OUT_OF_MEMORY else UNREADABLE, reason)
 
 
 def _look(reader: PyavReader) -> Probe:

@@ -8,6 +8,7 @@ converted; pixels outside the box are never touched.
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import cast
 
 import av
@@ -16,7 +17,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
 from vidgn.data.decode import mov
-from vidgn.data.decode.base import FrameSink, VideoReader, check_file, check_size
+from vidgn.data.decode.base import OUT_OF_MEMORY, FrameSink, VideoReader, check_file, check_size
 from vidgn.data.decode.container import open_container, reason_of
 from vidgn.data.decode.convert import Converter
 from vidgn.data.decode.timeline import PacketInfo, Segment, Timeline, build_timeline
@@ -83,9 +84,14 @@ class PyavReader(VideoReader):
         return [] if self.timeline is None else [pts * self.tick_seconds for pts in self.timeline.shown_pts]
 
     @property
+    def time_base(self) -> Fraction:
+        """The unit of the stream's time stamps, in seconds."""
+        return self._stream.time_base or Fraction(1, 1000)
+
+    @property
     def tick_seconds(self) -> float:
         """The unit of the stream's time stamps."""
-        return float(self._stream.time_base or 0)
+        return float(self.time_base)
 
     @property
     def nominal_fps(self) -> float:
@@ -261,8 +267,8 @@ class PyavReader(VideoReader):
         except av.error.EOFError:
             return []
         except av.error.FFmpegError as error:
-            if isinstance(error, MemoryError | av.error.MemoryError):
-                raise self.error("needs more memory than there is; check it with vidgn data check") from None
+            if isinstance(error, MemoryError):
+                raise self.error(OUT_OF_MEMORY) from None
             self.last_error = reason_of(error)
             return []
         self.num_decoded += len(frames)
@@ -308,5 +314,7 @@ class _ErrorsNamed:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
-        if isinstance(error, av.error.FFmpegError | ValueError | MemoryError) and not isinstance(error, DecodeError):
+        if isinstance(error, MemoryError):
+            raise self._reader.error(OUT_OF_MEMORY) from None
+        if isinstance(error, av.error.FFmpegError | ValueError) and not isinstance(error, DecodeError):
             raise self._reader.error(f"can't be read ({reason_of(error)}); fetch it again") from None

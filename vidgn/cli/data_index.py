@@ -1,0 +1,101 @@
+"""vidgn data index: one csv row for every video of a data set, by decoding each of them once."""
+
+import argparse
+
+SUMMARY = "decode every video of a data set once and write a manifest: frames, size, rate, codec, flags, status"
+_EPILOG = """\
+SOURCE is a folder (every video below it, labelled by the folder it lies in) or an annotation file: a Kinetics csv,
+a list of `path label`, or a csv with the columns path and label.
+
+columns: path, label, num_frames (that really decode, from the first on), width, height (as shown), fps,
+duration_seconds, codec, flags (vfr;open_gop;edit_list;rotated;late_start;no_timestamps), status, reason, bytes
+status:  ok, damaged (some frames decode), unreadable, timeout, memory, crash
+
+Stop it with Ctrl-C and start it again with the same words: it goes on where it was.
+Train on it with: vidgn train data=csv data.root=ROOT data.train=OUT.csv ...
+
+example: vidgn data index /data/k400/train.csv --root /data/k400 --split train --out k400_train.csv
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Exit code 0 once the manifest is written, whatever the state of the videos."""
+    parser = argparse.ArgumentParser(
+        prog="vidgn data index",
+        description=SUMMARY,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_source_arguments(parser)
+    parser.add_argument("--out", required=True, metavar="CSV", help="the manifest to write")
+    parser.add_argument("--retry", action="store_true", help="look again at files whose status was not ok")
+    add_limit_arguments(parser)
+    arguments = parser.parse_args(argv)
+
+    from tqdm import tqdm
+
+    from vidgn.data.index import write_index
+    from vidgn.data.isolate import Limits, usable_cores
+
+    sources = sources_of(arguments)
+    bad: dict[str, int] = {}
+
+    def count(source: object, status: str) -> None:
+        if status != "ok":
+            bad[status] = bad.get(status, 0) + 1
+            bar.set_postfix(bad)
+        bar.update()
+
+    with tqdm(total=len(sources.files), unit="file", disable=None) as bar:
+        try:
+            summary = write_index(
+                sources.files,
+                arguments.out,
+                workers=arguments.workers or usable_cores(),
+                limits=Limits(arguments.timeout, arguments.memory),
+                retry=arguments.retry,
+                on_done=count,
+            )
+        except KeyboardInterrupt:
+            bar.close()
+            print(f"stopped after {bar.n} of {bar.total} files, which are kept; the same command goes on from here")
+            raise
+    others = "".join(f", {number} {status}" for status, number in sorted(bad.items()))
+    missing = f", {len(sources.missing)} missing (no row)" if sources.missing else ""
+    print(
+        f"{arguments.out}: {summary.num_files} videos: {summary.num_ok} ok{others}{missing}; "
+        f"{summary.num_frames} frames, {summary.duration_seconds / 3600:.2f} h; {summary.num_reused} rows reused"
+    )
+    print(f"use it with data=csv data.root={sources.root or '.'} data.train={arguments.out} (or data.val=...)")
+    return 0
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `sources_of` needs."""
+    parser.add_argument("source", metavar="SOURCE", help="a folder, a video, or an annotation file")
+    parser.add_argument("--root", help="folder of the videos (default: that of the annotation file)")
+    parser.add_argument("--format", choices=("kinetics", "list", "csv"), help="of the annotation (default: told by it)")
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="of a Kinetics csv (default: val)")
+    parser.add_argument("--separator", default=" ", help="between path and label of a list (default: a space)")
+
+
+def add_limit_arguments(parser: argparse.ArgumentParser, *, timeout_seconds: float = 60.0) -> None:
+    """--workers, --timeout and --memory."""
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    parser.add_argument(
+        "--timeout", type=float, default=timeout_seconds, metavar="SECONDS", help="for one file (default: %(default)g)"
+    )
+    parser.add_argument("--memory", type=int, default=4096, metavar="MIB", help="for one file (default: %(default)s)")
+
+
+def sources_of(arguments: argparse.Namespace):
+    """The files that the arguments name. Raises: ManifestError."""
+    from vidgn.data.sources import find_sources
+
+    return find_sources(
+        arguments.source,
+        root=arguments.root,
+        format=arguments.format,
+        split=arguments.split,
+        separator=arguments.separator,
+    )
