@@ -1,4 +1,4 @@
-"""A real Slurm of one node, on ports and in a folder of its own: munged, slurmctld and slurmd as our child processes."""
+"""A real Slurm of one node, on its own ports and in its own folder: munged, slurmctld and slurmd as our children."""
 
 import getpass
 import os
@@ -103,8 +103,8 @@ def slurm() -> Iterator[Slurm]:
 
 
 def _daemon(stack: ExitStack, cluster: Slurm, command: list[str]) -> None:
-    log = stack.enter_context(open(cluster.folder / f"{command[0]}.out", "w"))
-    process = subprocess.Popen(command, env=cluster.env, stdout=log, stderr=subprocess.STDOUT)
+    with open(cluster.folder / f"{command[0]}.out", "w") as log:
+        process = subprocess.Popen(command, env=cluster.env, stdout=log, stderr=subprocess.STDOUT)
     stack.callback(_end, process)
 
 
@@ -127,7 +127,7 @@ def _is_idle(cluster: Slurm) -> bool:
     return answer.stdout.strip() == "idle"
 
 
-def _wait_until(holds, what: str, folder: Path, seconds: float = 60) -> None:  # noqa: ANN001
+def _wait_until(holds, what: str, folder: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:

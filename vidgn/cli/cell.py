@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from vidgn.config.compose import register_resolvers
+from vidgn.config.schema import Config
 from vidgn.errors import StopRequested, VidgnError
 
 EXIT_AGAIN = 75  # as in vidgn.cli.main, which a launcher's process has no need of
@@ -17,22 +18,28 @@ register_resolvers()  # launchers' processes compose the cell after they have im
 
 
 def run_cell(node: DictConfig) -> dict[str, Any]:
-    """Train and test the cell that Hydra composed.
+    """`run_config` for the cell that Hydra composed."""
+    from vidgn.config.compose import to_config
+
+    return run_config(to_config(node))
+
+
+def run_config(config: Config) -> dict[str, Any]:
+    """Train and test a cell.
 
     Returns: its result. Raises: whatever made it fail, after leaving it in the cell's error.txt; never exits the
     process, but for a batch job that was stopped and is to be started again.
     """
-    from vidgn.config.compose import to_config
     from vidgn.engine.environment import adopt_slurm_ranks, take_slot
     from vidgn.engine.lock import LockedError
     from vidgn.engine.rundir import OtherExperimentError, write_error
     from vidgn.engine.wanted import is_wanted
 
-    config = to_config(node)
     if not is_wanted():
         raise StopRequested("not started: the sweep was stopped")
     try:
         if os.environ.get("SUBMITIT_EXECUTOR"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))  # a sweep blocks them here
             _link_log(config.run_dir)
         take_slot()
         adopt_slurm_ranks(config)

@@ -145,13 +145,25 @@ class Jobs:
             if self.ids():
                 subprocess.run(["scancel", *self.ids()], capture_output=True)
             return
-        for pid in self.ids():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGINT)  # the controller kills its tasks
+        for controller in self.ids():  # each ends with its task, ranks end with theirs
+            for task in _children(int(controller)):
+                with suppress(ProcessLookupError):
+                    os.kill(task, signal.SIGKILL)
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat behind the name: state, parent, ...; empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in "ZX"
+
+
+def _children(pid: int) -> list[int]:
+    everyone = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())
+    return [p for p in everyone if _stat(p)[1:2] == [str(pid)]]

@@ -1,19 +1,20 @@
 """A sweep: the list of its cells, every cell that can be run, and the report at the end whatever happened."""
 
 import json
+import logging
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from vidgn.cli.launchers import Jobs, check_sweep_launch, shared_machine
 from vidgn.config.compose import Composition
 from vidgn.config.schema import Config, run_name
-from vidgn.engine.signals import Stop, heard
+from vidgn.engine.signals import Stop, blocked_in_children, heard
 from vidgn.engine.wanted import wanted
 from vidgn.errors import VidgnError
 
@@ -58,13 +59,18 @@ def _check_cells(composition: Composition) -> None:
 
 
 def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path, stop: Stop) -> None:
-    """Hydra runs the cells, until they are done or stopped; back only when none of them lives."""
+    """Hydra runs the cells, until they are done or stopped; back only when none of them lives.
+
+    Cells in other processes do not hear a Ctrl-C: this process does, and tells them by no longer wanting them.
+    """
     jobs = None
     if composition.jobs_folder is not None:
         os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when submitit is imported; vidgn listens to USR1
+        logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns every minute of a Slurm without accounting
         jobs = Jobs(composition.jobs_folder, slurm=composition.launcher == "submitit_slurm")
+    apart = blocked_in_children() if composition.launcher != "basic" else nullcontext()
     try:
-        with wanted(study) as file, _watched(stop, file, jobs):
+        with wanted(study) as file, _watched(stop, file, jobs), apart:
             try:
                 run_all()
             except _Over:
@@ -129,6 +135,7 @@ def _list_cells(study: Path, configs: list[Config]) -> None:
             "gpus": config.gpus,
             "norm": config.norm.kind,
             "model": config.model.name,
+            "tag": config.tag,
             "seed": config.seed,
         }
         known[run_name(config)] = {"run_name": run_name(config), "values": values}

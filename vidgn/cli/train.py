@@ -5,10 +5,12 @@ Every cell is composed and checked here before Hydra starts the first; what can'
 
 import os
 import sys
-from typing import Any
+from contextlib import redirect_stderr
+from typing import Any, TextIO, cast
 
-from vidgn.errors import ConfigError, VidgnError
+from vidgn.errors import ConfigError, StopRequested, VidgnError
 
+EXIT_AGAIN = 75  # as in vidgn.cli.main
 SUMMARY = "train and test one run; with -m a sweep, ending with its report"
 
 _HELP = """usage: vidgn train [-m] [KEY=VALUE ...] [--cfg job] [--debug]
@@ -47,6 +49,10 @@ def run(argv: list[str]) -> int:
         if _is_said_by_another_rank(error):
             return 1
         raise
+    except StopRequested:
+        if _is_said_by_another_rank(None):
+            return EXIT_AGAIN
+        raise
 
 
 def _run(argv: list[str]) -> int:
@@ -76,7 +82,10 @@ def _run(argv: list[str]) -> int:
         from vidgn.engine.run import check_before_start
 
         check_before_start(composition.configs[0])
-        return _hydra(argv)
+        from vidgn.cli.cell import run_config
+
+        run_config(composition.configs[0])  # what Hydra would do for one cell, without its own lines about errors
+        return 0
     if ranks_are_set():
         raise ConfigError(_refuse_sweep(overrides))
     from vidgn.cli.sweep import run_sweep
@@ -94,7 +103,7 @@ def _refuse_sweep(overrides: list[str]) -> str:
     )
 
 
-def _is_said_by_another_rank(error: VidgnError) -> bool:
+def _is_said_by_another_rank(error: VidgnError | None) -> bool:
     """Whether one of several ranks is enough to print this: all have it before they meet, then one and its echoes."""
     from vidgn.engine.environment import is_first_rank
 
@@ -114,12 +123,26 @@ def _hydra(argv: list[str]) -> int:
     register_resolvers()
     sys.argv = ["vidgn", *argv]
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(run_cell)()
+        with redirect_stderr(cast(TextIO, _WithoutHydrasLine(sys.stderr))):
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(run_cell)()
     except VidgnError:
         raise
     except HydraException as error:
         raise ConfigError(one_line(error)) from error
     return 0
+
+
+class _WithoutHydrasLine:
+    """stderr, but for Hydra's list of all overrides of a cell that failed: its own line says more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith("Error executing job with overrides") else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _groups() -> str:

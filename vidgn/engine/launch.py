@@ -84,6 +84,7 @@ def launch(config: Config, stop: Stop, work: Work) -> str | None:
 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice against find_unused_parameters, see train.py
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.getLogger("torch.multiprocessing").setLevel(logging.ERROR)
     place = meeting(config) if config.launch.nnodes > 1 else None
     roll = Roll(config.launch.nproc_per_node)
     try:

@@ -2,6 +2,7 @@
 
 import hashlib
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vidgn.engine.launch import Work, check_launch, launch
 from vidgn.engine.lock import locked
 from vidgn.engine.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
 from vidgn.engine.rundir import RunDirectory, StopRequested
+from vidgn.engine.scaling import traffic
 from vidgn.engine.setup import (
     ToModel,
     autocast,
@@ -216,21 +218,25 @@ def _announce(config: Config, trainer: Trainer, here: dict[str, Any]) -> None:
     """machine.json, and what a start says: where, how long, on what; whether bits may differ from the start before."""
     if not trainer.ranks.is_first:
         return
-    here["steps_total"] = trainer.total_steps
+    sent = traffic(trainer.model, trainer.geometry)
+    here |= {"steps_total": trainer.total_steps, "communication": asdict(sent)}
     before = rundir.add_machine(config.run_dir, here)
     say, g = trainer.run.say, trainer.geometry
     for manifest, name in ((trainer.train_rows, "training"), (trainer.val_rows, "validation")):
         missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
         say(f"{len(manifest)} {name} videos{missing}, {len(manifest.classes)} classes")
     say(
-        f"{config.run_dir}: {trainer.total_steps} steps of {g.slots_per_step} clips; {g.world_size} x {here['device']}, "
-        f"{g.forwards_per_step} forwards of {g.clips_per_forward} a step, {g.groups_per_forward} statistics groups each"
+        f"{config.run_dir}: {trainer.total_steps} steps of {g.slots_per_step} clips; {g.world_size} x "
+        f"{here['device']}, {g.forwards_per_step} forwards of {g.clips_per_forward} a step, {g.groups_per_forward} statistics groups each"
     )
+    if g.world_size > 1:
+        say(str(sent))
     if before is not None:
         differ = [k for k in here if before.get(k) != here[k]]
         if differ:
             say(
-                f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, not to the bit"
+                f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, "
+                f"not to the bit"
             )
 
 
@@ -281,6 +287,7 @@ def _test(trainer: Trainer, identified: dict[str, Any], *, is_result: bool) -> N
             "plan_digest": f"{trainer.digest:032x}",
             "weights": config.weights,
             "input_mean": list(trainer.to_model.mean),
+            "input_std": list(config.data.std),
             "fingerprint": fingerprint(identified),
             "pair_fingerprint": pair_fingerprint(identified),
             "versions": versions(),
