@@ -152,10 +152,10 @@ def cuda_autocast_policy() -> Iterator[None]:
 def kernel_temporary_bytes(func: Any, args: tuple[Any, ...]) -> int:
     """What an operator of vidgn's own allocates on CUDA besides its results, in bytes.
 
-    `gradient_input` computes cell by cell and copies: one cell is alive beside the result. A cell is the clips that
-    share statistics, all clips where each has its own and the memory is contiguous.
+    The gradient of a norm is computed cell by cell and copied: one cell is alive beside the result. A cell is the clips
+    that share statistics, all clips where each has its own and the memory is contiguous.
     """
-    if func.name() != "vidgn::gradient_input":
+    if func.name() != "vidgn::gradient":
         return 0
     x_NCTHW, rows = args[1], args[2].shape[0]
     is_one_cell = rows == x_NCTHW.shape[0] and x_NCTHW.is_contiguous()

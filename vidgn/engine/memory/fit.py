@@ -10,7 +10,7 @@ import torch
 from vidgn.config.schema import Config
 from vidgn.engine.distributed import Ranks
 from vidgn.engine.geometry import Geometry, choose_geometry, group_clips, legal_clips_per_forward
-from vidgn.engine.memory.predict import KINETICS_CLASSES, Prediction, predict
+from vidgn.engine.memory.predict import KINETICS_CLASSES, Prediction, evaluation_forwards, predict
 from vidgn.errors import ConfigError
 from vidgn.models.i3d import final_size
 
@@ -86,11 +86,15 @@ def refusal(config: Config, *, world_size: int, gpu_bytes: int, num_classes: int
     """Why `config` does not fit, and the smallest change that makes it fit, in one line."""
     asked = config.trainer.clips_per_forward
     clips = _legal(config, world_size)[0] if asked == "auto" else asked
-    needed = predict(config, clips_per_forward=clips, world_size=world_size, num_classes=num_classes).peak_bytes
+    needed = predict(config, clips_per_forward=clips, world_size=world_size, num_classes=num_classes)
     room = usable_bytes(gpu_bytes)
+    what = f"{'the fewest, ' if asked == 'auto' else ''}trainer.clips_per_forward={clips},"
+    if needed.test_bytes > needed.training_bytes:
+        tested, crop = max(evaluation_forwards(config), key=lambda t: t[0] * t[1] ** 2)
+        what = f"a test of {tested} views of {crop} x {crop} at once,"
     why = (
-        f"{'the fewest, ' if asked == 'auto' else ''}trainer.clips_per_forward={clips}, of {config.frames} frames with "
-        f"norm={config.norm.kind} takes {_gib(needed)}, and a GPU of {_gib(gpu_bytes)} has {_gib(room)} for it"
+        f"{what} of {config.frames} frames with norm={config.norm.kind} takes {_gib(needed.peak_bytes)}, "
+        f"and a GPU of {_gib(gpu_bytes)} has {_gib(room)} for it"
     )
     for words, changed in _changes(config):
         fits = most_clips(changed, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes)

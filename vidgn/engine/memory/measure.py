@@ -7,7 +7,7 @@ import torch
 
 from vidgn.config.schema import Config
 from vidgn.engine.geometry import Geometry, group_clips
-from vidgn.engine.memory.predict import KINETICS_CLASSES, test_forwards
+from vidgn.engine.memory.predict import KINETICS_CLASSES, evaluation_forwards
 from vidgn.engine.memory.step import StepAlone
 from vidgn.engine.setup import make_model, place_model, set_precision
 
@@ -64,6 +64,6 @@ def _steps(config: Config, geometry: Geometry, device: torch.device, num_classes
             step.optimizer.zero_grad(set_to_none=True)
         step.backward(step.forward())
         step.update()
-    for clips, crop in test_forwards(config):
+    for clips, crop in evaluation_forwards(config):
         step.test(clips=clips, crop=crop)
     torch.cuda.synchronize(device)

@@ -65,7 +65,7 @@ def _predict(config: Config, clips_per_forward: int, world_size: int, num_classe
         saved = _train(step, live)
         parts = live.peak_parts()
         training = live.peak_bytes
-        tests = [_test(step, live, clips=clips, crop=crop) for clips, crop in test_forwards(config)]
+        tests = [_test(step, live, clips=clips, crop=crop) for clips, crop in evaluation_forwards(config)]
     return Prediction(
         clips_per_forward=clips_per_forward,
         frames=config.frames,
@@ -80,15 +80,15 @@ def _predict(config: Config, clips_per_forward: int, world_size: int, num_classe
     )
 
 
-def test_forwards(config: Config) -> list[tuple[int, int]]:
+def evaluation_forwards(config: Config) -> list[tuple[int, int]]:
     """(clips, crop) of the forwards without gradients that the run's own tests push at once, each pair once."""
     tests = [config.views]
     if config.trainer.eval_every > 0:
         tests.append(config.views if config.data.augment == "image" else CURVE)
-    return sorted({_test_forward(config, views) for views in tests})
+    return sorted({_evaluation_forward(config, views) for views in tests})
 
 
-def _test_forward(config: Config, views: ViewsConfig) -> tuple[int, int]:
+def _evaluation_forward(config: Config, views: ViewsConfig) -> tuple[int, int]:
     single = views.clips * views.crops == 1
     batch_statistics = config.bn_stats == "batch" and config.norm.kind in ("bn", "sync_bn")
     clips = BLOCK if single and not batch_statistics else config.clips_per_gpu
