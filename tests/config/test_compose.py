@@ -51,7 +51,10 @@ def test_curve_of_training_is_the_view_of_that_name():
         (["epochs=3"], "did you mean 'trainer.epochs'?"),
         (["norm=gm"], "norm=gm: no such option. did you mean norm=gn? Known are bn, frozen_bn, gn, in, ln, sync_bn"),
         (["frames=abc"], "frames must be a whole number, not 'abc'"),
-        (["frames=24"], "frames=24 does not divide span=64 (the raw frames a clip covers): write frames=16 or frames=32"),
+        (
+            ["frames=24"],
+            "frames=24 does not divide span=64 (the raw frames a clip covers): write frames=16 or frames=32",
+        ),
         (["frames=0"], "frames=0: must be at least 1"),
         (["frames"], "can't read the override 'frames': write key=value"),
         (["trainer.precision=fp16"], "trainer.precision must be one of fp32, tf32, bf16, fp64, not 'fp16'"),
@@ -98,7 +101,11 @@ def test_a_ready_made_sweep_sweeps_without_m_and_gives_way_to_the_command_line()
     assert len(image.cells) == 20
     first = image.configs[0]
     assert first.optim.lr_per_clip * 8 * 32 == pytest.approx(0.1)
-    assert (first.optim.milestones, first.optim.weight_decay, first.optim.norm_weight_decay) == ((0.3, 0.6, 0.9), 1e-4, 1e-4)
+    assert (first.optim.milestones, first.optim.weight_decay, first.optim.norm_weight_decay) == (
+        (0.3, 0.6, 0.9),
+        1e-4,
+        1e-4,
+    )
 
 
 @pytest.mark.parametrize(

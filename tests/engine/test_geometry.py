@@ -46,7 +46,10 @@ def lay_out(slots, group, world, clips):
             return False  # a group would spread over forwards that do not run at the same time
         if len(holders) == 1 and len(rows[holders[0]]) % group:
             return False
-    spans = {tuple(i % world for i, row in enumerate(rows) if set(range(f, f + group)) & set(row)) for f in range(0, slots, group)}
+    spans = {
+        tuple(i % world for i, row in enumerate(rows) if set(range(f, f + group)) & set(row))
+        for f in range(0, slots, group)
+    }
     together = [s for s in spans if len(s) > 1]
     return all(not set(a) & set(b) for a in together for b in together if a != b)  # one process group a rank
 
@@ -98,9 +101,7 @@ def test_an_error_names_only_legal_choices(layout):
 
 def cell(kind, *, clips_per_forward="auto"):
     config = load_config([f"norm={kind}", "clips_per_gpu=4", "gpus=8", "weights=x"])
-    return dataclasses.replace(
-        config, trainer=dataclasses.replace(config.trainer, clips_per_forward=clips_per_forward)
-    )
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, clips_per_forward=clips_per_forward))
 
 
 @pytest.mark.parametrize(
@@ -133,5 +134,7 @@ def test_errors_have_the_numbers_and_the_nearest_choices():
         choose_geometry(cell("bn", clips_per_forward=6), world_size=1)
     with pytest.raises(ConfigError, match=r"=2: groups of 4 clips .* can't be laid out on 1 processes x 2 .* write 4"):
         choose_geometry(cell("bn", clips_per_forward=2), world_size=1)
-    with pytest.raises(ConfigError, match=r"5 processes can't carry 32 clips .* start 4 or 8 .* legal are 1, 2, 4, 8, 16"):
+    with pytest.raises(
+        ConfigError, match=r"5 processes can't carry 32 clips .* start 4 or 8 .* legal are 1, 2, 4, 8, 16"
+    ):
         choose_geometry(cell("bn"), world_size=5)

@@ -3,6 +3,8 @@
 Videos are taken in blocks whose make-up depends on the experiment alone, so a video's scores do too.
 """
 
+import csv
+import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -58,11 +60,11 @@ class TestScores:
 
     def csv(self) -> str:
         """One line a video under a header with the fields of VideoScore."""
-        lines = [",".join(f.name for f in fields(VideoScore))]
-        for video in self.videos:
-            values = asdict(video).values()
-            lines.append(",".join(f'"{v}"' if isinstance(v, str) and "," in v else str(v) for v in values))
-        return "\n".join(lines) + "\n"
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(f.name for f in fields(VideoScore))
+        writer.writerows(asdict(video).values() for video in self.videos)
+        return text.getvalue()
 
 
 def evaluate(

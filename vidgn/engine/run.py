@@ -226,8 +226,9 @@ def _announce(config: Config, trainer: Trainer, here: dict[str, Any]) -> None:
         missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
         say(f"{len(manifest)} {name} videos{missing}, {len(manifest.classes)} classes")
     say(
-        f"{config.run_dir}: {trainer.total_steps} steps of {g.slots_per_step} clips; {g.world_size} x "
-        f"{here['device']}, {g.forwards_per_step} forwards of {g.clips_per_forward} a step, {g.groups_per_forward} statistics groups each"
+        f"{config.run_dir}: {trainer.total_steps} steps of {g.slots_per_step} clips; "
+        f"{g.world_size} x {here['device']}, {g.forwards_per_step} forwards of {g.clips_per_forward} a step, "
+        f"{g.groups_per_forward} statistics groups each"
     )
     if g.world_size > 1:
         say(str(sent))

@@ -1,0 +1,220 @@
+"""The main job as a user runs it: real videos, real decoders, real processes, through the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidgn.cli.main import main
+
+QUICK = [
+    "model=i3d_tiny",
+    "frames=8",
+    "span=16",
+    "gpus=2",
+    "clips_per_gpu=4",
+    "data.crop=48",
+    "data.short_side=[48,56]",
+    "trainer.device=cpu",
+    "trainer.eval_every=0",
+    "bn_stats_steps=2",
+    "launch.threads=1",
+]
+
+
+def vidgn(*arguments: str, folder: Path, code: int = 0) -> str:
+    """Run the command in `folder`; its output. An error is one line on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vidgn", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    if code:
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.stdout + done.stderr
+
+
+def metrics(run: Path) -> list[dict]:
+    """Lines of metrics.jsonl less what a clock gives."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "clock"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def egogestar(shared_data):
+    """Overrides for the real 10-class set: right and left are classes, so no flip."""
+    root = shared_data / "egogestar"
+    return [
+        *QUICK,
+        "data=csv",
+        f"data.root={root}",
+        f"data.train={root / '128_train.csv'}",
+        f"data.val={root / '128_val.csv'}",
+        "data.flip=false",
+    ]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("processes", [1, 2])
+def test_real_videos_on_one_and_two_ranks(egogestar, tmp_path, processes):
+    arguments = [*egogestar, "trainer.max_steps=4", "views=center", "norm=bn", f"launch.nproc_per_node={processes}"]
+    vidgn("train", *arguments, folder=tmp_path)
+    run = tmp_path / "runs/study/i3d_tiny_8f_4x2_bn_s0"
+    result = json.loads((run / "result.json").read_text())
+    assert (result["num_videos"], result["num_unreadable"], result["classes"]) == (60, 0, 10)
+    rows = (run / "tests/center-precise.csv").read_text().splitlines()[1:]
+    assert len(rows) == 60
+    right = sum(row.split(",")[3] == "0" for row in rows)
+    assert result["top1"] == pytest.approx(100 * right / 60)
+    assert [line["step"] for line in metrics(run) if line["kind"] == "train"] == [1, 2, 3, 4]
+    assert (run / "model.safetensors").exists()
+    again = vidgn("train", *arguments, folder=tmp_path)
+    assert "is done" in again
+
+
+@pytest.mark.shared
+def test_real_kinetics_clips_through_the_official_csv(shared_data, tmp_path):
+    csv = shared_data / "kinetics/k400_val.csv"
+    arguments = [*QUICK, "trainer.max_steps=1", "views=curve", f"data.root={shared_data / 'clips/good'}"]
+    arguments += [f"data.train={csv}", f"data.val={csv}", "norm=gn"]
+    refused = vidgn("train", *arguments, folder=tmp_path, code=1)
+    assert "19,903 of 19,906" in refused or "19903 of 19906" in refused
+    assert "data.missing=skip" in refused
+    vidgn("train", *arguments, "data.missing=skip", folder=tmp_path)
+    result = json.loads((tmp_path / "runs/study/i3d_tiny_8f_4x2_gn_s0/result.json").read_text())
+    assert (result["num_videos"], result["num_missing"], result["classes"]) == (3, 19903, 400)
+
+
+SYNTHETIC = [
+    *QUICK,
+    "data=synthetic",
+    "data.crop=32",
+    "data.short_side=[32,36]",
+    "data.synthetic.num_train=24",
+    "data.synthetic.num_val=16",
+    "data.synthetic.size=36",
+    "views=curve",
+]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Where the small generated set is cached for this module."""
+    return f"data.root={tmp_path_factory.mktemp('videos')}"
+
+
+def test_the_same_seed_and_other_worker_counts_give_the_same_run(videos, tmp_path):
+    arguments = [*SYNTHETIC, videos, "norm=bn", "trainer.max_steps=7", "trainer.eval_every=1"]
+    for study, workers in (("a", 0), ("b", 0), ("c", 2), ("d", 1)):
+        vidgn("train", *arguments, f"study={study}", f"data.workers={workers}", folder=tmp_path)
+    runs = [tmp_path / "runs" / study / "i3d_tiny_8f_4x2_bn_s0" for study in "abcd"]
+    first = metrics(runs[0])
+    assert [line["kind"] for line in first] == ["train"] * 3 + ["curve"] + ["train"] * 3 + ["curve", "train", "curve"]
+    for run in runs[1:]:
+        assert metrics(run) == first
+        assert (run / "result.json").read_bytes() == (runs[0] / "result.json").read_bytes()
+    vidgn("train", *arguments, "study=e", "seed=1", folder=tmp_path)
+    other = metrics(tmp_path / "runs/e/i3d_tiny_8f_4x2_bn_s1")
+    assert [line["loss"] for line in other] != [line["loss"] for line in first]
+
+
+def test_a_data_set_smaller_than_a_step(videos, tmp_path):
+    arguments = [*SYNTHETIC, videos, "gpus=8", "clips_per_gpu=4", "trainer.epochs=3", "norm=gn"]
+    vidgn("train", *arguments, folder=tmp_path)
+    lines = [line for line in metrics(tmp_path / "runs/study/i3d_tiny_8f_4x8_gn_s0") if line["kind"] == "train"]
+    assert [line["epoch"] for line in lines] == pytest.approx([32 / 24, 64 / 24, 96 / 24])
+
+
+def test_a_sweep_with_a_failing_cell(videos, tmp_path):
+    arguments = [*SYNTHETIC, videos, "study=s", "trainer.max_steps=2", "trainer.on_nonfinite=stop"]
+    # lr 1e30 leaves numbers at the second step: that cell fails while it runs, the other has nothing of it
+    output = vidgn_sweep("-m", "norm=gn,bn", "optim.lr_per_clip=${oc.env:LR_${norm.kind}}", *arguments, folder=tmp_path)
+    study = tmp_path / "runs/s"
+    assert not (study / "i3d_tiny_8f_4x2_gn_s0/result.json").exists()
+    assert "not finite" in (study / "i3d_tiny_8f_4x2_gn_s0/error.txt").read_text()
+    assert (study / "i3d_tiny_8f_4x2_bn_s0/result.json").exists()
+    report = (study / "report.md").read_text()
+    assert "not finite" in report
+    assert "not finite" in output
+
+
+def vidgn_sweep(*arguments: str, folder: Path) -> str:
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-m", "vidgn", "train", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+        env={**os.environ, "LR_gn": "1e30", "LR_bn": "1e-3"},
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.shared
+def test_an_unreadable_training_video_is_replaced_counted_and_named(shared_data, tmp_path):
+    good, broken = shared_data / "clips/good", shared_data / "clips/broken"
+    lines = [f"{good / 'R6llTwEh07w.mp4'} 0", f"{good / 'SOX5yA1l24A.mp4'} 1", f"{broken / 'truncated.mp4'} 0"]
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    arguments = [*QUICK, "data=list", "data.root=/", f"data.train={tmp_path / 'list.txt'}"]
+    arguments += [f"data.val={tmp_path / 'list.txt'}", "norm=gn", "trainer.max_steps=2", "views=curve"]
+    vidgn("train", *arguments, folder=tmp_path)
+    run = tmp_path / "runs/study/i3d_tiny_8f_4x2_gn_s0"
+    named = [s for line in metrics(run) for s in line.get("substitutions", [])]
+    result = json.loads((run / "result.json").read_text())
+    assert named
+    assert {Path(s["id"]).name for s in named} == {"truncated.mp4"}
+    assert all("truncated" not in s["replaced_by"] and s["reason"] for s in named)
+    assert result["num_substituted"] == len(named)
+    assert (result["num_videos"], result["num_unreadable"]) == (3, 1)
+    told = vidgn("train", *arguments, "study=strict", "data.max_unreadable=1", folder=tmp_path, code=1)
+    assert "more than data.max_unreadable=1" in told
+    assert "truncated.mp4" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trainer.epoch=3"], "did you mean 'trainer.epochs'?"),
+        (["data=folders", "data.root=/no/such/folder"], "/no/such/folder"),
+        (["data=csv", "data.root={here}", "data.train={here}/empty.csv", "data.val={here}/empty.csv"], "empty"),
+        (["data=csv", "data.root={here}", "data.train={here}/columns.csv", "data.val={here}/columns.csv"], "label"),
+        (
+            [
+                "data=list",
+                "data.root=/",
+                "data.train={here}/l.txt",
+                "data.val={here}/l.txt",
+                "data.classes={here}/c.txt",
+            ],
+            "7",
+        ),
+        (["norm=gn", "norm.groups=7"], "7"),
+        (["frames=4"], "frames=7"),
+        (["model=i3d_tiny", "trainer.clips_per_forward=3"], "clips_per_forward=3"),
+        (["weights=nowhere.pt"], "nowhere.pt"),
+        (["launch.nproc_per_node=3"], "3 processes can't carry"),
+    ],
+)
+def test_bad_input_is_one_line(videos, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.csv").write_text("path,label\n")
+    (tmp_path / "columns.csv").write_text("file,class\na.mp4,1\n")
+    (tmp_path / "l.txt").write_text("a.mp4 7\n")
+    (tmp_path / "c.txt").write_text("one\ntwo\n")
+    given = [a.format(here=tmp_path) for a in arguments]
+    base = QUICK if given[0].startswith("data=") else [*SYNTHETIC, videos]
+    assert main(["train", *base, *given]) == 1
+    told = capsys.readouterr().err.strip()
+    assert message in told
+    assert "\n" not in told
+    assert not (tmp_path / "runs").exists()
