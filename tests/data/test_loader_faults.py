@@ -17,6 +17,7 @@ from vidgn.data import pool
 from vidgn.data.loader import Stream, test_videos, train_batches
 from vidgn.data.manifest import read_manifest
 from vidgn.data.reading import ClipGeometry, ReadTask
+from vidgn.errors import ConfigError
 
 CLIP = {"seed": 5, "frames": 4, "stride": 2}
 POSITIONS = [range(i * 4, i * 4 + 4) for i in range(30)]
@@ -130,6 +131,13 @@ def test_a_bug_is_not_taken_for_a_bad_video(train, tiny_data):
     # A negative crop is no property of a file: nothing may be substituted for it.
     data = replace(tiny_data, workers=1, short_side=(0, 0))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"), train(data) as stream:
+        next(stream)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_decoder_that_is_none_is_a_config_error(train, tiny_data, workers):
+    data = replace(tiny_data, workers=workers, decoder="vlc")
+    with pytest.raises(ConfigError, match=r"data\.decoder=vlc"), train(data) as stream:
         next(stream)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from vidgn.data.reading import ReadTask, read_clips
 from vidgn.data.worker import READY, nursery
-from vidgn.errors import DecodeError
+from vidgn.errors import ConfigError, DecodeError
 
 _GRACE_SECONDS = 2.0  # a decoder that keeps its own time limit gets to say so
 _TICK_SECONDS = 1.0
@@ -198,6 +198,8 @@ class ReaderPool:
         self._lent.append((reader, slot))
         if kind == "bug":
             raise RuntimeError(text)
+        if kind == "refused":
+            raise ConfigError(text)
         if kind == "unreadable":
             return Done(task, None, text)
         shape = (task.num_clips, *task.geometry.clip_shape)

@@ -96,8 +96,9 @@ def _close_nursery() -> None:
 def tend(socket_fd: int) -> NoReturn:
     """Main loop of the nursery: a reader for each request, until the parent is gone."""
     import vidgn.data.reading  # noqa: F401  (imported once, inherited by every reader)
+    from vidgn.data.decode.open import preload
 
-    _import_decoders()
+    preload()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # readers are reaped by the kernel
     requests = socket.socket(fileno=socket_fd)
     while True:
@@ -111,12 +112,6 @@ def tend(socket_fd: int) -> NoReturn:
         for fd in fds:
             os.close(fd)
         requests.send(pid.to_bytes(8, "little"))
-
-
-def _import_decoders() -> None:
-    from vidgn.data.decode import preload
-
-    preload()
 
 
 def _read_forever(connection: Connection, memory_fd: int) -> NoReturn:
@@ -140,7 +135,7 @@ def _read(task, memory: mmap.mmap, offset: int) -> tuple[str, str]:
     import numpy as np
 
     from vidgn.data.reading import read_clips
-    from vidgn.errors import DecodeError
+    from vidgn.errors import DecodeError, VidgnError
 
     shape = (task.num_clips, *task.geometry.clip_shape)
     out_VTHWC = np.frombuffer(memory, np.uint8, int(np.prod(shape)), offset).reshape(shape)
@@ -148,6 +143,8 @@ def _read(task, memory: mmap.mmap, offset: int) -> tuple[str, str]:
         read_clips(task, out_VTHWC)
     except DecodeError as error:
         return "unreadable", str(error)
+    except VidgnError as error:
+        return "refused", str(error)
     except Exception:
         return "bug", f"reading {task.row.path}:\n{traceback.format_exc()}"
     return "ok", ""
