@@ -19,8 +19,9 @@ def data(one_node: Path) -> Path:
 
 
 def both(warm: Warm, arguments: list[str], folder: Path, environments: list[dict[str, str]]) -> list[Started]:
-    """Two starts at once, waited for; nothing is left of either."""
-    pair = [warm.start(arguments, folder=folder, environment=e) for e in environments]
+    """Two starts at once, waited for; nothing is left of either. They share folder/runs and print apart."""
+    arguments = [*arguments, f"runs_dir={folder}/runs"]
+    pair = [warm.start(arguments, folder=folder / str(i), environment=e) for i, e in enumerate(environments)]
     for one in pair:
         one.wait(200)
     for one in pair:

@@ -254,6 +254,11 @@ def _test(trainer: Trainer, identified: dict[str, Any], *, is_result: bool) -> N
         autocast(config, ranks.device),
         run.progress(0, len(trainer.val_rows), config.views.name) as progress,
     ):
+
+        def each_block(done: int) -> None:
+            progress.set(done * ranks.world_size)
+            trainer.stop_if_asked()
+
         scores = evaluate(
             trainer.model,
             trainer.val_rows,
@@ -262,7 +267,7 @@ def _test(trainer: Trainer, identified: dict[str, Any], *, is_result: bool) -> N
             ranks=ranks,
             to_model=trainer.to_model,
             use_batch_statistics=use == "batch",
-            each_block=lambda done: (progress.set(done * ranks.world_size), trainer.stop_if_asked()),
+            each_block=each_block,
         )
         if not ranks.is_first:
             return

@@ -8,7 +8,7 @@ all_reduce = 2 (W-1)/W * bytes / bandwidth + 2 (W-1) * latency      a ring (Pata
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from vidgn.engine.bn_stats import statistics_layers
 from vidgn.engine.geometry import Geometry
@@ -39,6 +39,7 @@ def traffic(model: nn.Module, geometry: Geometry) -> Traffic:
     moments = 0  # a mean and a variance per channel
     for _, layer in statistics_layers(model):
         mean = layer.running_mean
+        assert isinstance(mean, Tensor)
         moments += 2 * mean.numel() * mean.element_size()
     in_forwards = 2 * moments * geometry.forwards_per_step if geometry.ranks_per_group > 1 else 0
     return Traffic(gradients, moments + in_forwards)
