@@ -4,6 +4,7 @@ What differs from `vidgn ...` in a shell: imports are done, and ranks are forks 
 Processes, signals, sockets and files are the real ones.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -69,10 +70,8 @@ class Started:
 
     def kill_all(self) -> None:
         for pid in self.processes():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def assert_no_orphans(self, seconds: float = 10) -> None:
         """The launching process is gone: so is all that it started, soon."""
@@ -117,6 +116,7 @@ class Warm:
         """Run `vidgn ARGUMENTS` in `folder`. `patch`: Python run in the process before, for faults to be injected."""
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / f"start_{sum(1 for _ in folder.glob('start_*.txt')):03d}.txt"
+        log.touch()
         question = {"start": list(arguments), "folder": str(folder), "log": str(log), "patch": patch}
         return Started(self, self.ask({**question, "environment": environment or {}}), log)
 

@@ -125,10 +125,9 @@ def _meet(config: Config, rank: int, world_size: int, backend: str) -> Store:
     timeout = datetime.timedelta(seconds=config.launch.timeout_seconds)
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        store, _, _ = next(rendezvous(f"env://?rank={rank}&world_size={world_size}", timeout=timeout))
-        dist.init_process_group(
-            backend, store=PrefixStore("vidgn", store), timeout=timeout, rank=rank, world_size=world_size
-        )
+        met, _, _ = next(rendezvous(f"env://?rank={rank}&world_size={world_size}", timeout=timeout))
+        store = PrefixStore(f"vidgn/{_start()}", met)
+        dist.init_process_group(backend, store=store, timeout=timeout, rank=rank, world_size=world_size)
         return store
     except (RuntimeError, OSError, ValueError) as error:
         if "EADDRINUSE" in str(error):
@@ -137,6 +136,15 @@ def _meet(config: Config, rank: int, world_size: int, backend: str) -> Store:
             f"rank {rank} of {world_size} could not meet the others at {address} in {timeout.total_seconds():.0f} s: "
             f"start all {world_size} with the same MASTER_ADDR and MASTER_PORT, which they can reach ({_line(error)})"
         ) from None
+
+
+def _start() -> str:
+    """Which start of the group this is, where the store outlives a start: old addresses in it must not be found again.
+
+    With several nodes only those where a rank died count it, and each start has a store of its own (see launch.py).
+    """
+    alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
 
 
 def _as_time_out(error: Exception, whereabouts: Whereabouts, seconds: float) -> Exception:

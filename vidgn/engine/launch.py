@@ -18,7 +18,7 @@ from vidgn import errors
 from vidgn.config.schema import Config
 from vidgn.engine.distributed import RankError, check_devices
 from vidgn.engine.environment import first_slurm_host, ranks_are_set, slurm_port
-from vidgn.engine.signals import RankStop, Stop, blocked_in_children
+from vidgn.engine.signals import RankStop, Stop, blocked_in_children, ended_by_second_interrupt
 from vidgn.engine.whereabouts import Roll, sign
 from vidgn.errors import ConfigError, VidgnError
 
@@ -86,9 +86,11 @@ def launch(config: Config, stop: Stop, work: Work) -> str | None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.multiprocessing").setLevel(logging.ERROR)
     place = meeting(config) if config.launch.nnodes > 1 else None
+    if place is not None:  # a store for each start: see _start in distributed.py
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     roll = Roll(config.launch.nproc_per_node)
     try:
-        with blocked_in_children():
+        with ended_by_second_interrupt(roll.kill), blocked_in_children():
             outcomes = elastic_launch(_launch_config(config, place), _rank)(config, stop, work, os.getpid(), roll)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()

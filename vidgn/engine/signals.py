@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _ASK = (signal.SIGTERM, signal.SIGUSR1)
@@ -57,11 +57,13 @@ class _Hearing:
         self.stops: list[Stop] = []
         self.last: int | None = None
         self.num_interrupts = 0
+        self.end_at_once: Callable[[], None] = lambda: None
 
     def hear(self, number: int, _: object) -> None:
         self.last = number
         self.num_interrupts += number == signal.SIGINT
         if self.num_interrupts > 1:
+            self.end_at_once()
             raise KeyboardInterrupt
         for stop in self.stops:
             stop.set()
@@ -98,6 +100,16 @@ def heard(stop: Stop) -> Iterator[None]:
         _hearing.stops.remove(stop)
         if not _hearing.stops:
             _hearing.num_interrupts = 0
+
+
+@contextmanager
+def ended_by_second_interrupt(end: Callable[[], None]) -> Iterator[None]:
+    """Call `end` at the second Ctrl-C: for processes that would take their time over it."""
+    _hearing.end_at_once = end
+    try:
+        yield
+    finally:
+        _hearing.end_at_once = lambda: None
 
 
 @contextmanager

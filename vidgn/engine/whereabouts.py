@@ -7,9 +7,11 @@ the launching process and its other ranks, for which the death of one of them is
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Protocol
 
 _SLOT_BYTES = 256
@@ -52,6 +54,14 @@ class Roll:
     def done(self) -> None:
         """This rank ends as it should."""
         self.note(_DONE)
+
+    def kill(self) -> None:
+        """End all ranks at once."""
+        for local_rank in range(self._size):
+            _, pid, what = self._read(local_rank)
+            if pid and what != _DONE:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def last(self, local_rank: int) -> str | None:
         """What a rank noted last."""
