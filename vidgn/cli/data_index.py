@@ -1,6 +1,7 @@
 """vidgn data index: one csv row for every video of a data set, by decoding each of them once."""
 
 import argparse
+from collections import Counter
 
 SUMMARY = "decode every video of a data set once and write a manifest: frames, size, rate, codec, flags, status"
 _EPILOG = """\
@@ -38,12 +39,11 @@ def run(argv: list[str]) -> int:
     from vidgn.data.isolate import Limits, usable_cores
 
     sources = sources_of(arguments)
-    bad: dict[str, int] = {}
+    statuses: Counter[str] = Counter()
 
     def count(source: object, status: str) -> None:
-        if status != "ok":
-            bad[status] = bad.get(status, 0) + 1
-            bar.set_postfix(bad)
+        statuses[status] += 1
+        bar.set_postfix({name: number for name, number in statuses.items() if name != "ok"}, refresh=False)
         bar.update()
 
     with tqdm(total=len(sources.files), unit="file", disable=None) as bar:
@@ -58,9 +58,10 @@ def run(argv: list[str]) -> int:
             )
         except KeyboardInterrupt:
             bar.close()
-            print(f"stopped after {bar.n} of {bar.total} files, which are kept; the same command goes on from here")
+            done, total = statuses.total(), len(sources.files)
+            print(f"stopped after {done} of {total} files, which are kept; the same command goes on from here")
             raise
-    others = "".join(f", {number} {status}" for status, number in sorted(bad.items()))
+    others = "".join(f", {number} {status}" for status, number in sorted(statuses.items()) if status != "ok")
     missing = f", {len(sources.missing)} missing (no row)" if sources.missing else ""
     print(
         f"{arguments.out}: {summary.num_files} videos: {summary.num_ok} ok{others}{missing}; "

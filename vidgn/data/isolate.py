@@ -62,6 +62,8 @@ def run_isolated(
     finally:
         for keeper in keepers:
             keeper.stop()
+        for keeper in keepers:
+            keeper.join(5)
 
 
 class _Shared(Generic[T]):
@@ -114,6 +116,8 @@ class _Keeper(threading.Thread, Generic[T]):
         if self._pipe is None:
             self._begin()
         assert self._pipe is not None
+        if self._stopped.is_set():  # while the worker was starting
+            return Outcome(item, None, "error", "stopped")
         try:
             self._pipe.send(item)
             if not self._pipe.poll(self._limits.timeout_seconds):

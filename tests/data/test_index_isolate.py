@@ -1,0 +1,40 @@
+"""Files that hang, crash or eat memory cost themselves and nothing else."""
+
+import multiprocessing
+import time
+
+import pytest
+from isolated_work import act
+
+from vidgn.data.isolate import Limits, run_isolated
+
+LIMITS = Limits(timeout_seconds=1.0, memory_mib=512)
+
+
+def test_each_ending_is_told_and_the_rest_goes_on() -> None:
+    items = ["a", "hang", "b", "eat", "crash", "c", "exit", "fail", "d"]
+    outcomes = {o.item: o for o in run_isolated(act, items, workers=1, limits=LIMITS)}
+    assert [outcomes[item].value for item in "abcd"] == ["a done", "b done", "c done", "d done"]
+    told = {item: (o.failure, o.reason) for item, o in outcomes.items() if o.failure}
+    assert told == {
+        "hang": ("timeout", "took longer than 1 s"),
+        "eat": ("memory", "needs more than 512 MiB"),
+        "crash": ("crash", "crashed the decoder (SIGSEGV)"),
+        "exit": ("crash", "ended its worker (exit code 3)"),
+        "fail": ("error", "file.mp4: is bad"),
+    }
+
+
+def test_more_workers_than_items_end_too() -> None:
+    assert [o.value for o in run_isolated(act, ["a"], workers=3, limits=LIMITS)] == ["a done"]
+    assert list(run_isolated(act, [], workers=2, limits=LIMITS)) == []
+
+
+def test_leaving_early_ends_the_workers() -> None:
+    started = time.monotonic()
+    outcomes = run_isolated(act, ["a", *["hang"] * 50], workers=2, limits=Limits(timeout_seconds=600))
+    assert next(outcomes).value == "a done"
+    with pytest.raises(KeyboardInterrupt):
+        outcomes.throw(KeyboardInterrupt)
+    assert time.monotonic() - started < 60
+    assert not multiprocessing.active_children()
