@@ -9,7 +9,7 @@ from vidgn.engine.evaluate import CURVE
 from vidgn.errors import ConfigError
 
 GROUPS = {
-    "model": ["i3d_r50", "i3d_r50_8x8", "i3d_r101", "i3d_tiny", "resnet50", "resnet101"],
+    "model": ["i3d_r50", "i3d_r50_8x8", "i3d_r101", "i3d_tiny", "resnet50", "resnet101", "resnet_tiny"],
     "norm": ["bn", "gn", "ln", "in", "sync_bn", "frozen_bn"],
     "data": ["kinetics400", "list", "csv", "folders", "synthetic", "imagenet"],
     "views": ["paper", "center", "curve", "image"],

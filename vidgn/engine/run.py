@@ -41,6 +41,7 @@ from vidgn.engine.wanted import stopped_with_sweep
 from vidgn.errors import CheckpointError, VidgnError
 from vidgn.models.i3d import VideoResNet
 from vidgn.models.weights import load_weights, save_model
+from vidgn.models.weights.files import resolve_path
 from vidgn.models.weights.formats import Triple
 
 
@@ -190,7 +191,7 @@ def _first_claims(config: Config, ranks: Ranks, held: ExitStack) -> bool:
 
 def _identity(config: Config, train: Manifest, val: Manifest) -> dict[str, Any]:
     digest = hashlib.sha256(f"{train.digest()} {val.digest()}".encode()).hexdigest()[:32]
-    weights = None if config.weights is None else _sha256(Path(config.weights))
+    weights = None if config.weights is None else _sha256(resolve_path(config.weights))
     return identity(config, data_digest=digest, weights_digest=weights)
 
 
@@ -224,7 +225,7 @@ def _announce(config: Config, trainer: Trainer, here: dict[str, Any]) -> None:
     say, g = trainer.run.say, trainer.geometry
     for manifest, name in ((trainer.train_rows, "training"), (trainer.val_rows, "validation")):
         missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
-        say(f"{len(manifest)} {name} videos{missing}, {len(manifest.classes)} classes")
+        say(f"{len(manifest)} {name} {_items(config)}{missing}, {len(manifest.classes)} classes")
     say(
         f"{config.run_dir}: {trainer.total_steps} steps of {g.slots_per_step} clips; "
         f"{g.world_size} x {here['device']}, {g.forwards_per_step} forwards of {g.clips_per_forward} a step, "
@@ -310,8 +311,13 @@ def _test(trainer: Trainer, identified: dict[str, Any], *, is_result: bool) -> N
             run.write_whole("result.json", result)
     run.say(
         f"{config.views.name}{f' ({use})' if use else ''}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
-        f"of {scores.num_videos} videos" + (f", {len(scores.unreadable)} unreadable" if scores.unreadable else "")
+        f"of {scores.num_videos} {_items(config)}"
+        + (f", {len(scores.unreadable)} unreadable" if scores.unreadable else "")
     )
+
+
+def _items(config: Config) -> str:
+    return "images" if config.data.format == "imagenet" else "videos"
 
 
 def _test_name(config: Config) -> str:

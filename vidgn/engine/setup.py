@@ -3,7 +3,6 @@
 import math
 import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +12,10 @@ from vidgn.config.schema import Config
 from vidgn.engine.distributed import Ranks
 from vidgn.engine.environment import threads_per_rank
 from vidgn.engine.geometry import choose_geometry, group_clips
-from vidgn.errors import ConfigError
+from vidgn.errors import CheckpointError, ConfigError
 from vidgn.models.activation import set_activation_memory
-from vidgn.models.i3d import VideoResNet, build_model, check_model
+from vidgn.models.i3d import VideoResNet, build_model, check_model, check_statistics
+from vidgn.models.weights.files import resolve_path
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of parameters
 
@@ -116,14 +116,20 @@ def check_experiment(config: Config, *, world_size: int) -> None:
     """
     check_model(config.model, config.norm, frames=config.frames, crop=config.data.crop)
     choose_geometry(config, world_size=world_size)
+    check_statistics(
+        config.model, config.norm, frames=config.frames, crop=config.data.crop, group_clips=group_clips(config)
+    )
     k = config.data.clips_per_video
     if k > 1 and config.slots_per_step // k < group_clips(config):
         raise ConfigError(
             f"data.clips_per_video={k} would put two clips of a video in one statistics group of {group_clips(config)}: "
             f"at most {config.slots_per_step // group_clips(config)} go with this batch and norm"
         )
-    if config.weights is not None and not Path(config.weights).is_file():
-        raise ConfigError(f"weights={config.weights}: no such file")
+    if config.weights is not None:
+        try:
+            resolve_path(config.weights)
+        except CheckpointError as error:
+            raise ConfigError(f"weights={error}") from None
 
 
 def machine(config: Config, ranks: Ranks, *, clips_per_forward: int, threads: int) -> dict[str, Any]:

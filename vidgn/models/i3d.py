@@ -4,6 +4,7 @@ Layout and names are pytorchvideo's: `blocks.0` stem, `blocks.1` first stage, `b
 the other stages, and the head last (`blocks.6` for the paper's net).
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -195,6 +196,33 @@ def check_model(model: ModelConfig, norm: NormConfig, *, frames: int, crop: int)
     check_clip(model, frames=frames, crop=crop)
     inner = [model.width * 2**i for i in range(len(model.temporal_kernels))]
     check_norm(norm, channels=[*inner, *(c * _EXPANSION for c in inner)], default_groups=model.norm_groups)
+
+
+def check_statistics(model: ModelConfig, norm: NormConfig, *, frames: int, crop: int, group_clips: int) -> None:
+    """Raises: ConfigError where the last maps are so small that a norm has one value to take mean and variance of.
+
+    What is left of such a map is beta: the network says the same of every clip and learns nothing, without an error.
+    `group_clips`: clips that share BN's statistics.
+    """
+    size = final_size(model, frames=frames, crop=crop)
+    if size is None or norm.kind == "frozen_bn":
+        return
+    narrowest = model.width * 2 ** (len(model.temporal_kernels) - 1)
+    channels = 1
+    match norm.kind:
+        case "gn":
+            channels = norm.channels_per_group or narrowest // (norm.groups or model.norm_groups)
+        case "ln":
+            channels = narrowest
+    clips = group_clips if norm.kind in ("bn", "sync_bn") else 1
+    if channels * clips * math.prod(size) > 1:
+        return
+    larger = next(s for s in range(crop, 1024) if math.prod(final_size(model, frames=frames, crop=s) or (0,)) > 1)
+    other = "clips_per_gpu=2 or more" if norm.kind in ("bn", "sync_bn") else "a norm with more channels in a group"
+    raise ConfigError(
+        f"norm={norm.kind} has one value to normalise by itself where the last maps are 1x1x1 (frames={frames}, "
+        f"data.crop={crop}), which leaves nothing of it: write data.crop={larger} or more, or {other}"
+    )
 
 
 def _role(name: str) -> Role:
