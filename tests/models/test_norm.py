@@ -16,6 +16,7 @@ from vidgn.models.norm import (
     norm_layers,
     set_statistics_groups,
 )
+from vidgn.models.norm_kernels import cuda
 
 DEVICES = [
     "cpu",
@@ -147,7 +148,7 @@ def test_as_torch_does_with_the_kernels_of_cuda(kind, fmt, monkeypatch):
         projected = (x - at(mean)) * at(invstd**2 * sum_dy_xmu / n)
         return (dy - at(sum_dy / n) - projected) * at(invstd * weight)
 
-    monkeypatch.setattr(norm_kernels, "_on_cuda", lambda x: True)
+    monkeypatch.setattr(norm_kernels, "kernels_for", lambda x: cuda)
     for function in (stats, elemt, backward_reduce, backward_elemt):
         monkeypatch.setattr(torch, f"batch_norm_{function.__name__}", function)
     module = make(kind)

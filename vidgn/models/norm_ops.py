@@ -23,7 +23,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vidgn.models import norm_kernels as kernels
+from vidgn.models import norm_kernels
+from vidgn.models.norm_kernels import cpu
+from vidgn.models.norm_kernels.cells import dense, dense_like, merge, statistics_dtype
 
 _library = torch.library.Library("vidgn", "DEF")
 
@@ -42,12 +44,12 @@ def _operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
 @_operator("moments(Tensor x, int rows, int groups) -> (Tensor, Tensor)")
 def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (R, G) each."""
-    return kernels.moments(kernels.dense(x), rows=rows, groups=groups)
+    return norm_kernels.kernels_for(x).moments(dense(x), rows=rows, groups=groups)
 
 
 @torch.library.register_fake("vidgn::moments")
 def _(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
-    empty = x.new_empty(rows, groups, dtype=kernels.statistics_dtype(x))
+    empty = x.new_empty(rows, groups, dtype=statistics_dtype(x))
     return empty, torch.empty_like(empty)
 
 
@@ -59,7 +61,7 @@ def pool_moments(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Te
     gathered = local.new_empty(group.size() * 2, *mean.shape)
     dist.all_gather_into_tensor(gathered, local, group=group)
     means, variances = gathered.view(group.size(), 2, -1).unbind(1)
-    mean_R1, var_R1 = kernels.merge(means.t().contiguous(), variances.t().contiguous(), groups=1)
+    mean_R1, var_R1 = merge(means.t().contiguous(), variances.t().contiguous(), groups=1)
     return mean_R1.view(mean.shape), var_R1.view(mean.shape)
 
 
@@ -71,22 +73,23 @@ def _(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Tensor]:
 @_operator("normalise(Tensor x, Tensor mean, Tensor var, Tensor gamma, Tensor beta, float eps) -> Tensor")
 def normalise(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     """(x - mean) / sqrt(var + eps) * gamma + beta; statistics (R, G), gamma and beta (C,); dtype, format of x."""
-    x = kernels.dense(x)
+    x = dense(x)
     mean, var = _per_channel(mean, x), _per_channel(var, x)
     gamma, beta = gamma.to(var.dtype).expand_as(var), beta.to(var.dtype).expand_as(var)
-    return kernels.normalise(x, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    return norm_kernels.kernels_for(x).normalise(x, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
 
 
 @torch.library.register_fake("vidgn::normalise")
 def _(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(kernels.dense(x))
+    return torch.empty_like(dense(x))
 
 
 @_operator("gradient_sums(Tensor dy, Tensor x, Tensor mean, Tensor var, float eps) -> (Tensor, Tensor)")
 def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Sums of dy and dy * x_hat over the clips of a row and (T, H, W): (R, C) each."""
-    x = kernels.dense(x)
-    dy = kernels.dense_like(dy, x)
+    x = dense(x)
+    dy = dense_like(dy, x)
+    kernels = norm_kernels.kernels_for(x)
     return kernels.gradient_sums(dy, x, mean=_per_channel(mean, x), var=_per_channel(var, x), eps=eps)
 
 
@@ -104,12 +107,13 @@ def gradient(
     dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, count: int, eps: float, group_name: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, through its statistics, gamma and beta; `count` elements behind each mean, over all ranks."""
-    x = kernels.dense(x)
-    dy = kernels.dense_like(dy, x)
+    x = dense(x)
+    dy = dense_like(dy, x)
     rows, groups = mean.shape
     gamma = gamma.to(mean.dtype)
-    if group_name is None and kernels.has_whole_gradient(x, rows=rows, groups=groups):
-        return kernels.whole_gradient(dy, x, mean=mean, var=var, gamma=gamma, eps=eps)
+    kernels = norm_kernels.kernels_for(x)
+    if group_name is None and kernels is cpu and cpu.has_whole_gradient(x, rows=rows, groups=groups):
+        return cpu.whole_gradient(dy, x, mean=mean, var=var, gamma=gamma, eps=eps)
     mean, var = _per_channel(mean, x), _per_channel(var, x)
     sum_dy, sum_dot = kernels.gradient_sums(dy, x, mean=mean, var=var, eps=eps)
     dgamma, dbeta = sum_dot.sum(0), sum_dy.sum(0)
@@ -129,7 +133,7 @@ def gradient(
 def _(
     dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, count: int, eps: float, group_name: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(kernels.dense(x)), mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
+    return torch.empty_like(dense(x)), mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
 
 
 def batch_moments(x: Tensor, *, rows: int, groups: int, group_name: str | None = None) -> tuple[Tensor, Tensor]:
