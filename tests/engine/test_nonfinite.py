@@ -1,6 +1,5 @@
 """A loss or gradient that is not finite: stop with all there is to look at, or leave the step out."""
 
-import dataclasses
 import json
 import math
 
@@ -26,7 +25,7 @@ SMALL = (
 
 @pytest.fixture
 def bad_third_step(monkeypatch):
-    """The gradient of the third step becomes infinite, and with `loss` the loss NaN; what BN saw in it is NaN as well."""
+    """The gradient or the loss of the third step is not finite; what BN saw in it is NaN as well."""
 
     def make(part: str) -> None:
         forward_backward = Trainer.forward_backward
@@ -61,7 +60,8 @@ def test_stops_with_the_step_its_clips_and_the_state(tmp_path, tiny_data, bad_th
     told = json.loads((folder / "clips.json").read_text())
     assert told["step"] == 3
     assert [c["position"] for c in told["clips"]] == [8, 9, 10, 11]
-    assert all(c["plan"] == vars(plan_for(config.data, 0, c["position"])) for c in told["clips"])
+    plans = [vars(plan_for(config.data, 0, p)) for p in (8, 9, 10, 11)]
+    assert [c["plan"] for c in told["clips"]] == json.loads(json.dumps(plans))
     assert all(c["id"].startswith("train") for c in told["clips"]), told["clips"]
     assert not (config.run_dir / "lock.json").exists()
 
@@ -90,6 +90,5 @@ def test_a_skipped_step_survives_a_restart(tmp_path, tiny_data, bad_third_step):
     config = cell(tmp_path / "halved", tiny_data, *options)
     run(config)
     (config.run_dir / "result.json").unlink()
-    for step in (4,):
-        (config.run_dir / "checkpoints" / f"step_00000000{step}.pt").unlink()
-    assert run(dataclasses.replace(config)) == whole
+    (config.run_dir / "checkpoints" / "step_000000004.pt").unlink()
+    assert run(config) == whole

@@ -28,6 +28,10 @@ options
   --cfg job            print the composed configuration and stop (--cfg hydra: Hydra's own)
   --debug              show the traceback of an error
 
+exit codes
+  0 done · 1 an error, or a cell of a sweep has failed · 2 usage · 75 stopped, start the same command again to go on
+  SIGTERM, SIGUSR1 and Ctrl-C save after the step in progress and exit with 75; a second Ctrl-C stops at once (130).
+
 groups   (vidgn train GROUP=OPTION)
 {groups}
 Often used: frames, span, clips_per_gpu, gpus, norm, seed, study, tag, weights, bn_stats, trainer.epochs,
@@ -43,8 +47,11 @@ def run(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(_HELP.format(groups=_groups()))
         return 0
+    from vidgn.engine.signals import Stop, heard
+
     try:
-        return _run(argv)
+        with heard(Stop()):  # from here on a signal means the same as in training
+            return _run(argv)
     except VidgnError as error:
         if _is_said_by_another_rank(error):
             return 1

@@ -70,6 +70,8 @@ def run(config: Config) -> dict[str, Any]:
     check_before_start(config)
     stop = Stop()
     with heard(stop), stopped_with_sweep(stop):
+        if stop.is_set():
+            raise StopRequested("stopped before it began")
         if ranks_are_set():
             outcome = work_as_rank(config, RankStop(stop), "train", claimed=False)
         elif config.launch.nnodes > 1:  # the first rank claims the directory: which node has it shows when they meet
