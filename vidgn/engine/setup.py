@@ -120,10 +120,11 @@ def check_experiment(config: Config, *, world_size: int) -> None:
         config.model, config.norm, frames=config.frames, crop=config.data.crop, group_clips=group_clips(config)
     )
     k = config.data.clips_per_video
-    if k > 1 and config.slots_per_step // k < group_clips(config):
+    group = group_clips(config)
+    if k > 1 and config.slots_per_step // k < group:
         raise ConfigError(
-            f"data.clips_per_video={k} would put two clips of a video in one statistics group of {group_clips(config)}: "
-            f"at most {config.slots_per_step // group_clips(config)} go with this batch and norm"
+            f"data.clips_per_video={k} would put two clips of a video in one statistics group of {group}: "
+            f"at most {config.slots_per_step // group} go with this batch and norm"
         )
     if config.weights is not None:
         try:
