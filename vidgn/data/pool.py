@@ -72,12 +72,11 @@ class InlinePool:
 
 @dataclass
 class _Reader:
-    handle: int  # pidfd
     connection: Connection
     memory: mmap.mmap
     queue: deque[tuple[int, ReadTask]] = field(default_factory=deque)  # (slot, task), the first is being read
     free_slots: list[int] = field(default_factory=list)
-    ready: bool = False
+    handle: int | None = None  # pidfd, once it is ready: a number may be another process by the time it is killed
     seconds: float = 0.0  # spent on the first of the queue, as far as this pool was there to see
 
 
@@ -134,7 +133,7 @@ class ReaderPool:
         if self._wakened in heard:
             self._wakened.recv(4096)
         for reader in list(self._readers):
-            if reader.ready and reader.queue:
+            if reader.handle is not None and reader.queue:
                 # A process that was stopped for a while (a suspended job) must not blame the videos.
                 reader.seconds += min(elapsed, 2 * _TICK_SECONDS)
             if reader.connection in heard:
@@ -160,15 +159,15 @@ class ReaderPool:
         with theirs, os.fdopen(os.memfd_create("vidgn-clips"), "wb") as file:
             os.truncate(file.fileno(), self._slots * self._slot_bytes)
             memory = mmap.mmap(file.fileno(), 0)
-            pid = nursery().start_reader(theirs.fileno(), file.fileno())
-        handle = os.pidfd_open(pid)  # a number may be another process by the time it is killed
-        return _Reader(handle, connection, memory, free_slots=list(range(self._slots)))
+            with contextlib.suppress(ConnectionError):  # the nursery has died: the connection says so
+                nursery().start_reader(theirs.fileno(), file.fileno())
+        return _Reader(connection, memory, free_slots=list(range(self._slots)))
 
     def _send(self) -> None:
         """Hands tasks to the readers with the shortest queues."""
         for length in range(self._slots):
             for reader in self._readers:
-                if self._tasks and reader.ready and reader.free_slots and len(reader.queue) == length:
+                if self._tasks and reader.handle is not None and reader.free_slots and len(reader.queue) == length:
                     task, slot = self._tasks.popleft(), reader.free_slots.pop()
                     if not reader.queue:
                         reader.seconds = 0.0
@@ -182,7 +181,7 @@ class ReaderPool:
             while reader.connection.poll():
                 slot, kind, text = reader.connection.recv()
                 if slot == READY:
-                    reader.ready = True
+                    reader.handle = os.pidfd_open(int(text))
                     self._failed_starts = 0
                     continue
                 expected, task = reader.queue.popleft()
@@ -210,7 +209,7 @@ class ReaderPool:
         """A reader has died by itself: its file is tried once more, the rest of its queue goes to others."""
         self._readers.remove(reader)
         _end(reader)
-        if not reader.ready:
+        if reader.handle is None:
             self._failed_starts += 1
             if self._failed_starts >= _MAX_FAILED_STARTS:
                 raise RuntimeError(f"{_MAX_FAILED_STARTS} video readers in a row died before they began")
@@ -239,7 +238,8 @@ class ReaderPool:
 
 
 def _end(reader: _Reader) -> None:
-    reader.connection.close()
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(reader.handle, signal.SIGKILL)
-    os.close(reader.handle)
+    reader.connection.close()  # one that is not ready yet ends by itself
+    if reader.handle is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(reader.handle, signal.SIGKILL)
+        os.close(reader.handle)

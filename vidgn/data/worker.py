@@ -19,7 +19,6 @@ from multiprocessing.connection import Connection
 from typing import NoReturn
 
 READY = -1  # slot number of a reader's first message
-_START_SECONDS = 300.0  # for importing the decoders on a slow disk
 _QUIET = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
@@ -45,21 +44,19 @@ class Nursery:
                 process_group=0,
             )
         self._socket = ours
-        self._socket.settimeout(_START_SECONDS)
         self._lock = threading.Lock()
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def start_reader(self, connection_fd: int, memory_fd: int) -> int:
-        """Forks a reader that talks on `connection_fd` and writes to `memory_fd`. Returns its process id."""
+    def start_reader(self, connection_fd: int, memory_fd: int) -> None:
+        """Asks for a reader that talks on `connection_fd` and writes to `memory_fd`; its first message has its id.
+
+        Does not wait. Where the nursery dies instead, the other end of the connection is closed.
+        """
         with self._lock:
             socket.send_fds(self._socket, [b"+"], [connection_fd, memory_fd])
-            reply = self._socket.recv(8)
-        if len(reply) < 8:
-            raise RuntimeError("the process that starts video readers has died; see its messages above")
-        return int.from_bytes(reply, "little")
 
     def close(self) -> None:
         """Ends the nursery and with it its readers."""
@@ -105,13 +102,11 @@ def tend(socket_fd: int) -> NoReturn:
         message, fds, _, _ = socket.recv_fds(requests, 1, 2)
         if not message:
             os._exit(0)
-        pid = os.fork()
-        if pid == 0:
+        if os.fork() == 0:
             requests.close()
             _read_forever(Connection(fds[0]), fds[1])
         for fd in fds:
             os.close(fd)
-        requests.send(pid.to_bytes(8, "little"))
 
 
 def _read_forever(connection: Connection, memory_fd: int) -> NoReturn:
@@ -119,7 +114,7 @@ def _read_forever(connection: Connection, memory_fd: int) -> NoReturn:
     try:
         _die_with_parent()
         memory = mmap.mmap(memory_fd, 0)
-        connection.send((READY, "ready", ""))
+        connection.send((READY, "ready", str(os.getpid())))
         while True:
             slot, offset, task = pickle.loads(connection.recv_bytes())
             connection.send((slot, *_read(task, memory, offset)))
