@@ -23,7 +23,6 @@ OVERRIDES = [
     "trainer.device=cpu",
     "trainer.eval_every=0",
     "bn_stats_steps=2",
-    "optim.lr_per_clip=0.005",
     "views=curve",
     "launch.threads=1",
 ]
