@@ -30,9 +30,10 @@ from torchcodec.decoders import VideoDecoder
 from torchcodec.transforms import Resize
 from torchcodec.transforms._decoder_transforms import DecoderTransform
 
+from vidgn.config.schema import ViewsConfig
 from vidgn.data.decode import open_video
 from vidgn.data.decode.base import resize
-from vidgn.data.plan import ResolvedClip, plan_clip, resolve_clip
+from vidgn.data.plan import ResolvedClip, plan_clip, resolve_clip, resolve_views
 
 warnings.filterwarnings("ignore")
 from pytorchvideo.data.encoded_video import EncodedVideo  # noqa: E402  (imports warn)
@@ -231,6 +232,35 @@ def race(paths: Sequence[str], names: Sequence[str], *, rounds: int, frames: int
     return {name: summary(name) for name in names}
 
 
+def race_views(paths: Sequence[str], *, rounds: int) -> dict[str, float]:
+    """A test's 10 clips x 3 crops of a video in one pass, against opening it once a clip, and once a view."""
+    views = ViewsConfig("paper", clips=10, crops=3, crop="scaled", plan="uniform")
+    ratios: dict[str, list[float]] = {"once a clip": [], "once a view": []}
+    most_decoded = 0.0
+    for _ in range(rounds):
+        seconds = {"one pass": 0.0, "once a clip": 0.0, "once a view": 0.0}
+        for path in paths:
+            size = sizes(path)
+            shape = {name: size[name] for name in ("num_frames", "height", "width")}
+            clips = resolve_views(views, **shape, frames=32, stride=2, short_side=SHORT_SIDE, crop=CROP)
+            groups = {"one pass": 30, "once a clip": 3, "once a view": 1}
+            results = {}
+            for name, group in groups.items():
+                started = time.process_time()
+                results[name] = []
+                for first in range(0, 30, group):
+                    with open_video(path) as reader:
+                        results[name] += reader.read(clips[first : first + group])
+                        if group == 30:
+                            most_decoded = max(most_decoded, reader.num_decoded / reader.num_frames)
+                seconds[name] += time.process_time() - started
+            for name in ratios:
+                assert all(np.array_equal(a, b) for a, b in zip(results["one pass"], results[name], strict=True))
+        for name, values in ratios.items():
+            values.append(seconds[name] / seconds["one pass"])
+    return {**{name: statistics.median(values) for name, values in ratios.items()}, "decoded per frame": most_decoded}
+
+
 def show(title: str, result: dict[str, dict]) -> None:
     print(f"\n{title}\n{'':50}clips/s  vidgn is faster by (CPU)  quartiles      (wall)")
     for name, row in result.items():
@@ -262,6 +292,11 @@ def main() -> None:
         videos = [str(path) for path in sorted(arguments.egogestar.rglob("*.mp4"))[::40]]
         results["egogestar 32x2"] = race(videos, indexing, rounds=arguments.rounds, frames=32, stride=2)
         show(f"EgoGestAR 256 ({len(videos)} videos), 32 frames, stride 2", results["egogestar 32x2"])
+    views = race_views(kinetics, rounds=max(1, arguments.rounds // 3))
+    results["views"] = {name: round(value, 3) for name, value in views.items()}
+    print("\nKinetics clips, 10 clips x 3 crops of 256, one pass over each video; all views identical")
+    print(f"against opening it once a clip: {views['once a clip']:.2f}, once a view: {views['once a view']:.2f} (CPU)")
+    print(f"frames decoded for each frame of a video, at most: {views['decoded per frame']:.3f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

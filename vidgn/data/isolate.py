@@ -113,17 +113,15 @@ class _Keeper(threading.Thread, Generic[T]):
             self._process.kill()
 
     def _work(self, item: T) -> Outcome[T]:
-        if self._pipe is None:
-            self._begin()
-        assert self._pipe is not None
-        if self._stopped.is_set():  # while the worker was starting
-            return Outcome(item, None, "error", "stopped")
         try:
-            self._pipe.send(item)
-            if not self._pipe.poll(self._limits.timeout_seconds):
+            pipe = self._pipe or self._begin()
+            if self._stopped.is_set():  # while the worker was starting
+                return Outcome(item, None, "error", "stopped")
+            pipe.send(item)
+            if not pipe.poll(self._limits.timeout_seconds):
                 self._end()
                 return Outcome(item, None, "timeout", f"took longer than {self._limits.timeout_seconds:g} s")
-            value, failure, reason = self._pipe.recv()
+            value, failure, reason = pipe.recv()
         except (EOFError, OSError):
             self._process.join(5)
             how = _how_it_died(self._process.exitcode)
@@ -133,7 +131,7 @@ class _Keeper(threading.Thread, Generic[T]):
             self._end()  # a process that ran out of memory once is not trusted again
         return Outcome(item, value, failure, reason)
 
-    def _begin(self) -> None:
+    def _begin(self) -> Connection:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -142,6 +140,7 @@ class _Keeper(threading.Thread, Generic[T]):
         self._process.start()
         theirs.close()
         self._pipe.recv()  # imports are done: only the item itself is timed
+        return self._pipe
 
     def _end(self) -> None:
         if self._process is not None:

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -58,7 +58,7 @@ class VideoReader(ABC):
             self._check_box(clip.box)
         sink = FrameSink(clips)
         self._deliver(wanted, sink.boxes, sink)
-        return [sink.clip(clip) for clip in clips]
+        return sink.finish()
 
     def error(self, reason: str) -> DecodeError:
         return decode_error(self.path, reason)
@@ -79,46 +79,69 @@ class VideoReader(ABC):
 
 
 class FrameSink:
-    """Takes source pixels of (frame, box) in any order of frames, and hands out resized clips.
+    """Takes source pixels of (frame, box) in any order of frames, and hands out clips.
 
-    Every pair is kept once, however many clips share it, and resized at most once a size.
+    Pixels that need no resizing go straight into the clips; of the others every (frame, box) is kept once, however
+    many clips share it, and resized at most once a size.
     """
 
-    def __init__(self, clips: Iterable[ResolvedClip]) -> None:
-        indices: dict[Box, set[int]] = {}
-        for clip in clips:
-            indices.setdefault(clip.box, set()).update(clip.frame_indices)
-        self.boxes = tuple(indices)
-        self._slot = {box: {index: slot for slot, index in enumerate(sorted(of))} for box, of in indices.items()}
-        self._source_THWC = {
-            box: np.empty((len(slots), box.height, box.width, 3), np.uint8) for box, slots in self._slot.items()
-        }
-        self._resized_THWC: dict[tuple[Box, int, int], np.ndarray] = {}
+    def __init__(self, clips: Sequence[ResolvedClip]) -> None:
+        self._clips = clips
+        self._out_THWC: list[np.ndarray | None] = [None] * len(clips)
+        self._slots: dict[Box, dict[int, int]] = {}  # frame -> place in the box's source
+        self._source_THWC: dict[Box, np.ndarray] = {}
+        self._places: dict[Box, dict[int, list[tuple[np.ndarray, int]]]] = {}  # frame -> where its pixels go
+        to_resize: dict[Box, set[int]] = {}
+        for number, clip in enumerate(clips):
+            box = clip.box
+            places = self._places.setdefault(box, {})
+            if (box.height, box.width) != (clip.height, clip.width):
+                to_resize.setdefault(box, set()).update(clip.frame_indices)
+                continue
+            out_THWC = self._out_THWC[number] = np.empty((len(clip.frame_indices), box.height, box.width, 3), np.uint8)
+            for slot, index in enumerate(clip.frame_indices):
+                places.setdefault(index, []).append((out_THWC, slot))
+        for box, indices in to_resize.items():
+            self._slots[box] = {index: slot for slot, index in enumerate(sorted(indices))}
+            source_THWC = self._source_THWC[box] = np.empty((len(indices), box.height, box.width, 3), np.uint8)
+            for index, slot in self._slots[box].items():
+                self._places[box].setdefault(index, []).append((source_THWC, slot))
+        self.boxes = tuple(self._places)
 
     def put(self, index: int, box: Box, pixels_HWC: np.ndarray) -> None:
         """The pixels of `box` in frame `index`, uint8."""
-        self._source_THWC[box][self._slot[box][index]] = pixels_HWC
+        for frames_THWC, slot in self._places[box][index]:
+            frames_THWC[slot] = pixels_HWC
 
     def wants(self, index: int, box: Box) -> bool:
-        return index in self._slot[box]
+        return index in self._places[box]
 
-    def clip(self, clip: ResolvedClip) -> np.ndarray:
-        """The clip's frames, (T, H, W, 3) uint8, contiguous and shared with no other clip."""
-        key = (clip.box, clip.height, clip.width)
-        is_shared = key in self._resized_THWC
-        if not is_shared:
-            self._resized_THWC[key] = resize(self._source_THWC[clip.box], clip.height, clip.width)
-        frames_THWC = self._resized_THWC[key]
-        slots = [self._slot[clip.box][index] for index in clip.frame_indices]
-        if slots != list(range(len(frames_THWC))):
-            frames_THWC, is_shared = frames_THWC[slots], False
-        if clip.flip:
-            import torch
+    def finish(self) -> list[np.ndarray]:
+        """The clips' frames, each (T, H, W, 3) uint8, contiguous and shared with no other clip."""
+        resized_THWC: dict[tuple[Box, int, int], np.ndarray] = {}
+        return [self._finish(number, clip, resized_THWC) for number, clip in enumerate(self._clips)]
 
-            # torch mirrors bytes in channels-last order ten times faster than numpy copies reversed rows
-            frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
-            return np.ascontiguousarray(frames_TCHW.flip(3).permute(0, 2, 3, 1).numpy())
-        return frames_THWC.copy() if is_shared else frames_THWC
+    def _finish(
+        self, number: int, clip: ResolvedClip, resized_THWC: dict[tuple[Box, int, int], np.ndarray]
+    ) -> np.ndarray:
+        frames_THWC = self._out_THWC[number]
+        if frames_THWC is None:
+            key = (clip.box, clip.height, clip.width)
+            is_first = key not in resized_THWC
+            if is_first:
+                resized_THWC[key] = resize(self._source_THWC[clip.box], clip.height, clip.width)
+            slots = [self._slots[clip.box][index] for index in clip.frame_indices]
+            whole = is_first and slots == list(range(len(resized_THWC[key])))
+            frames_THWC = resized_THWC[key] if whole else resized_THWC[key][slots]
+        return mirrored(frames_THWC) if clip.flip else frames_THWC
+
+
+def mirrored(frames_THWC: np.ndarray) -> np.ndarray:
+    """Left and right swapped. torch does it ten times faster than numpy copies reversed rows of three bytes."""
+    import torch
+
+    frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+    return np.ascontiguousarray(frames_TCHW.flip(3).permute(0, 2, 3, 1).numpy())
 
 
 def resize(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
