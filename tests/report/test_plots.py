@@ -70,6 +70,20 @@ def test_nothing_to_draw(writer, make_ranks):
     assert (plots.curves(analysis), plots.gaps(analysis), plots.batches(analysis)) == (None, None, None)
 
 
+def test_gaps_of_images_are_drawn_in_error(writer, make_ranks):
+    for norm, accuracy in (("bn", 0.6), ("gn", 0.8)):
+        config = writer.config(model="resnet50", data="imagenet", norm=norm, frames=1, span=1, clips_per_gpu=2)
+        writer.finish(config, make_ranks(400, accuracy, seed=3), classes=1000)
+    analysis = analysis_of(writer)
+    (gap,), (ax,) = analysis.gaps, plots.gaps(analysis).axes
+    drawn = [list(line.get_ydata()) for line in ax.lines]
+    assert gap.points.mean > 0  # in accuracy
+    assert [-gap.videos.low, -gap.videos.high] in drawn
+    assert [-gap.points.mean] in drawn
+    assert any(y == pytest.approx([24.1 - 34.7]) for y in drawn)  # the paper's, at 2 images/GPU
+    assert ax.get_ylabel() == "gap to bn, top-1 error (points)"
+
+
 @pytest.mark.parametrize("published", [True, False])
 def test_error_by_batch(writer, make_ranks, published):
     classes = 1000 if published else 10

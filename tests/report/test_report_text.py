@@ -102,6 +102,12 @@ def test_an_arm_at_chance_is_named(writer, make_ranks):
     assert "Not above chance by a 95 % interval: i3d_tiny_32f_8x8_bn_s0." in report_of(writer)
 
 
+def test_where_every_run_is_at_chance_none_is_named(writer, make_ranks):
+    for norm in ("bn", "gn"):
+        writer.finish(writer.config(norm=norm), make_ranks(160, 0.13, seed=1))
+    assert "Chance is 12.5 % (8 classes). No run is above it by a 95 % interval." in report_of(writer)
+
+
 def test_published_cells_stand_beside_the_papers_net(writer, make_ranks):
     for norm in ("bn", "gn"):
         for frames, clips in ((32, 8), (64, 4), (16, 8)):

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vidgn.report.analysis import Analysis, Column, Comparison
 from vidgn.report.collect import Cell
-from vidgn.report.markdown import column_name
+from vidgn.report.markdown import column_name, plural
 from vidgn.report.published import SOURCE
 from vidgn.report.statistics import LEVEL
 
@@ -122,7 +122,8 @@ def gaps(analysis: Analysis) -> Figure | None:
     )
     ax.set_xlim(-0.6, len(columns) - 0.4)
     ax.set_xlabel(("images" if analysis.is_imagenet else "frames, clips") + "/GPU × GPUs")
-    ax.set_ylabel(f"gap to {analysis.baseline}, top-1 accuracy (points)")
+    what = "error" if analysis.is_imagenet else "accuracy"
+    ax.set_ylabel(f"gap to {analysis.baseline}, top-1 {what} (points)")
     ax.plot([], [], color=GREY, linewidth=2, label=f"{100 * LEVEL:.0f} % over {analysis.unit_tested}")
     ax.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside right center", frameon=False)
@@ -165,7 +166,7 @@ def _batch_panels(analysis: Analysis) -> dict[str, list[Column]]:
     series: dict[str, list[Column]] = {}
     for c in analysis.columns:
         name = c.model + ("" if analysis.is_imagenet else f", {c.frames} frames") + (f" [{c.tag}]" if c.tag else "")
-        series.setdefault(f"{name}\n{c.gpus} GPUs", []).append(c)
+        series.setdefault(f"{name}\n{plural(c.gpus, 'GPU')}", []).append(c)
         series.setdefault(f"{name}\nstep of {c.slots_per_step} {analysis.unit}", []).append(c)
     measured = {c for (c, _), arm in analysis.arms.items() if arm.done}
     return {title: columns for title, columns in series.items() if len(columns) > 2 and measured.intersection(columns)}
@@ -212,15 +213,17 @@ def _of(values: Sequence[str], i: int) -> str:
 
 def _draw_gap(ax: Axes, analysis: Analysis, gap: Comparison, x: float, colour: str, marker: str) -> None:
     assert gap.points is not None
+    sign = -1 if analysis.is_imagenet else 1  # images are told in error, as in the table
     if gap.videos is not None:
-        ax.plot([x, x], [gap.videos.low, gap.videos.high], color=colour, linewidth=2, solid_capstyle="butt")
-    ax.plot([x], [gap.points.mean], color=colour, marker=marker, markersize=7, linestyle="")
+        ends = [sign * gap.videos.low, sign * gap.videos.high]
+        ax.plot([x, x], ends, color=colour, linewidth=2, solid_capstyle="butt")
+    ax.plot([x], [sign * gap.points.mean], color=colour, marker=marker, markersize=7, linestyle="")
     if len(gap.seeds) > 1:
         ours, theirs = ({c.seed: c.result["top1"] for c in a.done if c.result} for a in (gap.arm, gap.baseline))
-        each = [ours[s] - theirs[s] for s in gap.seeds]
+        each = [sign * (ours[s] - theirs[s]) for s in gap.seeds]
         ax.plot([x + 0.07] * len(each), each, color=colour, marker=".", linestyle="", alpha=0.6)
     if (told := _published_gap(analysis, gap)) is not None:
-        ax.plot([x - 0.07], [told], color=colour, marker=marker, fillstyle="none", linestyle="")
+        ax.plot([x - 0.07], [sign * told], color=colour, marker=marker, fillstyle="none", linestyle="")
 
 
 def _published_gap(analysis: Analysis, gap: Comparison) -> float | None:

@@ -146,4 +146,6 @@ def _at_chance(analysis: Analysis) -> str:
             low, _ = wilson_interval(round(cell.result["top1"] * num_videos / 100), num_videos)
             if low <= 1 / analysis.num_classes:
                 names.append(cell.run_name)
+    if len(names) > 1 and len(names) == sum(c.result is not None for c in analysis.study.cells):
+        return " No run is above it by a 95 % interval."
     return f" Not above chance by a 95 % interval: {', '.join(names)}." if names else ""
