@@ -18,6 +18,8 @@ _PLUGINS = {
     "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "'vidgn[slurm]'"),
 }
 
+_SIDE_BY_SIDE = ("joblib", "submitit_local")
+
 
 def check_plugin(launcher: str) -> None:
     """Raise ConfigError where Hydra's plugin for a launcher is not installed."""
@@ -50,6 +52,8 @@ def check_sweep_launch(composition: Composition) -> None:
             f"launch.nnodes={max(c.launch.nnodes for c in configs)} with -m needs hydra/launcher=submitit_slurm, which "
             f"starts every node of a cell; hydra/launcher={launcher} has this machine alone"
         )
+    if launcher in _SIDE_BY_SIDE:
+        _division(composition)
 
 
 # -- this machine, shared --------------------------------------------------------------------------------------------
@@ -64,7 +68,7 @@ def shared_machine(composition: Composition) -> Iterator[list[str]]:
     """
     from vidgn.engine.environment import SLOTS, Slots
 
-    if composition.launcher not in ("joblib", "submitit_local"):
+    if composition.launcher not in _SIDE_BY_SIDE:
         yield []
         return
     count, devices = _division(composition)

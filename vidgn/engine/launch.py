@@ -1,7 +1,6 @@
 """Ranks of one cell: in place when there is one, through torch's elastic launch otherwise."""
 
 import ctypes
-import datetime
 import inspect
 import json
 import logging
@@ -10,7 +9,9 @@ import re
 import signal
 import socket
 import sys
+import threading
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from vidgn.engine.whereabouts import Roll, sign
 from vidgn.errors import ConfigError, VidgnError
 
 Work = Literal["train", "test"]
+_SECONDS_TO_ANSWER = 10
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -120,7 +122,7 @@ def _launch_config(config: Config, place: Meeting | None) -> Any:
         "run_id": uuid.uuid4().hex if place is None else f"vidgn-{config.study}-{config.run_dir.name}",
         "rdzv_backend": "c10d",
         "rdzv_endpoint": "localhost:0" if place is None else f"{place.host}:{place.port}",
-        "rdzv_configs": {"timeout": int(config.launch.timeout_seconds)},
+        "rdzv_configs": {"join_timeout": max(1, int(config.launch.timeout_seconds))},
         "max_restarts": config.launch.max_restarts,
         "monitor_interval": 0.1,
         "start_method": "spawn",
@@ -147,13 +149,18 @@ def _check_port(place: Meeting) -> None:
             pass
     except OSError:  # nobody there yet: the first to come opens it
         return
-    try:
-        TCPStore(place.host, place.port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=5))
-    except (RuntimeError, ValueError) as error:
+    answered = threading.Event()
+
+    def ask() -> None:
+        with suppress(RuntimeError, ValueError):
+            TCPStore(place.host, place.port, is_master=False, wait_for_workers=False)
+            answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()  # it would wait for a silent program for ever
+    if not answered.wait(_SECONDS_TO_ANSWER):
         raise ConfigError(
-            f"launch.rendezvous={place.host}:{place.port}: another program listens there ({type(error).__name__}): "
-            f"choose another port"
-        ) from None
+            f"launch.rendezvous={place.host}:{place.port}: another program listens there, choose another port"
+        )
 
 
 def _rank(config: Config, stop: Stop, work: Work, launcher: int, roll: Roll) -> str | None:
