@@ -73,8 +73,8 @@ def _open(path: str, geometry: ClipGeometry):
 
 
 def _resolve(task: ReadTask, reader) -> tuple[ResolvedClip, ...]:
-    # An index has counted the frames that decode; the container may claim more.
-    num_frames = min(reader.num_frames, task.row.num_frames or reader.num_frames)
+    # An index has counted the frames that decode; the container may claim more, or not say how many there are.
+    num_frames = task.row.num_frames or reader.num_frames
     geometry = task.geometry
     video = {"num_frames": num_frames, "height": reader.height, "width": reader.width}
     clip = {

@@ -24,7 +24,6 @@ class VideoReader(ABC):
     """
 
     decoder: str
-    num_frames: int
     height: int
     width: int
     num_decoded: int = 0
@@ -32,6 +31,11 @@ class VideoReader(ABC):
 
     def __init__(self, path: str) -> None:
         self.path = path
+
+    @property
+    @abstractmethod
+    def num_frames(self) -> int:
+        """Frames of the video as shown."""
 
     @abstractmethod
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: "FrameSink") -> None:
@@ -49,11 +53,7 @@ class VideoReader(ABC):
         wanted = sorted({index for clip in clips for index in clip.frame_indices})
         if not wanted:
             return []
-        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
-            index = wanted[0] if wanted[0] < 0 else wanted[-1]
-            raise self.error(
-                f"frame {index} asked for, but it has {self.num_frames} frames; make its index anew (vidgn data index)"
-            )
+        self._check_numbers(wanted)
         for clip in clips:
             self._check_box(clip.box)
         sink = FrameSink(clips)
@@ -62,6 +62,13 @@ class VideoReader(ABC):
 
     def error(self, reason: str) -> DecodeError:
         return decode_error(self.path, reason)
+
+    def _check_numbers(self, wanted: Sequence[int]) -> None:
+        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
+            index = wanted[0] if wanted[0] < 0 else wanted[-1]
+            raise self.error(
+                f"frame {index} asked for, but it has {self.num_frames} frames; make its index anew (vidgn data index)"
+            )
 
     def _check_box(self, box: Box) -> None:
         inside = box.top >= 0 and box.left >= 0 and box.height >= 1 and box.width >= 1

@@ -63,4 +63,7 @@ def _is_mp4(path: str) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
+    """What FFmpeg says, in one line."""
+    if isinstance(error, av.error.ExitError):
+        return "reading it took longer than the time limit"
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

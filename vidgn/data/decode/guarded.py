@@ -32,7 +32,11 @@ class GuardedReader(VideoReader):
     def __init__(self, guide: PyavReader) -> None:
         super().__init__(guide.path)
         self.guide = guide
-        self.num_frames, self.height, self.width = guide.num_frames, guide.height, guide.width
+        self.height, self.width = guide.height, guide.width
+
+    @property
+    def num_frames(self) -> int:
+        return self.guide.num_frames
 
     @abstractmethod
     def _frames(self, numbers: list[int]) -> np.ndarray:

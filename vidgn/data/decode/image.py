@@ -17,7 +17,6 @@ class ImageReader(VideoReader):
     """A JPEG or PNG, turned as its EXIF data say; see VideoReader."""
 
     decoder = "pillow"
-    num_frames = 1
 
     def __init__(self, path: str) -> None:
         """Raises: DecodeError."""
@@ -30,9 +29,15 @@ class ImageReader(VideoReader):
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             if isinstance(error, DecodeError):
                 raise
-            raise self.error(f"is no image that can be read ({(str(error) or type(error).__name__).splitlines()[0]})") from None
+            raise self.error(
+                f"is no image that can be read ({(str(error) or type(error).__name__).splitlines()[0]})"
+            ) from None
         self.height, self.width = self._image_HWC.shape[:2]
         self.num_decoded = 1
+
+    @property
+    def num_frames(self) -> int:
+        return 1
 
     def close(self) -> None:
         del self._image_HWC

@@ -42,6 +42,7 @@ class PyavReader(VideoReader):
         self._timeout_seconds = timeout_seconds
         self._converter = Converter()
         self._can_seek = True
+        self._num_frames: int | None = None
         self._open()
         try:
             self._index()
@@ -69,15 +70,28 @@ class PyavReader(VideoReader):
         self.codec = context.codec.canonical_name
         self.container_format = self._container.format.name
         self.timeline = self._read_timeline()
-        if self.timeline is None:
-            self.num_frames = sum(1 for _ in self.frames())
-        else:
-            self.num_frames = len(self.timeline.shown_pts)
-        if not self.num_frames:
-            raise self.error("no frame in its video stream decodes; fetch it again")
+        if self.timeline is not None:
+            self._set_num_frames(len(self.timeline.shown_pts))
         self.rotation = self._find_rotation()
         self.coded_size = (context.height, context.width)
         self.height, self.width = self.coded_size if self.rotation % 180 == 0 else self.coded_size[::-1]
+
+    @property
+    def num_frames(self) -> int:
+        """Without time stamps they are counted by decoding all, once, when first asked for."""
+        if self._num_frames is None:
+            self._set_num_frames(sum(1 for _ in self.frames()))
+        assert self._num_frames is not None
+        return self._num_frames
+
+    def _set_num_frames(self, num_frames: int) -> None:
+        if not num_frames:
+            raise self.error("no frame in its video stream decodes; fetch it again")
+        self._num_frames = num_frames
+
+    def _check_numbers(self, wanted: Sequence[int]) -> None:
+        if self._num_frames is not None or wanted[0] < 0:
+            super()._check_numbers(wanted)
 
     def shown_seconds(self) -> list[float]:
         """When each frame is shown, in seconds from the container's zero; empty without time stamps."""
@@ -103,8 +117,8 @@ class PyavReader(VideoReader):
             return None  # packed bitstreams: packets and frames do not correspond
         packets = []
         with self._errors_named():
-            for packet in self._container.demux(self._stream):
-                if packet.size:
+            for packet in self._demux():
+                if packet is not None:
                     packets.append(PacketInfo(packet.pts, packet.is_keyframe, packet.is_discard))
                 self._check_deadline()
         self._is_fresh = False
@@ -141,8 +155,15 @@ class PyavReader(VideoReader):
         self._rewind()
         self._context.skip_frame = "DEFAULT"
         with self._errors_named():
-            for packet in self._container.demux(self._stream):
+            for packet in self._demux():
                 yield from self._decode(packet)
+
+    def _demux(self) -> Iterator[av.Packet | None]:
+        """Packets of the video stream; at the end None, on which the decoder gives what it still holds."""
+        for packet in self._container.demux(self._stream):
+            if packet.size:  # an empty packet would end decoding
+                yield packet
+        yield None
 
     def _rewind(self) -> None:
         if not self._is_fresh:
@@ -187,7 +208,7 @@ class PyavReader(VideoReader):
         self, timeline: Timeline, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]
     ) -> list[int]:
         missing: list[int] = []
-        packets: Iterator[av.Packet] = iter(())
+        packets: Iterator[av.Packet | None] = iter(())
         position = None  # order of the next packet; None: unknown, so seek
         for segment in timeline.segments(wanted):
             if position is None or not 0 <= segment.first - position < _SEEK_AT_LEAST:
@@ -214,27 +235,27 @@ class PyavReader(VideoReader):
                 return []
         return left
 
-    def _packets_from(self, timeline: Timeline, order: int) -> Iterator[av.Packet]:
+    def _packets_from(self, timeline: Timeline, order: int) -> Iterator[av.Packet | None]:
         """Packets from `order`, a keyframe, or from any packet before it; read from the start where seeking fails."""
         self._is_fresh = False
         if self._can_seek:
             try:
                 self._container.seek(timeline.pts_of[order], stream=self._stream)
-                packets = self._container.demux(self._stream)
+                packets = self._demux()
                 first = next(packets)
-                if first.pts is not None and timeline.order_of.get(first.pts, order + 1) <= order:
+                if first is not None and first.pts is not None and timeline.order_of.get(first.pts, order + 1) <= order:
                     return itertools.chain((first,), packets)
-            except (av.error.FFmpegError, OverflowError, StopIteration):
+            except (av.error.FFmpegError, OverflowError):
                 pass
             self._can_seek = False
         self._rewind()
-        return self._container.demux(self._stream)
+        return self._demux()
 
     def _decode_segment(
         self,
         timeline: Timeline,
         segment: Segment,
-        packets: Iterator[av.Packet],
+        packets: Iterator[av.Packet | None],
         emit: Callable[[int, av.VideoFrame], None],
     ) -> list[int]:
         """Decode the packets of `segment`, emit its frames, return the pts that did not come out."""
@@ -242,28 +263,30 @@ class PyavReader(VideoReader):
         order_of, context, skipping = timeline.order_of, self._context, None
         with self._errors_named():
             for packet in packets:
-                order = segment.last if not packet.size else -1 if packet.pts is None else order_of.get(packet.pts, -1)
-                if order < segment.first:
+                pts = None if packet is None else packet.pts
+                order = order_of.get(pts, -1) if pts is not None else -1
+                if order < segment.first and packet is not None:
                     continue
-                skip = self._can_skip and packet.pts not in remaining
+                skip = self._can_skip and pts not in remaining
                 if skip is not skipping:
                     context.skip_frame = "NONREF" if skip else "DEFAULT"
                     skipping = skip
                 frames = self._decode(packet)
-                if order >= segment.last and packet.size:
+                is_last = packet is None or order >= segment.last
+                if is_last and packet is not None:
                     frames += self._decode(None)
                 for frame in frames:
                     if frame.pts in remaining and not frame.is_corrupt:
                         remaining.discard(frame.pts)
                         emit(timeline.frame_number(frame.pts), frame)
-                if order >= segment.last:
+                if is_last:
                     break
         return sorted(remaining)
 
     def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         self._check_deadline()
         try:
-            frames = cast(list[av.VideoFrame], self._context.decode(packet if packet is None or packet.size else None))
+            frames = cast(list[av.VideoFrame], self._context.decode(packet))
         except av.error.EOFError:
             return []
         except av.error.FFmpegError as error:
