@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def overrides(shared_data: Path, *more: str) -> list[str]:
         "data=csv",
         f"data.root={videos}",
         f"data.train={videos}/128_train.csv",
-        f"data.val={videos}/128_val.csv",
+        f"data.val={_some_videos(videos / '128_val.csv')}",
         "data.flip=false",
         "data.crop=32",
         "data.short_side=[36,40]",
@@ -44,6 +45,18 @@ def overrides(shared_data: Path, *more: str) -> list[str]:
         "study=s",
         *more,
     ]
+
+
+def _some_videos(listed: Path) -> Path:
+    """Every third row of an annotation file, at a place that is the same for all runs that are compared."""
+    few = Path(tempfile.gettempdir()) / f"vidgn-tests-{os.getuid()}-{os.getppid()}" / listed.name
+    if not few.exists():
+        header, *rows = listed.read_text().splitlines(keepends=True)
+        few.parent.mkdir(exist_ok=True)
+        written = few.with_suffix(f".{os.getpid()}")
+        written.write_text(header + "".join(rows[::3]))
+        written.replace(few)
+    return few
 
 
 def run_dir(folder: Path, gpus: int = 2) -> Path:
@@ -121,7 +134,9 @@ class Killer:
                 assert started.code == 0, started.log.read_text()
                 return False
             time.sleep(0.0005 if kind == "checkpoint" else 0.002)
-        time.sleep(jitter * {"start-up": 1.5, "step": 0.08, "checkpoint": 0.004, "evaluation": 0.4, "test": 0.4}[kind])
+        time.sleep(
+            jitter * {"start-up": 1.5, "step": 0.08, "checkpoint": 0.004, "evaluation": 0.25, "test": 0.25}[kind]
+        )
         return started.poll() is None
 
     def _started_again(self, started: Started) -> bool:

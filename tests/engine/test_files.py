@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.engine.killing import assert_same_bytes, metrics, overrides, run_dir
 from vidgn.engine.files import is_disk_full, with_patience, write_atomic, write_json
 from vidgn.engine.metrics import MetricsLog, read_metrics
 from vidgn.engine.rundir import RunDirectory
@@ -172,3 +173,32 @@ def test_a_run_on_a_full_disk_keeps_what_it_has(small_disk, no_waiting):
     run.save_checkpoint(2, {"step": 2, "model": torch.ones(20_000)}, keep=1)
     assert os.listdir(run.checkpoints) == ["step_000000002.pt"]
     run.close()
+
+
+@pytest.mark.long
+@pytest.mark.shared
+def test_a_whole_run_on_a_disk_that_fills(warm, undisturbed, shared_data, tmp_path):
+    """2 ranks; the disk holds two checkpoints and not a third. With more space the run goes on to the same bytes."""
+    disk = tmp_path / "runs"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        impatient = {"VIDGN_DISK_FULL_WAIT": "0.1"}
+        started = warm.start(overrides(shared_data), folder=tmp_path, environment=impatient)
+        assert started.wait() == 1
+        started.assert_no_orphans()
+        text = started.log.read_text()
+        assert text.count("trying again every 0.1 s") == 1
+        assert "no space for checkpoint step_000000008.pt of " in text.splitlines()[-1]
+        assert "Traceback" not in text
+        run = run_dir(tmp_path)
+        assert sorted(os.listdir(run / "checkpoints")) == ["step_000000003.pt", "step_000000006.pt"]
+        assert [line["step"] for line in metrics(run)] == [*range(1, 9)]
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        started = warm.start(overrides(shared_data), folder=tmp_path, environment=impatient)
+        assert started.wait() == 0, started.log.read_text()
+        assert "going on from step 6" in started.log.read_text()
+        assert_same_bytes(run, undisturbed)
+    finally:
+        subprocess.run(["umount", disk], check=True)

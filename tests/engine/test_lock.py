@@ -128,3 +128,16 @@ def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path):
             thread.join()
         assert set(most) == {1}
         assert len(most) + len(refused) == 6
+
+
+def test_a_file_system_without_links(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(lock.os, "link", no_links)
+    with locked(tmp_path, nothing_said):
+        assert lock._read(tmp_path / "lock.json")["pid"] == os.getpid()
+        with pytest.raises(LockedError), locked(tmp_path, nothing_said):
+            pass
+        assert [p.name for p in tmp_path.iterdir()] == ["lock.json"]
+    assert not list(tmp_path.iterdir())

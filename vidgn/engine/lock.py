@@ -66,12 +66,23 @@ def _create(path: Path, me: dict[str, Any]) -> bool:
     mine = _beside(path)
     mine.write_text(json.dumps(me))
     try:
-        os.link(mine, path)
+        _link(mine, path)
     except FileExistsError:
         return False
     finally:
         mine.unlink()
     return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """A link, or on file systems without them a copy that is exclusive all the same. Raises: FileExistsError."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(target, "x") as file:
+            file.write(source.read_text())
 
 
 def _remove(path: Path, owner: dict[str, Any]) -> bool:
@@ -88,7 +99,7 @@ def _remove(path: Path, owner: dict[str, Any]) -> bool:
         taken.unlink()
         return True
     with suppress(FileExistsError):
-        os.link(taken, path)
+        _link(taken, path)
     taken.unlink()
     return False
 
