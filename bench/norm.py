@@ -34,17 +34,22 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for dtype in (torch.float32, torch.bfloat16) if args.device == "cuda" else (torch.float32,):
-        for stage, shape in SHAPES.items():
-            for name, memory_format in FORMATS.items():
+        for name, memory_format in FORMATS.items():
+            total: dict[str, float] = {}
+            for stage, shape in SHAPES.items():
                 x = torch.randn(shape, device=args.device, dtype=dtype).contiguous(memory_format=memory_format)
-                rows.append({"dtype": str(dtype), "stage": stage, "format": name, **measure(x, repeats=args.repeats)})
-                print(" ".join(f"{k}={v:.2f}" if isinstance(v, float) else f"{v}" for k, v in rows[-1].items()))
+                seconds = measure(x, repeats=args.repeats)
+                total = {k: total.get(k, 0.0) + v for k, v in seconds.items()}
+                rows.append({"dtype": str(dtype), "format": name, "stage": stage, **ratios(seconds)})
+                show(rows[-1])
+            rows.append({"dtype": str(dtype), "format": name, "stage": "sum", **ratios(total)})
+            show(rows[-1])
     if args.json:
         args.json.write_text(json.dumps({"device": args.device, "torch": torch.__version__, "rows": rows}, indent=1))
 
 
 def measure(x: Tensor, *, repeats: int) -> dict[str, float]:
-    """Milliseconds of torch's norms, and ratios of vidgn's to them."""
+    """The shortest seconds of each contender."""
     channels = x.shape[1]
     contenders = {
         "torch_bn": nn.BatchNorm3d(channels),
@@ -61,10 +66,18 @@ def measure(x: Tensor, *, repeats: int) -> dict[str, float]:
             elapsed = step_seconds(module.to(x.device), x, dy)
             if repeat > 0:
                 seconds[name].append(elapsed)
-    best = {name: min(values) for name, values in seconds.items()}
-    result = {"torch_bn_ms": 1e3 * best["torch_bn"], "torch_gn_ms": 1e3 * best["torch_gn"]}
-    result |= {f"{name}/torch_bn": best[name] / best["torch_bn"] for name in ("bn", "ghost_bn_4", "ghost_bn_2")}
-    return result | {"gn/torch_gn": best["gn"] / best["torch_gn"]}
+    return {name: min(values) for name, values in seconds.items()}
+
+
+def ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """Milliseconds of torch's norms, and ratios of vidgn's to them."""
+    result = {f"{name}_ms": 1e3 * seconds[name] for name in ("torch_bn", "torch_gn")}
+    result |= {f"{name}/torch_bn": seconds[name] / seconds["torch_bn"] for name in ("bn", "ghost_bn_4", "ghost_bn_2")}
+    return result | {"gn/torch_gn": seconds["gn"] / seconds["torch_gn"]}
+
+
+def show(row: dict) -> None:
+    print(" ".join(f"{k}={v:.2f}" if isinstance(v, float) else f"{v}" for k, v in row.items()), flush=True)
 
 
 def ghost(channels: int, *, group_clips: int) -> BatchNorm:

@@ -74,9 +74,10 @@ def broadcast(v_C: Tensor) -> Tensor:
 
 def by_rows(x: Tensor, rows: int) -> Tensor:
     """`x` as (R, N/R, C, T, H, W), a view."""
-    return x.unflatten(0, (rows, -1))
+    return x.view(rows, -1, *x.shape[1:])
 
 
 def broadcast_rows(v_RC: Tensor) -> Tensor:
     """Vectors over the channels of `by_rows`."""
-    return v_RC[:, None, :, None, None, None]
+    rows, channels = v_RC.shape
+    return v_RC.reshape(rows, 1, channels, 1, 1, 1)

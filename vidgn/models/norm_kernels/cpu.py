@@ -39,10 +39,10 @@ def normalise(x: Tensor, *, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tens
 
 def gradient_sums(dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     rows = mean.shape[0]
+    rstd = (var + eps).rsqrt()
     sums = []
-    for cell, dcell, (m, v) in zip(cells(x, rows), cells(dy, rows), vectors(x, mean, var), strict=True):
-        # As the gradient in eval mode, with the statistics for running ones.
-        _, dot, total = _aten.native_batch_norm_backward(dcell, cell, None, m, v, None, None, False, eps, _ONLY_SUMS)
+    for cell, dcell, (m, r) in zip(cells(x, rows), cells(dy, rows), vectors(x, mean, rstd), strict=True):
+        _, dot, total = _aten.native_batch_norm_backward(dcell, cell, None, None, None, m, r, True, eps, _ONLY_SUMS)
         sums.append((total, dot))
     return by_row(sums, rows)
 
@@ -91,7 +91,7 @@ def _contiguous_moments(cell: Tensor) -> tuple[Tensor, Tensor]:
     # batch_norm_update_stats takes four times as long here as the sums of x and of x (x - mean), had as a gradient.
     mean = cell.mean(_DIMS)
     _, dot, _ = _aten.native_batch_norm_backward(
-        cell, cell, None, mean, torch.ones_like(mean), None, None, False, 0.0, _ONLY_SUMS
+        cell, cell, None, None, None, mean, torch.ones_like(mean), True, 0.0, _ONLY_SUMS
     )
     return mean, dot.mul_(cell.shape[1] / cell.numel()).clamp_(min=0)
 
