@@ -41,7 +41,7 @@ def wrapped(d: complex) -> complex:
 def videos() -> tuple[np.ndarray, np.ndarray]:
     """Videos (N, T, H, W, 3) and labels of the eight directions, without distractors."""
     plain = replace(SET, distractors=0)
-    labels_N = np.tile(np.arange(8), 60)
+    labels_N = np.tile(np.arange(8), 40)
     return np.stack([render_video(plain, 0, int(label), item) for item, label in enumerate(labels_N)]), labels_N
 
 

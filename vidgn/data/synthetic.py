@@ -1,8 +1,8 @@
 """A motion set whose classes can't be told from one frame, written once as H.264 files in Kinetics layout.
 
-The target is a warm-coloured ellipse on a torus; what it does is the class. Place, angle and size of the target are
-uniform and independent of the class in every single frame (motion wraps around), so one frame holds no information
-about the label. Distractors in cold colours move otherwise, over a blocky background, under noise.
+The targets are warm-coloured ellipses on a torus; what they do, each at its own speed, is the class. Place, angle and
+size of each are uniform and independent of the class in every single frame (motion wraps around), so one frame holds
+no information about the label. Distractors in cold colours move otherwise, over a blocky background, under noise.
 """
 
 import csv
@@ -28,7 +28,7 @@ _SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Motion:
-    """What the target does: pixels a frame for size 64 along a direction, turns and growth in unit speed."""
+    """What the targets do: pixels a frame for size 64 along a direction, turns and growth in unit speed."""
 
     name: str
     right: float = 0.0
@@ -52,14 +52,14 @@ MOTIONS = (
     Motion("growing", growth=1),
     Motion("shrinking", growth=-1),
 )
-_TARGETS = 1
-_SPEED = (0.8, 1.6)  # pixels a frame at size 64
+_TARGETS = 4  # that do the same
+_SPEED = (0.8, 1.4)  # pixels a frame at size 64
 _TURN = (0.08, 0.16)  # radians a frame
 _GROWTH = (0.03, 0.06)  # of the range of sizes, a frame
-_SIZES = (0.09, 0.16)  # long half axis, fraction of the picture's size
-_FLATNESS = 0.55  # short half axis / long half axis
+_SIZES = (0.1, 0.16)  # long half axis, fraction of the picture's size
+_FLATNESS = 0.8  # short half axis / long half axis
 _WARM = ((200, 255), (60, 140), (20, 70))  # ranges of R, G, B
-_BACKGROUND = (60, 160)  # grey levels of its blocks
+_BACKGROUND = (100, 130)  # grey levels of its blocks: a texture louder than the targets hides them for long
 _COLD = ((20, 80), (80, 170), (170, 255))
 
 
@@ -126,21 +126,24 @@ def render_video(config: SyntheticConfig, split: int, label: int, item: int) -> 
 def _paint(video_THWC: np.ndarray, motion: Motion, random: np.random.Generator, *, colours: tuple) -> None:
     """Paints an ellipse that does `motion` over the frames, with a soft edge, in place."""
     length, size = video_THWC.shape[:2]
-    t = np.arange(length, dtype=np.float32)[:, None, None]
+    t = np.arange(length)[:, None]
     speed = random.uniform(*_SPEED) * size / 64
-    x = random.uniform(0, size) + motion.right * speed * t
-    y = random.uniform(0, size) + motion.down * speed * t
-    angle = random.uniform(0, np.pi) + motion.turn * random.uniform(*_TURN) * t
-    phase = (random.uniform() + motion.growth * random.uniform(*_GROWTH) * t) % 1
+    x_T1 = random.uniform(0, size) + motion.right * speed * t
+    y_T1 = random.uniform(0, size) + motion.down * speed * t
+    angle_T11 = (random.uniform(0, np.pi) + motion.turn * random.uniform(*_TURN) * t)[..., None]
+    phase_T11 = ((random.uniform() + motion.growth * random.uniform(*_GROWTH) * t) % 1)[..., None]
     colour = np.array([random.uniform(*limits) for limits in colours], np.float32)
-    long = (_SIZES[0] + phase * (_SIZES[1] - _SIZES[0])) * size
-    pixels = np.arange(size, dtype=np.float32) + 0.5
-    dx = (pixels[None, None, :] - x + size / 2) % size - size / 2
-    dy = (pixels[None, :, None] - y + size / 2) % size - size / 2
-    along = (dx * np.cos(angle) + dy * np.sin(angle)) / long
-    across = (dy * np.cos(angle) - dx * np.sin(angle)) / (long * _FLATNESS)
-    cover_THW1 = np.clip((1 - np.hypot(along, across)) * long + 0.5, 0, 1)[..., None]
-    video_THWC += cover_THW1 * (colour - video_THWC)
+    long_T11 = (_SIZES[0] + phase_T11 * (_SIZES[1] - _SIZES[0])) * size
+    # Only the square around the ellipse is computed; rows and columns wrap around.
+    reach = min(int(np.ceil(_SIZES[1] * size)) + 1, (size - 1) // 2)
+    columns_TK, rows_TK = (np.floor(centre).astype(int) + np.arange(-reach, reach + 1) for centre in (x_T1, y_T1))
+    dx_T1K = (columns_TK + 0.5 - x_T1)[:, None, :]
+    dy_TK1 = (rows_TK + 0.5 - y_T1)[:, :, None]
+    along_TKK = (dx_T1K * np.cos(angle_T11) + dy_TK1 * np.sin(angle_T11)) / long_T11
+    across_TKK = (dy_TK1 * np.cos(angle_T11) - dx_T1K * np.sin(angle_T11)) / (long_T11 * _FLATNESS)
+    cover_TKK1 = np.clip((1 - np.hypot(along_TKK, across_TKK)) * long_T11 + 0.5, 0, 1)[..., None]
+    where = t[..., None], rows_TK[:, :, None] % size, columns_TK[:, None, :] % size
+    video_THWC[where] += cover_TKK1 * (colour - video_THWC[where])
 
 
 def _generate_once(config: SyntheticConfig, folder: str) -> None:
