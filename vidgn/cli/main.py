@@ -1,5 +1,6 @@
 """`vidgn VERB`: finds the verb's file, runs it, and turns what a user can cause into one line and an exit code."""
 
+import errno
 import importlib
 import os
 import sys
@@ -56,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"vidgn {name}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_ERROR
     except KeyboardInterrupt:
         print(f"vidgn {name}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -79,9 +85,8 @@ def _usage(name: str, *, asked: bool) -> int:
     if not asked:
         print(f"vidgn: no such verb; {name + ' ' if name else ''}takes one of {', '.join(table)}", file=out)
         return EXIT_USAGE
-    print(
-        f"usage: vidgn {name + ' ' if name else ''}VERB ...   (vidgn {name + ' ' if name else ''}VERB --help for each)\n"
-    )
+    group = f"{name} " if name else ""
+    print(f"usage: vidgn {group}VERB ...   (vidgn {group}VERB --help for each)\n")
     for verb, module in table.items():
         summary = importlib.import_module(module).SUMMARY if isinstance(module, str) else "index, check, transcode, ..."
         print(f"  {verb:<10} {summary}", file=out)

@@ -151,7 +151,9 @@ def _as_time_out(error: Exception, whereabouts: Whereabouts, seconds: float) -> 
     """A collective's time-out, with the ranks it waited for; any other error as it is."""
     if not isinstance(error, RuntimeError) or ("Timed out" not in str(error) and "timeout" not in str(error).lower()):
         return error
-    waits = whereabouts.waits_for() or f"rank {whereabouts.rank} waits for ranks that are as far as itself"
+    waits = whereabouts.waits_for()
+    if waits is None:
+        return error
     return RankError(
         f"{waits}, for longer than launch.timeout_seconds={seconds:g}: see what holds them up (a slow disk or a hung "
         f"reader: data.timeout_seconds should be shorter), or allow more"
