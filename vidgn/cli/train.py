@@ -63,6 +63,7 @@ def run(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported: its warnings come with stacks
     from vidgn.cli.launchers import check_plugin
     from vidgn.config.compose import compose_all
 

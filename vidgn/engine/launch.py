@@ -24,7 +24,7 @@ from vidgn.engine.whereabouts import Roll, sign
 from vidgn.errors import ConfigError, VidgnError
 
 Work = Literal["train", "test"]
-_SECONDS_TO_ANSWER = 10
+_SECONDS_TO_ANSWER = 5
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 

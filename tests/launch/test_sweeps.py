@@ -1,0 +1,66 @@
+"""Sweeps of four cells of two ranks in the launchers of one machine: nothing is left after success, failure, Ctrl-C."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.launch.commands import Command, started, steps_done, tiny, wait_until
+
+LAUNCHERS = {
+    "basic": [],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra/launcher=submitit_local"],
+}
+
+
+def sweep(folder: Path, launcher: str, *more: str) -> list[str]:
+    return ["train", "-m", *tiny(folder / "data", "seed=0,1,2,3", "trainer.max_steps=12", *LAUNCHERS[launcher], *more)]
+
+
+def run(folder: Path, seed: int) -> Path:
+    return folder / "runs" / "s" / f"i3d_tiny_8f_1x2_gn_s{seed}"
+
+
+def done(folder: Path) -> list[int]:
+    return [seed for seed in range(4) if (run(folder, seed) / "result.json").exists()]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
+    run(tmp_path, 1).mkdir(parents=True)
+    (run(tmp_path, 1) / "checkpoints").write_text("in the way")
+    with started(sweep(tmp_path, launcher), tmp_path) as command:
+        assert command.wait(280) == 1, command.output()
+        command.assert_nothing_left()
+    assert done(tmp_path) == [0, 2, 3], command.output()
+    said = command.output()
+    assert "Traceback" not in said
+    (failed,) = [line for line in said.splitlines() if line.startswith("runs/s/i3d_tiny_8f_1x2_gn_s1: ")]
+    assert "FileExistsError" in failed
+    assert "3 done, 1 failed" in (tmp_path / "runs" / "s" / "report.md").read_text()
+    assert list((tmp_path / "runs" / "s").glob(".wanted*")) == []
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
+    arguments = sweep(tmp_path, launcher, "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
+    with started(arguments, tmp_path) as command:
+        wait_until(lambda: _running(tmp_path, command) > 0, 200, command.output)
+        os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
+        assert command.wait(200) == 75, command.output()
+        command.assert_nothing_left()
+    said = command.output()
+    assert "Traceback" not in said
+    assert "4 cells to go: the same command goes on with them" in said
+    assert done(tmp_path) == []
+    saved = [seed for seed in range(4) if list(run(tmp_path, seed).glob("checkpoints/step_*.pt"))]
+    assert 0 in saved, "what ran has saved where it stopped"
+    if launcher == "basic":
+        assert not (run(tmp_path, 2) / "log.txt").exists()
+
+
+def _running(folder: Path, command: Command) -> int:
+    assert command.process.poll() is None, command.output()
+    return steps_done(run(folder, 0))
