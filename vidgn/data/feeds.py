@@ -123,8 +123,8 @@ class TrainFeed:
         self._wanted: dict[int, _Wanted] = {}
         self._keys = itertools.count()
 
-    def held(self, ready: Iterable[Batch]) -> int:
-        return sum(len(item.positions) for item in itertools.chain(self._building, ready))
+    def ahead(self, ready: Iterable[Batch]) -> int:
+        return sum(len(item.positions) for item in itertools.islice(itertools.chain(ready, self._building), 1, None))
 
     def more(self) -> list[ReadTask] | None:
         group = next(self._groups, None)
@@ -214,8 +214,8 @@ class TestFeed:
         self._rows, self._asked, self._popped = rows, 0, 0
         self._done: dict[int, VideoViews] = {}
 
-    def held(self, ready: Iterable[VideoViews]) -> int:
-        return self._asked - self._popped + sum(1 for _ in ready)
+    def ahead(self, ready: Iterable[VideoViews]) -> int:
+        return max(self._asked - self._popped + sum(1 for _ in ready) - 1, 0)
 
     def more(self) -> list[ReadTask] | None:
         if self._asked == len(self._rows):

@@ -45,7 +45,7 @@ def train_batches(
     plan = TrainPlan(manifest, data, seed, tag, order_tag, repeats, slots_per_step or 1)
     feed = TrainFeed(plan, geometry, iter(positions), pin_memory)
     slot_bytes = repeats * _num_bytes(geometry.clip_shape)
-    return Stream(feed, _pool(data, _TRAIN_SLOTS, slot_bytes), window=2 * _TRAIN_SLOTS * max(data.workers, 1))
+    return Stream(feed, _pool(data, _TRAIN_SLOTS, slot_bytes), window=2 * _TRAIN_SLOTS * data.workers)
 
 
 def test_videos(
@@ -63,7 +63,7 @@ def test_videos(
     geometry = ClipGeometry.of(data, frames=frames, stride=stride, views=views)
     feed = TestFeed(manifest, data, seed, geometry, list(rows), pin_memory)
     slot_bytes = views.clips * views.crops * _num_bytes(geometry.clip_shape)
-    return Stream(feed, _pool(data, 1, slot_bytes), window=data.workers + 1)
+    return Stream(feed, _pool(data, 1, slot_bytes), window=data.workers)
 
 
 test_videos.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]

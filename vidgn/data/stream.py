@@ -28,8 +28,8 @@ class Feed(Protocol[Item]):
         """The next item, if it is complete."""
         ...
 
-    def held(self, ready: Iterable[Item]) -> int:
-        """Clips (videos at test) asked for and not yet passed on, those of `ready` items included."""
+    def ahead(self, ready: Iterable[Item]) -> int:
+        """Clips (videos at test) asked for and not yet passed on, `ready` ones included, beyond the oldest item."""
         ...
 
 
@@ -118,5 +118,6 @@ class Stream(Generic[Item]):
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        held = self._feed.held(self._ready)
-        return held < self._window if self._thread is not None else held == 0
+        if self._thread is None:
+            return not self._ready and not self._pool.busy
+        return self._feed.ahead(self._ready) < self._window
