@@ -30,10 +30,11 @@ def encode(
     size: tuple[int, int] = (HEIGHT, WIDTH),
     rotation: int = 0,
     colorspace: int | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """NUM_FRAMES frames with `codec`; frame i is shown at pts_of(i) / FPS seconds."""
     height, width = size
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", container_options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=FPS, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.gop_size = gop
@@ -94,6 +95,10 @@ def _trim(folder: Path, name: str, *, open_gop: bool, skip: int) -> Path:
 KINDS: dict[str, Callable[[Path], Path]] = {
     "h264_closed": lambda d: _h264(d / "h264_closed.mp4"),
     "h264_open": lambda d: _h264(d / "h264_open.mp4", open_gop=True),
+    "h264_fragmented": lambda d: _h264(
+        d / "fragmented.mp4", container_options={"movflags": "frag_keyframe+empty_moov"}
+    ),
+    "h264_avi": lambda d: _h264(d / "h264.avi"),
     "h264_ts": lambda d: _h264(d / "h264_ts.ts"),
     "h264_variable_rate": lambda d: _h264(d / "variable.mp4", pts_of=lambda n: n * 3 + n % 3 + (n > 20) * 9),
     "h264_rotated": lambda d: _h264(d / "rotated.mp4", rotation=90),

@@ -1,15 +1,17 @@
 """What reading gives beside the right pixels: geometry, sharing, limits, words of errors, no file but the named one."""
 
 import struct
+import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from encoded_videos import HEIGHT, NUM_FRAMES, WIDTH, encode, picture
+from encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, encode, picture
+from PIL import Image
 
 from vidgn.config.schema import ViewsConfig
-from vidgn.data.decode import open_video
+from vidgn.data.decode import open_image, open_video
 from vidgn.data.decode.base import MAX_SIDE, resize
 from vidgn.data.plan import Box, ResolvedClip, resolve_views
 from vidgn.errors import ConfigError, DecodeError
@@ -213,3 +215,41 @@ def test_sound_and_cover_art_are_not_the_video(video: Path, tmp_path: Path) -> N
     with open_video(path) as reader, open_video(video) as plain:
         assert reader.num_frames == NUM_FRAMES
         np.testing.assert_array_equal(*(r.read([clip_of((5, 30), box)])[0] for r in (reader, plain)))
+
+
+@pytest.mark.parametrize("decoder", ["decord", "torchcodec"])
+def test_a_decoder_that_is_not_installed_is_said(video: Path, monkeypatch: pytest.MonkeyPatch, decoder: str) -> None:
+    monkeypatch.setitem(sys.modules, decoder, None)
+    monkeypatch.setitem(sys.modules, f"{decoder}.decoders", None)
+    with pytest.raises(ConfigError, match=rf"data\.decoder={decoder} can't be loaded .* or use data\.decoder=pyav"):
+        open_video(video, decoder=decoder)
+
+
+def test_frames_are_not_counted_where_an_index_did(tmp_path: Path) -> None:
+    """Without time stamps, counting decodes the whole file: only asked for, it happens."""
+    path = KINDS["mpeg4_b_frames_avi"](tmp_path)
+    with open_video(path) as reader:
+        reader.read([clip_of((0, 3), Box(0, 0, 32, 32))])
+        assert reader.num_decoded < 8
+        assert reader.num_frames == NUM_FRAMES
+        with pytest.raises(DecodeError, match="frame 40 asked for, but it has 40 frames"):
+            reader.read([clip_of((40,), Box(0, 0, 32, 32))])
+
+
+@pytest.mark.parametrize(("mode", "extension"), [("RGB", "png"), ("L", "png"), ("RGB", "jpg"), ("CMYK", "jpg")])
+def test_images_are_videos_of_one_frame(tmp_path: Path, mode: str, extension: str) -> None:
+    path = tmp_path / f"image.{extension}"
+    image = Image.fromarray(picture(0)).convert(mode)
+    image.save(path)
+    with open_image(path) as reader:
+        assert (reader.num_frames, reader.height, reader.width) == (1, HEIGHT, WIDTH)
+        frames_THWC = reader.read([ResolvedClip((0, 0), Box(3, 4, 20, 30), 20, 30, True)])[0]
+    assert frames_THWC.shape == (2, 20, 30, 3)
+    expected = np.asarray(Image.open(path).convert("RGB"))[3:23, 4:34][:, ::-1]
+    np.testing.assert_array_equal(frames_THWC[0], expected)
+
+
+def test_what_is_no_image_is_said(tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with pytest.raises(DecodeError, match="is no image that can be read"):
+        open_image(tmp_path / "image.png")

@@ -26,7 +26,8 @@ def open_container(path: str, timeout_seconds: float | None = None) -> tuple[Inp
     """
     container = _open(path, _MP4_OPTIONS if _is_mp4(path) else _OPTIONS, timeout_seconds)
     stream = _video_stream(container, path)
-    if not stream.codec_context.width:  # some codecs keep their size to themselves until a frame is decoded
+    # Some codecs keep their size to themselves until a frame is decoded, and fragmented files have no tables in front.
+    if not stream.codec_context.width or not len(stream.index_entries):
         container.close()
         container = _open(path, _OPTIONS, timeout_seconds)
         stream = _video_stream(container, path)

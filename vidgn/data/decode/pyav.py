@@ -113,8 +113,8 @@ class PyavReader(VideoReader):
         return float(self._stream.average_rate or 0)
 
     def _read_timeline(self) -> Timeline | None:
-        if self._context.name == "mpeg4" and self._context.has_b_frames and self._container.format.name == "avi":
-            return None  # packed bitstreams: packets and frames do not correspond
+        if self._context.has_b_frames and self._container.format.name == "avi":
+            return None  # AVI has no time stamps, and FFmpeg's guesses fail where decode and display order differ
         packets = []
         with self._errors_named():
             for packet in self._demux():
