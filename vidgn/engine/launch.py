@@ -4,6 +4,7 @@ import ctypes
 import inspect
 import json
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -87,6 +88,8 @@ def launch(config: Config, stop: Stop, work: Work) -> str | None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice against find_unused_parameters, see train.py
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.multiprocessing").setLevel(logging.ERROR)
+    if multiprocessing.get_start_method(allow_none=True) == "loky":  # joblib's worker; its children know no such method
+        multiprocessing.set_start_method("spawn", force=True)
     place = meeting(config) if config.launch.nnodes > 1 else None
     if place is not None:  # a store for each start: see _start in distributed.py
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
