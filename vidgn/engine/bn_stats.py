@@ -114,7 +114,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def test_statistics(model: nn.Module, statistics: Statistics | None) -> Iterator[None]:
+def statistics_at_test(model: nn.Module, statistics: Statistics | None) -> Iterator[None]:
     """Test mode with `statistics` in place of the running ones (None: the running ones); put back at the end."""
     layers = dict(statistics_layers(model))
     kept = {name: (layers[name].running_mean.clone(), layers[name].running_var.clone()) for name in statistics or {}}

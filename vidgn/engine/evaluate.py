@@ -38,7 +38,7 @@ class VideoScore:
 
 
 @dataclass(frozen=True)
-class TestScores:
+class SplitScores:
     """All videos of the split in the order of the manifest."""
 
     videos: tuple[VideoScore, ...]
@@ -77,7 +77,7 @@ def evaluate(
     to_model: Callable[[torch.Tensor], torch.Tensor],
     use_batch_statistics: bool = False,
     each_block: Callable[[int], None] = lambda done: None,
-) -> TestScores:
+) -> SplitScores:
     """Scores of every video of `manifest`, the same on every rank and for every world size.
 
     `to_model` turns uint8 (N, T, H, W, C) into what the model takes. The caller chooses the statistics the model tests with;
@@ -116,13 +116,13 @@ def evaluate(
             each_block(len(scored))
     everything = sorted((s for part in ranks.gather(scored) for s in part), key=lambda s: s[0])
     assert [s[0] for s in everything] == list(range(len(manifest))), "every video exactly once"
-    return TestScores(
+    return SplitScores(
         tuple(s for _, s, _ in everything),
         tuple(f"{s.id}: {error}" for _, s, error in everything if error is not None),
     )
 
 
-def top_percents(scores: TestScores) -> dict[str, float]:
+def top_percents(scores: SplitScores) -> dict[str, float]:
     return {"top1": scores.top_percent(1), "top5": scores.top_percent(TOP_K)}
 
 

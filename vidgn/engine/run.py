@@ -27,6 +27,7 @@ from vidgn.engine.scaling import traffic
 from vidgn.engine.setup import (
     ToModel,
     autocast,
+    check_bf16,
     check_experiment,
     machine,
     make_model,
@@ -118,6 +119,8 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
     threads = set_threads(config)
     set_precision(config)
     with joined(config) as ranks, ExitStack() as held:
+        if config.trainer.precision == "bf16":
+            check_bf16(ranks.device)
         if not claimed and not _first_claims(config, ranks, held):
             return None
         train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
@@ -253,7 +256,7 @@ def _test(trainer: Trainer, identified: dict[str, Any], *, is_result: bool) -> N
     use = config.bn_stats if bn_stats.has_statistics(config) else None
     statistics = trainer.precise_statistics() if use == "precise" else None
     with (
-        bn_stats.test_statistics(trainer.model, statistics),
+        bn_stats.statistics_at_test(trainer.model, statistics),
         autocast(config, ranks.device),
         run.progress(0, len(trainer.val_rows), config.views.name) as progress,
     ):

@@ -19,6 +19,8 @@ from vidgn.models.weights.files import resolve_path
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of parameters
 
+_BF16_ERROR = 0.05  # of the gradient's norm; rounding alone is about 0.005
+
 
 def total_steps(config: Config, num_rows: int) -> int:
     """Optimizer updates of the run: enough to see `trainer.epochs` passes, at most `trainer.max_steps`."""
@@ -40,6 +42,33 @@ def set_precision(config: Config) -> None:
     if config.trainer.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def check_bf16(device: torch.device) -> None:
+    """Hold a bf16 convolution's gradients against fp32, on the shapes that libraries have got wrong.
+
+    oneDNN 3.12 (torch 2.14 on CPUs) returns garbage for the weight of a convolution longer in time than its input;
+    cuDNN 9.10 had wrong bf16 3-D convolutions. Takes milliseconds.
+    Raises: ConfigError.
+    """
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randn(2, 16, 2, 6, 6, generator=generator).to(device)
+    kernel = torch.randn(16, 16, 3, 1, 1, generator=generator).to(device)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x, w = (t.to(dtype).detach().requires_grad_() for t in (clip, kernel))
+        torch.nn.functional.conv3d(x, w, padding=(1, 0, 0)).float().square().sum().backward()
+        assert x.grad is not None
+        assert w.grad is not None
+        gradients.append((x.grad.float(), w.grad.float()))
+    for exact, rounded in zip(*gradients, strict=True):
+        error = float((exact - rounded).norm() / exact.norm())
+        if not error < _BF16_ERROR:
+            library = f"cuDNN {torch.backends.cudnn.version()}" if device.type == "cuda" else "oneDNN"
+            raise ConfigError(
+                f"trainer.precision=bf16: gradients of a bf16 conv3d are wrong here ({error:.2g} of their norm; torch "
+                f"{torch.__version__}, {library} on {device.type}): write trainer.precision=fp32, or use another torch"
+            )
 
 
 def set_threads(config: Config) -> int:

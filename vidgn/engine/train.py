@@ -170,7 +170,7 @@ class Trainer:
         statistics = self.precise_statistics() if use == "precise" else None
         views = self.config.views if self.config.data.augment == "image" else CURVE
         with (
-            bn_stats.test_statistics(self.model, statistics),
+            bn_stats.statistics_at_test(self.model, statistics),
             autocast(self.config, self.ranks.device),
             self.run.progress(0, len(self.val_rows), "curve") as progress,
         ):
