@@ -25,10 +25,10 @@ from vidgn.engine.scaling import Link, all_reduce_seconds, step_seconds
 
 SLOTS = 8
 CELL = [
-    "model=i3d_tiny", "data=synthetic", "data.workers=1", "frames=16", "span=16", "norm=gn", "gpus=2",
-    "clips_per_gpu=4", "views=curve", "trainer.max_steps=24", "trainer.eval_every=0", "trainer.device=cpu", "data.synthetic.num_train=64",
-    "data.synthetic.num_val=8",
-]  # fmt: skip
+    *("model=i3d_tiny", "norm=gn", "frames=16", "span=16", "gpus=2", "clips_per_gpu=4", "views=curve"),
+    *("data=synthetic", "data.workers=1", "data.synthetic.num_train=64", "data.synthetic.num_val=8"),
+    *("trainer.max_steps=24", "trainer.eval_every=0", "trainer.device=cpu"),
+]
 LAYOUTS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
 
 

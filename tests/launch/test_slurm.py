@@ -1,16 +1,15 @@
-"""A real Slurm: a sweep of four cells of two ranks in one job array, and a run submitted by hand.
+"""A real Slurm: a sweep of four cells of two ranks in one job array, jobs by hand, ranks by srun.
 
-One cell fails, one is preempted half-way, one is told that its time is nearly over.
+Of the sweep one cell fails, and one is stopped twice: near its time limit, and by a requeue as a preemption is.
 """
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.launch.commands import Command, assert_same_run, started, steps_done, tiny
+from tests.launch.commands import Command, assert_same_run, started, steps_done, tiny, wait_until
 from tests.launch.slurm_cluster import Slurm, missing_programs, slurm
 
 pytestmark = [
@@ -19,62 +18,69 @@ pytestmark = [
 ]
 REPO = Path(__file__).resolve().parents[2]
 STEPS = 60
+PATIENCE = 600  # seconds; less than a minute on two free cores
 
 
-def test_sweep_and_a_run_by_hand(tmp_path):
+def test_sweep(tmp_path):
     study = tmp_path / "runs" / "s"
     run = {(tag, seed): study / f"i3d_tiny_8f_1x2_gn_{tag}_s{seed}" for tag in ("calm", "stopped") for seed in (0, 1)}
-    by_hand = study / "i3d_tiny_8f_1x2_gn_hand_s1"
-    run["calm", 1].mkdir(parents=True)
-    (run["calm", 1] / "checkpoints").write_text("in the way")  # so that this cell fails once it runs
-    cells = ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "tag=calm,stopped", "seed=0,1"]
+    stopped, failing = run["stopped", 0], run["stopped", 1]
+    failing.mkdir(parents=True)
+    (failing / "checkpoints").write_text("in the way")  # so that this cell fails once it runs
+    cells = ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1", "seed=0,1", "tag=stopped,calm"]
     arguments = ["train", "-m", *tiny(tmp_path / "data", f"trainer.max_steps={STEPS}", *cells)]
     with slurm() as cluster, started(arguments, tmp_path, cluster.env) as command:
-        preempt = {
-            run["stopped", 0]: lambda job: cluster.ask("scontrol", "requeue", job),
-            run["stopped", 1]: lambda job: cluster.ask("scancel", "--signal=USR1", job),  # as near the time limit
-        }
-        jobs = _stop_half_way(cluster, command, preempt, seconds=240)
-        _submit(cluster, tmp_path, "tag=hand", "seed=1")
-        assert command.wait(200) == 1, command.output()
-        _wait_for_empty_queue(cluster, by_hand)
+        job = _stop(cluster, command, stopped, 5, "scancel", "--signal=USR1")  # as Slurm does near the time limit
+        done = steps_done(stopped)
+        assert _stop(cluster, command, stopped, done + 5, "scontrol", "requeue") == job
+        assert command.wait(PATIENCE) == 1, command.output()
+        assert cluster.queue() == []
         command.assert_nothing_left()
 
-    array = jobs[run["stopped", 0]].partition("_")[0]
-    assert list(jobs.values()) == [f"{array}_2", f"{array}_3"], "one array, a task for each cell in order"
-    for seed in (0, 1):
-        log = (run["stopped", seed] / "log.txt").read_text()
-        assert "going on from step" in log
-        assert "differs" not in log
-    assert_same_run(run["stopped", 0], run["calm", 0])
-    assert_same_run(run["stopped", 1], by_hand)
-    assert not (run["calm", 1] / "result.json").exists()
+    assert job.endswith("_0"), "one array, a task for each cell in order"
+    log = (stopped / "log.txt").read_text()
+    assert log.count("going on from step") == 2
+    assert "differs" not in log
+    assert_same_run(stopped, run["calm", 0])
+    assert (run["calm", 1] / "result.json").exists()
+    assert not (failing / "result.json").exists()
     output = command.output()
-    (failed,) = [line for line in output.splitlines() if line.startswith("runs/s/i3d_tiny_8f_1x2_gn_calm_s1: ")]
+    (failed,) = [line for line in output.splitlines() if line.startswith("runs/s/i3d_tiny_8f_1x2_gn_stopped_s1: ")]
     assert "FileExistsError" in failed
     assert "3 done, 1 failed" in (study / "report.md").read_text()
     assert "Traceback" not in output
 
 
-def _stop_half_way(cluster: Slurm, command: Command, preempt: dict, seconds: float) -> dict[Path, str]:
-    """Stop each run once it is under way, and let its job start again at once. Returns: their jobs."""
-    jobs: dict[Path, str] = {}
-    waiting = set(preempt)
-    end = time.monotonic() + seconds
-    while waiting:
+def _stop(cluster: Slurm, command: Command, run: Path, steps: int, *how: str) -> str:
+    """Stop a run's job after some steps, and let it start again at once. Returns: the job."""
+
+    def under_way() -> bool:
         assert command.process.poll() is None, command.output()
-        assert time.monotonic() < end, (cluster.queue(), command.output())
-        for run in sorted(waiting):
-            if run not in jobs and steps_done(run) >= 5:
-                (log,) = run.glob("job-*.log")
-                jobs[run] = log.stem.removeprefix("job-")
-                preempt[run](jobs[run])
-            elif run in jobs and f"{jobs[run]} PENDING" in cluster.queue():
-                assert steps_done(run) < STEPS
-                cluster.ask("scontrol", "update", f"JobId={jobs[run]}", "StartTime=now")
-                waiting.remove(run)
-        time.sleep(0.05)
-    return dict(sorted(jobs.items()))
+        return steps_done(run) >= steps
+
+    wait_until(under_way, PATIENCE, command.output)
+    (log,) = run.glob("job-*.log")
+    job = log.stem.removeprefix("job-")
+    cluster.ask(*how, job)
+    wait_until(lambda: f"{job} PENDING" in cluster.queue(), 100, lambda: f"{cluster.queue()} {log.read_text()}")
+    assert steps_done(run) < STEPS
+    cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+    return job
+
+
+@pytest.mark.long
+def test_a_job_by_hand_goes_on_after_its_time_limit(tmp_path):
+    whole, cut = (tmp_path / "runs/s" / f"i3d_tiny_8f_1x2_gn_{tag}_s0" for tag in ("whole", "cut"))
+    with slurm() as cluster:
+        _submit(cluster, tmp_path, "tag=whole")
+        _submit(cluster, tmp_path, "tag=cut")
+        wait_until(lambda: steps_done(cut) >= 5, PATIENCE, lambda: str(cluster.queue()))
+        cluster.ask("scancel", "--signal=USR1", "2")
+        wait_until(lambda: "2 PENDING" in cluster.queue(), 100, lambda: str(cluster.queue()))
+        cluster.ask("scontrol", "update", "JobId=2", "StartTime=now")
+        wait_until(lambda: not cluster.queue(), PATIENCE, lambda: str(cluster.queue()))
+    assert "going on from step" in (cut / "log.txt").read_text()
+    assert_same_run(cut, whole)
 
 
 def _submit(cluster: Slurm, folder: Path, *more: str) -> None:
@@ -82,20 +88,12 @@ def _submit(cluster: Slurm, folder: Path, *more: str) -> None:
     path = f"{Path(sys.executable).parent}:{cluster.env['PATH']}"
     overrides = tiny(folder / "data", f"trainer.max_steps={STEPS}", *more)
     subprocess.run(
-        ["sbatch", "--time=1:00:00", str(REPO / "launch" / "slurm.sbatch"), *overrides],
+        ["sbatch", "--time=1:00:00", "--cpus-per-task=1", str(REPO / "launch" / "slurm.sbatch"), *overrides],
         env={**cluster.env, "PATH": path, "OMP_NUM_THREADS": "1"},
         cwd=folder,
         check=True,
         capture_output=True,
     )
-
-
-def _wait_for_empty_queue(cluster: Slurm, run: Path) -> None:
-    end = time.monotonic() + 120
-    while cluster.queue():
-        assert time.monotonic() < end, cluster.queue()
-        time.sleep(0.2)
-    assert (run / "result.json").exists(), [p.read_text() for p in run.parents[2].glob("vidgn-*.log")]
 
 
 def test_srun_starts_a_rank_per_task(tmp_path, one_node):
@@ -108,7 +106,7 @@ def test_srun_starts_a_rank_per_task(tmp_path, one_node):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stderr
         assert cluster.queue() == []
