@@ -62,7 +62,7 @@ def test_a_batch_holds_what_its_positions_plan(manifest, tiny_data):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(manifest, tiny_data, workers):
-    positions = [*forwards(9, 4), (3,), range(100, 107)]
+    positions = [*forwards(9, 4), (3,), (), range(100, 107)]
     alone = batches(manifest, tiny_data, positions)
     assert_same(batches(manifest, replace(tiny_data, workers=workers), positions), alone)
     assert [batch.positions for batch in alone] == [tuple(p) for p in positions]

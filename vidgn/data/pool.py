@@ -55,6 +55,9 @@ class InlinePool:
         self._tasks.append(task)
 
     def wait(self) -> list[Done]:
+        """The oldest task's file, or nothing where there is none."""
+        if not self._tasks:
+            return []
         task = self._tasks.popleft()
         clips_VTHWC = np.empty((task.num_clips, *task.geometry.clip_shape), np.uint8)
         try:
