@@ -94,8 +94,10 @@ class Killer:
         Returns: the kind of moment it was, by what was there a moment later; `done` if the run was faster.
         """
         before = self._steps()
-        if kind == "step" and before >= self.last_step - 1:
-            kind = "test"
+        if (kind == "step" and before >= self.last_step - 1) or (
+            kind == "checkpoint" and self._newest() >= self.last_step
+        ):
+            kind = "test"  # there is no other moment left
         if not self._wait_for(started, kind, before):
             return "done"
         victim = victim or self.random.choice(["all", "all", "launcher", "rank"])
