@@ -12,7 +12,7 @@ from vidgn.engine.geometry import Geometry, group_clips
 from vidgn.engine.memory.fake import LiveBytes, cuda_autocast_policy, fake_gpu
 from vidgn.engine.memory.predict import evaluation_forwards, predict
 from vidgn.engine.memory.step import StepAlone
-from vidgn.engine.setup import make_model, place_model
+from vidgn.engine.setup import ToModel, make_model, place_model
 from vidgn.errors import ConfigError
 
 MIB, GIB = 2**20, 2**30
@@ -33,7 +33,11 @@ def test_published_log_of_one_of_eight_gpus():
 
 @pytest.mark.parametrize(
     ("overrides", "gib"),
-    [(["trainer.precision=bf16"], 2.436), (["trainer.precision=bf16", PADDED], 2.484), ([PADDED], 4.576)],
+    [
+        (["trainer.precision=bf16"], 2.436),
+        pytest.param(["trainer.precision=bf16", PADDED], 2.484, marks=pytest.mark.long),
+        pytest.param([PADDED], 4.576, marks=pytest.mark.long),
+    ],
 )
 def test_saved_bytes_of_the_papers_net(overrides, gib):
     predicted = predict(load_config(["norm=bn", *overrides]), clips_per_forward=8)
@@ -113,6 +117,7 @@ def test_gradients_where_forwards_accumulate_and_buckets_where_ranks_meet(world_
         assert predicted.gradient_bytes < (0.1 if buckets else 0.9) * size
 
 
+@pytest.mark.long  # the models' tests hold the ratio
 def test_plain_group_norm_under_autocast_doubles_what_is_saved():
     """CUDA's autocast runs group_norm in float32; ours keeps 16 bits (the 0.48 of its activations)."""
 
@@ -184,3 +189,12 @@ def real_step(config):
     geometry = Geometry(config.slots_per_step, group_clips(config), 1, 4)
     cpu = torch.device("cpu")
     return StepAlone(config, place_model(make_model(config, num_classes=8), config, cpu), geometry=geometry, device=cpu)
+
+
+def test_clips_come_in_the_type_that_autocast_would_give_conv1():
+    """Cast once for all, bit for bit as autocast would; the float32 clip does not live through the forward."""
+    clip_NTHWC = torch.arange(2 * 8 * 28 * 28 * 3).remainder(256).view(2, 8, 28, 28, 3).to(torch.uint8)
+    cpu = torch.device("cpu")
+    full, half = (ToModel(tiny("norm=gn", f"trainer.precision={p}"), cpu)(clip_NTHWC) for p in ("fp32", "bf16"))
+    assert (full.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(full.to(torch.bfloat16), half)
