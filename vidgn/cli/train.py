@@ -22,6 +22,9 @@ Trains what conf/ describes, then tests it. Started again, a stopped run goes on
   vidgn train -m frames=32,64 clips_per_gpu=8,4 norm=bn,gn seed=0,1,2     every combination, then the report
   vidgn train -m sweep=demo                                               a ready-made sweep (demo, paper, ...)
   vidgn train launch.nproc_per_node=8                                     8 processes on this machine
+  vidgn train -m hydra/launcher=joblib launch.nproc_per_node=2 ...        cells side by side, GPUs and cores divided
+  vidgn train -m hydra/launcher=submitit_slurm launch.nnodes=2 launch.nproc_per_node=8 ...    one job array on Slurm
+  torchrun --nproc-per-node=8 -m vidgn train ...                          joins the ranks that are there; not with -m
 
 options
   -m, --multirun       run every combination of values given with commas
