@@ -10,7 +10,7 @@ import torch
 
 from vidgn.engine import checkpoint
 from vidgn.engine.checkpoint import TornError, checkpoint_path, load_checkpoint, load_latest, save_checkpoint
-from vidgn.engine.rundir import RunDirectory, best_curve_step
+from vidgn.engine.rundir import RunDirectory, best_curve_point
 from vidgn.engine.signals import Stop
 from vidgn.errors import CheckpointError
 
@@ -141,10 +141,10 @@ def test_pruning_does_not_take_a_torn_one_for_the_newest(three):
 
 def test_the_best_is_the_first_of_the_lowest_errors(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    assert best_curve_step(file) is None
+    assert best_curve_point(file) is None
     line = '{{"kind": "curve", "step": {}, "top1_error_percent": {}}}\n'
     file.write_text("".join(line.format(*p) for p in [(4, 50.0), (8, 25.0), (12, 25.0), (16, 30.0)]) + '{"kind": "cur')
-    assert best_curve_step(file) == 8
+    assert best_curve_point(file) == (25.0, 8)
 
 
 def test_run_directory_keeps_the_best_besides_the_newest(tmp_path):
@@ -157,6 +157,13 @@ def test_run_directory_keeps_the_best_besides_the_newest(tmp_path):
         run.prune_checkpoints(keep=2)
     run.close()
     assert [checkpoint.step_of(p) for p in checkpoint.list_checkpoints(run.checkpoints)] == [2, 4, 5]
+    again = RunDirectory(tmp_path, writes=True, stop=Stop(), identity={"a": 1})
+    again.load_checkpoint()
+    for step in (6, 7, 8):
+        again.write_line({"kind": "train", "step": step, "epoch": 1.0, "loss": 1.0})
+        again.save_checkpoint(step, {"step": step}, keep=2)
+    again.close()
+    assert [checkpoint.step_of(p) for p in checkpoint.list_checkpoints(run.checkpoints)] == [2, 7, 8]
 
 
 def test_a_checkpoint_of_another_experiment_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from vidgn.engine.metrics import MetricsLog, read_metrics
 from vidgn.engine.progress import Clock, Progress
 from vidgn.errors import CheckpointError, ConfigError, StopRequested
 
-__all__ = ["RunDirectory", "StopRequested", "add_machine", "best_curve_step", "claim", "write_error"]
+__all__ = ["RunDirectory", "StopRequested", "add_machine", "best_curve_point", "claim", "write_error"]
 
 
 class OtherExperimentError(ConfigError):
@@ -35,6 +35,7 @@ class RunDirectory:
         self._saved_step = 0
         self.clock = Clock()
         self._metrics: MetricsLog | None = None
+        self._best: tuple[float, int] | None = None  # (error, step) of the best point on the validation curve
         self._board: Any = None
 
     # -- what is said ---------------------------------------------------------------------------------------------
@@ -65,6 +66,7 @@ class RunDirectory:
             self.say(
                 f"metrics.jsonl lacks {log.missing_bytes} bytes of the steps up to {step}: lines are missing from it"
             )
+        self._best = best_curve_point(self.path / "metrics.jsonl")
         from torch.utils.tensorboard import SummaryWriter
 
         with self._board_may_fail():
@@ -76,6 +78,9 @@ class RunDirectory:
         if log is None:
             return
         self.patiently(lambda: log.write(dict(line)), "metrics.jsonl")
+        if line["kind"] == "curve":
+            point = (line["top1_error_percent"], line["step"])
+            self._best = min(self._best or point, point)
         with self._board_may_fail():
             for key, value in line.items():
                 if self._board is not None and isinstance(value, float) and key != "epoch":
@@ -151,8 +156,7 @@ class RunDirectory:
     def prune_checkpoints(self, *, keep: int) -> None:
         """Keep the newest `keep` and the one of the best point on the validation curve."""
         if self.writes:
-            best = best_curve_step(self.path / "metrics.jsonl")
-            also = [] if best is None else [best]
+            also = [] if self._best is None else [self._best[1]]
             checkpoint.prune(self.checkpoints, step=self._saved_step, keep=keep, also=also)
 
     def _check_identity(self, state: Mapping[str, Any]) -> None:
@@ -188,10 +192,10 @@ def _versions() -> dict[str, Any]:
     return versions()
 
 
-def best_curve_step(metrics: Path) -> int | None:
-    """Step of the lowest validation error so far, the first of equals; None before the first point."""
-    points = [(line["top1_error_percent"], line["step"]) for line in read_metrics(metrics) if line["kind"] == "curve"]
-    return min(points)[1] if points else None
+def best_curve_point(metrics: Path) -> tuple[float, int] | None:
+    """(error, step) of the lowest validation error so far, the first of equals; None before the first point."""
+    points = ((line["top1_error_percent"], line["step"]) for line in read_metrics(metrics, "curve"))
+    return min(points, default=None)
 
 
 def claim(path: Path, identity: Mapping[str, Any]) -> None:
