@@ -120,7 +120,8 @@ class Jobs:
         self._before = set(self._names())
 
     def _names(self) -> list[str]:
-        return [p.name for p in self._folder.iterdir()] if self._folder.is_dir() else []
+        names = [p.name for p in self._folder.iterdir()] if self._folder.is_dir() else []
+        return [name for name in names if name[0].isdigit()]  # submitit has a folder of its own there, too
 
     def ids(self) -> list[str]:
         """Slurm's array ids; process ids of submitit's local controllers."""
