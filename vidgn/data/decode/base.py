@@ -13,6 +13,7 @@ from vidgn.errors import DecodeError
 
 MAX_SIDE = 16384  # pixels; beyond it a header is broken or hostile
 MAX_PIXELS = 2**26
+_FRAMES_AT_ONCE = 8  # that are resized together
 OUT_OF_MEMORY = "needs more memory than it may take"
 
 
@@ -88,59 +89,78 @@ class VideoReader(ABC):
 class FrameSink:
     """Takes source pixels of (frame, box) in any order of frames, and hands out clips.
 
-    Pixels that need no resizing go straight into the clips; of the others every (frame, box) is kept once, however
-    many clips share it, and resized at most once a size.
+    Every (frame, box) is resized at most once a size, however many clips share it.
     """
 
     def __init__(self, clips: Sequence[ResolvedClip]) -> None:
-        self._clips = clips
-        self._out_THWC: list[np.ndarray | None] = [None] * len(clips)
-        self._slots: dict[Box, dict[int, int]] = {}  # frame -> place in the box's source
-        self._source_THWC: dict[Box, np.ndarray] = {}
-        self._places: dict[Box, dict[int, list[tuple[np.ndarray, int]]]] = {}  # frame -> where its pixels go
-        to_resize: dict[Box, set[int]] = {}
-        for number, clip in enumerate(clips):
-            box = clip.box
-            places = self._places.setdefault(box, {})
-            if (box.height, box.width) != (clip.height, clip.width):
-                to_resize.setdefault(box, set()).update(clip.frame_indices)
-                continue
-            out_THWC = self._out_THWC[number] = np.empty((len(clip.frame_indices), box.height, box.width, 3), np.uint8)
-            for slot, index in enumerate(clip.frame_indices):
-                places.setdefault(index, []).append((out_THWC, slot))
-        for box, indices in to_resize.items():
-            self._slots[box] = {index: slot for slot, index in enumerate(sorted(indices))}
-            source_THWC = self._source_THWC[box] = np.empty((len(indices), box.height, box.width, 3), np.uint8)
-            for index, slot in self._slots[box].items():
-                self._places[box].setdefault(index, []).append((source_THWC, slot))
-        self.boxes = tuple(self._places)
+        self._out_NTHWC: list[np.ndarray] = []
+        self._resizers: dict[Box, dict[tuple[int, int], _Resizer]] = {}
+        for clip in clips:
+            out_THWC = np.empty((len(clip.frame_indices), clip.height, clip.width, 3), np.uint8)
+            self._out_NTHWC.append(out_THWC)
+            resizers = self._resizers.setdefault(clip.box, {})
+            size = (clip.height, clip.width)
+            if size not in resizers:
+                resizers[size] = _Resizer(clip.box, *size)
+            resizers[size].add(clip, out_THWC)
+        self.boxes = tuple(self._resizers)
 
     def put(self, index: int, box: Box, pixels_HWC: np.ndarray) -> None:
         """The pixels of `box` in frame `index`, uint8."""
-        for frames_THWC, slot in self._places[box][index]:
-            frames_THWC[slot] = pixels_HWC
+        for resizer in self._resizers[box].values():
+            resizer.put(index, pixels_HWC)
 
     def wants(self, index: int, box: Box) -> bool:
-        return index in self._places[box]
+        return any(index in resizer.places for resizer in self._resizers[box].values())
 
     def finish(self) -> list[np.ndarray]:
         """The clips' frames, each (T, H, W, 3) uint8, contiguous and shared with no other clip."""
-        resized_THWC: dict[tuple[Box, int, int], np.ndarray] = {}
-        return [self._finish(number, clip, resized_THWC) for number, clip in enumerate(self._clips)]
+        for resizers in self._resizers.values():
+            for resizer in resizers.values():
+                resizer.flush()
+        return self._out_NTHWC
 
-    def _finish(
-        self, number: int, clip: ResolvedClip, resized_THWC: dict[tuple[Box, int, int], np.ndarray]
-    ) -> np.ndarray:
-        frames_THWC = self._out_THWC[number]
-        if frames_THWC is None:
-            key = (clip.box, clip.height, clip.width)
-            is_first = key not in resized_THWC
-            if is_first:
-                resized_THWC[key] = resize(self._source_THWC[clip.box], clip.height, clip.width)
-            slots = [self._slots[clip.box][index] for index in clip.frame_indices]
-            whole = is_first and slots == list(range(len(resized_THWC[key])))
-            frames_THWC = resized_THWC[key] if whole else resized_THWC[key][slots]
-        return mirrored(frames_THWC) if clip.flip else frames_THWC
+
+class _Resizer:
+    """One box to one size, a few frames at a time, so that they stay in the processor's cache."""
+
+    def __init__(self, box: Box, height: int, width: int) -> None:
+        self.places: dict[int, list[tuple[np.ndarray, int, bool]]] = {}  # frame -> (clip, slot, mirrored)
+        self._size = (height, width)
+        self._is_plain = (box.height, box.width) == self._size
+        self._source_THWC = np.empty((_FRAMES_AT_ONCE, box.height, box.width, 3), np.uint8)
+        self._held: list[int] = []
+
+    def add(self, clip: ResolvedClip, out_THWC: np.ndarray) -> None:
+        for slot, index in enumerate(clip.frame_indices):
+            self.places.setdefault(index, []).append((out_THWC, slot, clip.flip))
+        self._is_plain = self._is_plain and not clip.flip
+
+    def put(self, index: int, pixels_HWC: np.ndarray) -> None:
+        if index not in self.places:
+            return
+        if self._is_plain:
+            for out_THWC, slot, _ in self.places[index]:
+                out_THWC[slot] = pixels_HWC
+            return
+        self._source_THWC[len(self._held)] = pixels_HWC
+        self._held.append(index)
+        if len(self._held) == _FRAMES_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._held:
+            return
+        resized_THWC = resize(self._source_THWC[: len(self._held)], *self._size)
+        flipped_THWC = None
+        for number, index in enumerate(self._held):
+            for out_THWC, slot, flip in self.places[index]:
+                if flip and flipped_THWC is None:
+                    flipped_THWC = mirrored(resized_THWC)
+                chosen_THWC = flipped_THWC if flip else resized_THWC
+                assert chosen_THWC is not None
+                out_THWC[slot] = chosen_THWC[number]
+        self._held.clear()
 
 
 def mirrored(frames_THWC: np.ndarray) -> np.ndarray:
