@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from torchcodec.transforms._decoder_transforms import DecoderTransform
 from vidgn.config.schema import ViewsConfig
 from vidgn.data.decode import open_video
 from vidgn.data.decode.base import resize
-from vidgn.data.plan import ResolvedClip, plan_clip, resolve_clip, resolve_views
+from vidgn.data.plan import Box, ResolvedClip, plan_clip, resolve_clip, resolve_views
 
 warnings.filterwarnings("ignore")
 from pytorchvideo.data.encoded_video import EncodedVideo  # noqa: E402  (imports warn)
@@ -69,6 +69,35 @@ class Crop(DecoderTransform):
 def vidgn(job: Job) -> np.ndarray:
     with open_video(job.path) as reader:
         return reader.read([job.clip])[0]
+
+
+class PlanesOnly:
+    """Stands in for conversion: the box's Y, U and V are copied and nothing else is done."""
+
+    def crops(self, frame: av.VideoFrame, boxes: Sequence[Box]) -> Iterator[np.ndarray]:
+        for box in boxes:
+            for shift, plane in zip((0, 1, 1), frame.planes, strict=True):
+                rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+                rows[
+                    box.top >> shift : (box.top + box.height) >> shift,
+                    box.left >> shift : (box.left + box.width) >> shift,
+                ].copy()
+            yield np.empty(0, np.uint8)
+
+
+class NoSink:
+    def wants(self, index: int, box: Box) -> bool:
+        return True
+
+    def put(self, index: int, box: Box, pixels: np.ndarray) -> None:
+        pass
+
+
+def vidgn_planes(job: Job) -> None:
+    """What decoding would cost if conversion, resizing and mirroring were the device's: a bound, not a mode."""
+    with open_video(job.path) as reader:
+        reader._converter = PlanesOnly()
+        reader._deliver(sorted(set(job.clip.frame_indices)), [job.clip.box], NoSink())
 
 
 def torchcodec_slice(job: Job, *, seek_mode: str = "exact") -> np.ndarray:
@@ -156,6 +185,7 @@ def scaled_then_cropped(frames_TCHW: torch.Tensor, job: Job) -> np.ndarray:
 
 CONTENDERS: dict[str, Callable[[Job], object]] = {
     "vidgn": vidgn,
+    "vidgn, YUV planes copied, nothing converted": vidgn_planes,
     "torchcodec exact, crop by slicing": torchcodec_slice,
     "torchcodec exact, its own crop and resize": torchcodec_transforms,
     "torchcodec approximate, crop by slicing": lambda job: torchcodec_slice(job, seek_mode="approximate"),
