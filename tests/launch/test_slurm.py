@@ -61,7 +61,8 @@ def _stop(cluster: Slurm, command: Command, run: Path, steps: int, *how: str) ->
     wait_until(under_way, PATIENCE, command.output)
     (log,) = run.glob("job-*.log")
     job = log.stem.removeprefix("job-")
-    cluster.ask(*how, job)
+    # by its own number: a signal to one of an array, some of which wait, is sent but said not to be (Slurm 22.05)
+    cluster.ask(*how, cluster.ask("squeue", "-h", "-o", "%A", "-j", job))
     wait_until(lambda: f"{job} PENDING" in cluster.queue(), 100, lambda: f"{cluster.queue()} {log.read_text()}")
     assert steps_done(run) < STEPS
     cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
