@@ -29,8 +29,8 @@ class Tag(IntEnum):
 
 def stream(tag: Tag, seed: int, *coordinates: int) -> np.random.Generator:
     """The generator named by `tag`, `seed` and `coordinates` (non-negative integers, three at most)."""
-    assert len(coordinates) < _LENGTH and min(seed, *coordinates, 0) >= 0
-    key = (int(tag), seed, *coordinates)
+    assert len(coordinates) < _LENGTH
+    assert min(seed, *coordinates, 0) >= 0
     # Coordinates are shifted by one so that the padding is not a coordinate: (t, s) differs from (t, s, 0).
-    padded = (key[0], key[1], *(c + 1 for c in coordinates), *(0,) * (_LENGTH - 1 - len(coordinates)))
-    return np.random.default_rng(padded)
+    padding = (0,) * (_LENGTH - 1 - len(coordinates))
+    return np.random.default_rng((int(tag), seed, *(c + 1 for c in coordinates), *padding))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidgn.config.compose import load_config
-from vidgn.engine.bn_stats import StepStatistics, precise_statistics, statistics_layers, statistics_at_test
+from vidgn.engine.bn_stats import StepStatistics, precise_statistics, statistics_at_test, statistics_layers
 from vidgn.engine.distributed import Ranks
 from vidgn.engine.setup import make_model
 from vidgn.models.norm import set_statistics_groups

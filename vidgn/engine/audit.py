@@ -45,7 +45,6 @@ def audit_table(audited: dict[str, Any]) -> str:
     lines.append(f"  {'role':<16} {'tensors':>7} {'parameters':>12} {'decay':>8}  initial value")
     for row in audited["by_role"]:
         note = "" if row["trained"] else "  (fixed)"
-        lines.append(
-            f"  {row['role']:<16} {row['tensors']:>7} {row['parameters']:>12,} {row['weight_decay']:>8g}  {row['initial']}{note}"
-        )
+        numbers = f"{row['tensors']:>7} {row['parameters']:>12,} {row['weight_decay']:>8g}"
+        lines.append(f"  {row['role']:<16} {numbers}  {row['initial']}{note}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from torch import nn
 
 from vidgn.config.schema import Config
 from vidgn.engine.distributed import Ranks
-from vidgn.models.norm import has_running_statistics, norm_layers
+from vidgn.models.norm import BatchNorm, has_running_statistics, norm_layers
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]  # layer -> mean, variance
 
@@ -24,9 +24,10 @@ def has_statistics(config: Config) -> bool:
     return config.norm.kind in ("bn", "sync_bn")
 
 
-def statistics_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def statistics_layers(model: nn.Module) -> list[tuple[str, BatchNorm]]:
     """Norm layers that keep running statistics, in the order of the model."""
-    return [(name, layer) for name, layer in norm_layers(model) if has_running_statistics(layer)]
+    layers = norm_layers(model)
+    return [(name, layer) for name, layer in layers if isinstance(layer, BatchNorm) and has_running_statistics(layer)]
 
 
 class StepStatistics:
@@ -41,13 +42,12 @@ class StepStatistics:
         """Take up what the last training forward left in the layers."""
         if not self._layers:
             return
-        unbiased = [n.batch_count / max(1, n.batch_count - 1) for n in self._layers]
-        sums = torch.cat(
-            [n.batch_mean_GC.sum(0) for n in self._layers]
-            + [n.batch_var_GC.sum(0) * u for n, u in zip(self._layers, unbiased, strict=True)]
-        )
+        moments = [_batch_moments(layer) for layer in self._layers]
+        unbiased = [layer.batch_count / max(1, layer.batch_count - 1) for layer in self._layers]
+        variances = [var_GC.sum(0) * factor for (_, var_GC), factor in zip(moments, unbiased, strict=True)]
+        sums = torch.cat([mean_GC.sum(0) for mean_GC, _ in moments] + variances)
         self._sums = sums if self._sums is None else self._sums + sums
-        self._num_groups += self._layers[0].batch_mean_GC.shape[0]
+        self._num_groups += moments[0][0].shape[0]
 
     def update_running(self, ranks: Ranks) -> None:
         """One update of the running statistics with the mean over all virtual GPUs; then forget the step."""
@@ -84,10 +84,10 @@ def precise_statistics(model: nn.Module, forwards: Iterable[torch.Tensor], ranks
             model(clip_NCTHW)
             new = []
             for _, layer in layers:
-                mean_GC, var_GC = layer.batch_mean_GC.double(), layer.batch_var_GC.double()
+                mean_GC, var_GC = (moment.double() for moment in _batch_moments(layer))
                 new.append(torch.stack([mean_GC.sum(0), (var_GC + mean_GC.square()).sum(0)]))
             sums = new if sums is None else [a + b for a, b in zip(sums, new, strict=True)]
-            num_groups += layers[0][1].batch_mean_GC.shape[0]
+            num_groups += _batch_moments(layers[0][1])[0].shape[0]
     assert sums is not None, "bn_stats_steps is at least 1"
     flat = ranks.sum(torch.cat([s.flatten() for s in sums]))
     total = ranks.sum(torch.tensor([float(num_groups)], dtype=torch.float64))
@@ -128,8 +128,15 @@ def statistics_at_test(model: nn.Module, statistics: Statistics | None) -> Itera
         model.train(mode)
 
 
+def _batch_moments(layer: BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the last forward with batch statistics left in a layer: mean and variance, (groups, C)."""
+    assert layer.batch_mean_GC is not None
+    assert layer.batch_var_GC is not None
+    return layer.batch_mean_GC, layer.batch_var_GC
+
+
 @torch.no_grad()
-def _put(layers: dict[str, nn.Module], statistics: Statistics) -> None:
+def _put(layers: dict[str, BatchNorm], statistics: Statistics) -> None:
     for name, (mean, var) in statistics.items():
         layers[name].running_mean.copy_(mean)
         layers[name].running_var.copy_(var)

@@ -1,6 +1,7 @@
 """Processes: who this rank is, and the few collectives the engine needs. A world of one needs no process group."""
 
 import datetime
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
+from torch.nn.parallel import DistributedDataParallel
 
 from vidgn.config.schema import Config
 from vidgn.engine.environment import ranks_are_set
@@ -187,3 +190,18 @@ def _is_lost_connection(error: Exception) -> bool:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def wrapped(model: nn.Module, ranks: Ranks, *, compiled: bool) -> nn.Module:
+    """The module to call in training: gradients meet in DDP's buckets where there are several ranks.
+
+    find_unused_parameters keeps DDP from rebuilding its buckets after the first backward, which would make the order of
+    summation depend on when the process started.
+    """
+    if ranks.world_size > 1:
+        new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+        no_buffers: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
+        model = DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True, **no_buffers)
+    if compiled:
+        model.compile()
+    return model

@@ -80,9 +80,10 @@ def evaluate(
 ) -> SplitScores:
     """Scores of every video of `manifest`, the same on every rank and for every world size.
 
-    `to_model` turns uint8 (N, T, H, W, C) into what the model takes. The caller chooses the statistics the model tests with;
-    with `use_batch_statistics`, BN normalises each view of `clips_per_gpu` consecutive videos together. `each_block` is called
-    with the number of videos this rank has done, equally often on every rank, so it may hold a collective.
+    `to_model` turns uint8 (N, T, H, W, C) into what the model takes. The caller chooses the statistics the model tests
+    with; with `use_batch_statistics`, BN normalises each view of `clips_per_gpu` consecutive videos together.
+    `each_block` is called with the number of videos this rank has done, equally often on every rank, so it may hold a
+    collective.
     """
     single = views.clips * views.crops == 1
     block = config.clips_per_gpu if use_batch_statistics else BLOCK if single else 1

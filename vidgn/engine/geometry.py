@@ -1,8 +1,8 @@
 """Batch geometry: what the experiment asks for, laid out on the machine there is. Pure integer arithmetic.
 
 The experiment fixes S slots a step and groups of g consecutive slots that share BN statistics. The machine adds W
-processes that each push m clips at once. Forward f of rank r holds slots [(f*W + r)*m, +m). Every legal (W, m) gives the
-same parameters up to the order of float summation.
+processes that each push m clips at once. Forward f of rank r holds slots [(f*W + r)*m, +m). Every legal (W, m) gives
+the same parameters up to the order of float summation.
 """
 
 from collections.abc import Iterator
@@ -90,8 +90,8 @@ def group_clips(config: Config) -> int:
 def choose_geometry(config: Config, *, world_size: int, most_clips: int | None = None) -> Geometry:
     """The layout for `world_size` processes.
 
-    `trainer.clips_per_forward=auto` takes the largest legal m up to `most_clips` (what fits in memory; None: clips_per_gpu,
-    which is right for CPUs), or the smallest legal one where none is that small.
+    `trainer.clips_per_forward=auto` takes the largest legal m up to `most_clips` (what fits in memory; None:
+    clips_per_gpu, which is right for CPUs), or the smallest legal one where none is that small.
     Raises: ConfigError with the numbers and the nearest legal choices.
     """
     slots, group = config.slots_per_step, group_clips(config)
@@ -119,14 +119,16 @@ def _refusal(g: Geometry) -> str:
         else f"groups of {g.group_clips} clips that share BN statistics can't be laid out on "
         f"{g.world_size} processes x {g.clips_per_forward} clips"
     )
-    return f"trainer.clips_per_forward={g.clips_per_forward}: {reason}; write {_nearest(g.clips_per_forward, legal)} or auto"
+    nearest = _nearest(g.clips_per_forward, legal)
+    return f"trainer.clips_per_forward={g.clips_per_forward}: {reason}; write {nearest} or auto"
 
 
 def _refuse_world_size(slots: int, group: int, world_size: int) -> str:
     legal = legal_world_sizes(slots, group)
     return (
         f"{world_size} processes can't carry {slots} clips a step in statistics groups of {group}: "
-        f"start {_nearest(world_size, legal)} (launch.nproc_per_node x launch.nnodes); legal are {', '.join(map(str, legal))}"
+        f"start {_nearest(world_size, legal)} (launch.nproc_per_node x launch.nnodes); "
+        f"legal are {', '.join(map(str, legal))}"
     )
 
 

@@ -9,24 +9,23 @@ from typing import Any
 import yaml
 
 from vidgn.config.build import to_plain
-from vidgn.config.fingerprint import fingerprint, identity, pair_fingerprint
+from vidgn.config.fingerprint import identity
 from vidgn.config.schema import Config
 from vidgn.data.loader import check_data
 from vidgn.data.manifest import Manifest, read_manifest
-from vidgn.engine import bn_stats, rundir
+from vidgn.engine import rundir
 from vidgn.engine.audit import audit, audit_table
 from vidgn.engine.distributed import Ranks, joined, world_size_of
 from vidgn.engine.environment import ranks_are_set
-from vidgn.engine.evaluate import evaluate, top_percents
 from vidgn.engine.files import read_json, write_json, write_text
 from vidgn.engine.launch import Work, check_launch, launch
 from vidgn.engine.lock import locked
 from vidgn.engine.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
+from vidgn.engine.result import items, test_name, write_test
 from vidgn.engine.rundir import RunDirectory, StopRequested
 from vidgn.engine.scaling import traffic
 from vidgn.engine.setup import (
     ToModel,
-    autocast,
     check_bf16,
     check_experiment,
     machine,
@@ -34,14 +33,13 @@ from vidgn.engine.setup import (
     place_model,
     set_precision,
     set_threads,
-    versions,
 )
 from vidgn.engine.signals import RankStop, Stop, heard
 from vidgn.engine.train import Trainer
 from vidgn.engine.wanted import stopped_with_sweep
-from vidgn.errors import CheckpointError, VidgnError
+from vidgn.errors import VidgnError
 from vidgn.models.i3d import VideoResNet
-from vidgn.models.weights import load_weights, save_model
+from vidgn.models.weights import load_weights
 from vidgn.models.weights.files import resolve_path
 from vidgn.models.weights.formats import Triple
 
@@ -106,7 +104,7 @@ def test_run(config: Config) -> dict[str, Any]:
         else:
             outcome = launch(config, stop, "test")
     _finish(outcome)
-    return read_json(config.run_dir / f"{_test_name(config)}.json")
+    return read_json(config.run_dir / f"{test_name(config)}.json")
 
 
 def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -> str | None:
@@ -147,7 +145,7 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
                 trainer.run.close()
             else:
                 trainer.load_finished()
-            _test(trainer, identified, is_result=work == "train")
+            write_test(trainer, identified, is_result=work == "train")
             ranks.barrier()  # the first has written the result
         except StopRequested as stopped:
             run_directory.say(str(stopped))
@@ -230,7 +228,7 @@ def _announce(config: Config, trainer: Trainer, here: dict[str, Any]) -> None:
     say, g = trainer.run.say, trainer.geometry
     for manifest, name in ((trainer.train_rows, "training"), (trainer.val_rows, "validation")):
         missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
-        say(f"{len(manifest)} {name} {_items(config)}{missing}, {len(manifest.classes)} classes")
+        say(f"{len(manifest)} {name} {items(config)}{missing}, {len(manifest.classes)} classes")
     say(
         f"{config.run_dir}: {trainer.total_steps} steps of {g.slots_per_step} clips; "
         f"{g.world_size} x {here['device']}, {g.forwards_per_step} forwards of {g.clips_per_forward} a step, "
@@ -245,100 +243,6 @@ def _announce(config: Config, trainer: Trainer, here: dict[str, Any]) -> None:
                 f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, "
                 f"not to the bit"
             )
-
-
-# -- after ----------------------------------------------------------------------------------------------------------
-
-
-def _test(trainer: Trainer, identified: dict[str, Any], *, is_result: bool) -> None:
-    """The configured test, its files, and for a run's own test its result and its model."""
-    config, run, ranks = trainer.config, trainer.run, trainer.ranks
-    use = config.bn_stats if bn_stats.has_statistics(config) else None
-    statistics = trainer.precise_statistics() if use == "precise" else None
-    with (
-        bn_stats.statistics_at_test(trainer.model, statistics),
-        autocast(config, ranks.device),
-        run.progress(0, len(trainer.val_rows), config.views.name) as progress,
-    ):
-
-        def each_block(done: int) -> None:
-            progress.set(done * ranks.world_size)
-            trainer.stop_if_asked()
-
-        scores = evaluate(
-            trainer.model,
-            trainer.val_rows,
-            config,
-            config.views,
-            ranks=ranks,
-            to_model=trainer.to_model,
-            use_batch_statistics=use == "batch",
-            each_block=each_block,
-        )
-        if not ranks.is_first:
-            return
-        result = {
-            **top_percents(scores),
-            "num_videos": scores.num_videos,
-            "num_unreadable": len(scores.unreadable),
-            "num_missing": trainer.val_rows.num_missing,
-            "views": config.views.name,
-            "bn_stats": use,
-            "frames": config.frames,
-            "clips_per_gpu": config.clips_per_gpu,
-            "gpus": config.gpus,
-            "norm": config.norm.kind,
-            "model": config.model.name,
-            "data": config.data.name,
-            "classes": len(trainer.val_rows.classes),
-            "seed": config.seed,
-            "precision": config.trainer.precision,
-            "steps": trainer.step,
-            "num_substituted": trainer.num_substituted,
-            "num_skipped": trainer.num_skipped,
-            "plan_digest": f"{trainer.digest:032x}",
-            "weights": config.weights,
-            "input_mean": list(trainer.to_model.mean),
-            "input_std": list(config.data.std),
-            "fingerprint": fingerprint(identified),
-            "pair_fingerprint": pair_fingerprint(identified),
-            "versions": versions(),
-        }
-        if result["num_videos"] != len(trainer.val_rows):
-            raise CheckpointError(
-                f"{result['num_videos']} videos were tested, the manifest has {len(trainer.val_rows)}"
-            )
-        name = _test_name(config)
-        run.write_whole(f"{name}.csv", scores.csv())
-        run.write_whole(f"{name}.json", {**result, "unreadable": list(scores.unreadable)})
-        if is_result:
-            run.patiently(lambda: _save_model(trainer, result), "model.safetensors")
-            run.write_whole("result.json", result)
-    run.say(
-        f"{config.views.name}{f' ({use})' if use else ''}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
-        f"of {scores.num_videos} {_items(config)}"
-        + (f", {len(scores.unreadable)} unreadable" if scores.unreadable else "")
-    )
-
-
-def _items(config: Config) -> str:
-    return "images" if config.data.format == "imagenet" else "videos"
-
-
-def _test_name(config: Config) -> str:
-    use = config.bn_stats if bn_stats.has_statistics(config) else "none"
-    return f"tests/{config.views.name}-{use}"
-
-
-def _save_model(trainer: Trainer, result: dict[str, Any]) -> None:
-    save_model(
-        trainer.model,
-        trainer.config.run_dir / "model.safetensors",
-        config=trainer.config,
-        classes=trainer.train_rows.classes,
-        input_mean=trainer.to_model.mean,
-        trained_steps=result["steps"],
-    )
 
 
 def _finish(outcome: str | None) -> None:

@@ -4,10 +4,9 @@ Everything a step does is a function of (config, step) and the state in the last
 process started.
 """
 
-import inspect
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,14 +14,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from vidgn.config.schema import Config
+from vidgn.config.schema import Config, ViewsConfig
 from vidgn.data.loader import Batch, train_batches
 from vidgn.data.manifest import Manifest
 from vidgn.data.plan import plan_for
 from vidgn.engine import bn_stats
 from vidgn.engine.checkpoint import load_latest
-from vidgn.engine.distributed import Ranks
-from vidgn.engine.evaluate import CURVE, evaluate
+from vidgn.engine.distributed import Ranks, wrapped
+from vidgn.engine.evaluate import CURVE, SplitScores, evaluate
 from vidgn.engine.geometry import Geometry
 from vidgn.engine.optim import learning_rate, make_optimizer, set_learning_rate
 from vidgn.engine.rundir import RunDirectory, StopRequested
@@ -69,7 +68,7 @@ class Trainer:
         """
         self.resume()
         self.stop_if_asked()
-        forward = self._wrapped_model()
+        forward = wrapped(self.model, self.ranks, compiled=self.config.trainer.compile)
         with ExitStack() as stack:
             progress = stack.enter_context(self.run.progress(self.step, self.total_steps, "step"))
             batches = stack.enter_context(self._batches())
@@ -163,18 +162,22 @@ class Trainer:
             with autocast(self.config, self.ranks.device):
                 return bn_stats.precise_statistics(self.model, forwards(), self.ranks)
 
-    # -- what belongs to the end of a step --------------------------------------------------------------------------
-
-    def _add_curve_point(self) -> None:
+    @contextmanager
+    def tested(self, views: ViewsConfig, *, unit: str | None = None) -> Iterator[SplitScores]:
+        """Scores of the validation split; inside, the model still has the statistics it was tested with."""
         use = self.config.bn_stats if bn_stats.has_statistics(self.config) else None
         statistics = self.precise_statistics() if use == "precise" else None
-        views = self.config.views if self.config.data.augment == "image" else CURVE
         with (
             bn_stats.statistics_at_test(self.model, statistics),
             autocast(self.config, self.ranks.device),
-            self.run.progress(0, len(self.val_rows), "curve") as progress,
+            self.run.progress(0, len(self.val_rows), unit or views.name) as progress,
         ):
-            scores = evaluate(
+
+            def each_block(done: int) -> None:
+                progress.set(done * self.ranks.world_size)
+                self.stop_if_asked()
+
+            yield evaluate(
                 self.model,
                 self.val_rows,
                 self.config,
@@ -182,8 +185,15 @@ class Trainer:
                 ranks=self.ranks,
                 to_model=self.to_model,
                 use_batch_statistics=use == "batch",
-                each_block=lambda done: (progress.set(done * self.ranks.world_size), self.stop_if_asked()),
+                each_block=each_block,
             )
+
+    # -- what belongs to the end of a step --------------------------------------------------------------------------
+
+    def _add_curve_point(self) -> None:
+        views = self.config.views if self.config.data.augment == "image" else CURVE
+        with self.tested(views, unit="curve") as scores:
+            pass
         line = {
             "kind": "curve",
             "step": self.step,
@@ -267,20 +277,6 @@ class Trainer:
 
     # -- pieces of a step -------------------------------------------------------------------------------------------
 
-    def _wrapped_model(self) -> nn.Module:
-        model = self.model
-        if self.ranks.world_size > 1:
-            # find_unused_parameters keeps DDP from rebuilding its buckets after the first backward, which would make
-            # the order of summation depend on when the process started.
-            new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-            no_buffers: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
-            model = DistributedDataParallel(
-                model, find_unused_parameters=True, gradient_as_bucket_view=True, **no_buffers
-            )
-        if self.config.trainer.compile:
-            model = torch.compile(model)  # type: ignore[assignment]
-        return model
-
     def _group_clips_here(self) -> int:
         """Clips of a statistics group inside one forward of this rank."""
         return min(self.geometry.group_clips, self.geometry.clips_per_forward)
@@ -311,7 +307,7 @@ class Trainer:
         p = self.config.model.dropout
         if p == 0:
             return None
-        channels = self.model.blocks[-1].proj.in_features
+        channels = self.model.head.num_features
         slots = self.geometry.slots(self.ranks.rank, index)
         rows = [stream(Tag.DROPOUT, self.config.seed, self.step, slot).random(channels) >= p for slot in slots]
         keep_NC = torch.stack([torch.from_numpy(row) for row in rows])
@@ -323,7 +319,7 @@ class Trainer:
 
     def _gradients_are_finite(self) -> bool:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
+        return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
 
     def _on_nonfinite(self, used: list[Batch]) -> None:
         """Count the step, which changes nothing else; with on_nonfinite=stop, end with all there is to look at."""

@@ -27,10 +27,15 @@ _FC_STD = 0.01  # NLN, cfg.MODEL.FC_INIT_STD
 class Head(nn.Module):
     """pytorchvideo's ResNetBasicHead, with the dropout mask given from outside."""
 
-    def __init__(self, *, pool: nn.Module, proj: nn.Module) -> None:
+    def __init__(self, *, pool: nn.Module, proj: nn.Linear) -> None:
         super().__init__()
         self.pool = pool
         self.proj = proj
+
+    @property
+    def num_features(self) -> int:
+        """Input channels of the classifier: what dropout acts on."""
+        return self.proj.in_features
 
     def forward(self, x: Tensor, dropout_scale_NC: Tensor | None = None) -> Tensor:
         x = self.pool(x)
@@ -57,6 +62,13 @@ class VideoResNet(nn.Module):
         assert dropout_scale_NC is not None or not (self.training and self.dropout > 0)
         x = run_units(self.units(), clip_NCTHW, mode=self.activation_memory)
         return self.blocks[-1](x, dropout_scale_NC)
+
+    @property
+    def head(self) -> Head:
+        """The last block: pool and classifier."""
+        head = self.blocks[-1]
+        assert isinstance(head, Head)
+        return head
 
     def units(self) -> list[tuple[nn.Module, ...]]:
         """The net before the head as what is recomputed at a time: stem, residual blocks, a pool with what it ends."""
