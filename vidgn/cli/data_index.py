@@ -3,6 +3,8 @@
 import argparse
 from collections import Counter
 
+from vidgn.errors import ManifestError
+
 SUMMARY = "decode every video of a data set once and write a manifest: frames, size, rate, codec, flags, status"
 _EPILOG = """\
 SOURCE is a folder (every video below it, labelled by the folder it lies in) or an annotation file: a Kinetics csv,
@@ -39,6 +41,11 @@ def run(argv: list[str]) -> int:
     from vidgn.data.isolate import Limits, usable_cores
 
     sources = sources_of(arguments)
+    if not sources.files:
+        raise ManifestError(
+            f"none of the {len(sources.missing)} files of {arguments.source} is below {sources.root or '.'} "
+            f"(first: {sources.missing[0]}); give the folder that its paths start from with --root"
+        )
     statuses: Counter[str] = Counter()
 
     def count(source: object, status: str) -> None:

@@ -14,7 +14,7 @@ OK = "ok"
 DAMAGED = "damaged"  # some frames decode; num_frames counts those before the first that does not
 UNREADABLE = "unreadable"
 MEMORY = "memory"
-_EVEN = 0.02  # of the median: time stamps of a constant rate are rounded, and differ by so much or one tick
+_EVEN = 0.001  # of the median: time stamps of a constant rate are rounded, and differ by so much or one tick
 
 
 @dataclass(frozen=True)

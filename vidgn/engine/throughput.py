@@ -1,0 +1,106 @@
+"""What the loader delivers on this machine, and what the configured model eats of it."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional as F
+
+from vidgn.config.schema import Config
+from vidgn.data.loader import Batch, train_batches
+from vidgn.data.manifest import Manifest, read_manifest
+from vidgn.engine.distributed import choose_device
+from vidgn.engine.geometry import choose_geometry
+from vidgn.engine.setup import ToModel, autocast, make_model, place_model, set_precision
+from vidgn.models.norm import set_statistics_groups
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Clips per second. `by_workers`: (workers, delivered), rising."""
+
+    by_workers: tuple[tuple[int, float], ...]
+    model: float
+    device: str
+
+    @property
+    def workers_needed(self) -> int:
+        """Fewest workers whose clips the model can't outrun, at the rate that the most measured ones have each."""
+        workers, delivered = self.by_workers[-1]
+        enough = [w for w, rate in self.by_workers if rate >= self.model]
+        return enough[0] if enough else math.ceil(self.model / (delivered / workers))
+
+
+def measure(config: Config, *, seconds: float, say: Callable[[str], None]) -> Throughput:
+    """Read and train for about `seconds` each: the loader at 1, 2, 4, ... workers up to the cores, then the model.
+
+    Raises: ManifestError, DecodeError, ConfigError.
+    """
+    set_precision(config)
+    rows = read_manifest(config.data, "train")
+    cores = len(os.sched_getaffinity(0))
+    counts = sorted({min(2**i, cores) for i in range(cores.bit_length() + 1)})
+    by_workers = []
+    for workers in counts:
+        rate = _loader_rate(config, rows, workers=workers, seconds=seconds)
+        say(f"{workers} worker{'s' if workers > 1 else ''}: {rate:.1f} clips/s")
+        by_workers.append((workers, rate))
+    device = choose_device(config, 0)
+    rate = _model_rate(config, device, num_classes=len(rows.classes), seconds=seconds)
+    say(f"{config.model.name} on {device.type}: {rate:.1f} clips/s, forward and backward")
+    return Throughput(tuple(by_workers), rate, device.type)
+
+
+def _positions(clips: int) -> Iterator[list[int]]:
+    first = 0
+    while True:
+        yield list(range(first, first + clips))
+        first += clips
+
+
+def _loader_rate(config: Config, rows: Manifest, *, workers: int, seconds: float) -> float:
+    """Clips per second once the first batches are through."""
+    clips = config.clips_per_gpu
+    data = replace(config.data, workers=workers, clips_per_video=1)
+    batches: Iterator[Batch]
+    with train_batches(
+        rows, data, seed=config.seed, frames=config.frames, stride=config.stride, positions=_positions(clips)
+    ) as batches:
+        for _ in range(2 * workers + 1):  # what was read ahead while the readers started
+            next(batches)
+        began, done = time.monotonic(), 0
+        while time.monotonic() - began < seconds or done == 0:
+            next(batches)
+            done += clips
+        return done / (time.monotonic() - began)
+
+
+def _model_rate(config: Config, device: torch.device, *, num_classes: int, seconds: float) -> float:
+    """Clips per second through forward and backward, after two warm rounds."""
+    geometry = choose_geometry(config, world_size=1)
+    clips = geometry.clips_per_forward
+    model = place_model(make_model(config, num_classes=num_classes), config, device)
+    set_statistics_groups(model, group_clips=min(geometry.group_clips, clips))
+    crop = config.data.crop
+    clip_NTHWC = torch.zeros(clips, config.frames, crop, crop, 3, dtype=torch.uint8)
+    scale_NC = torch.ones(clips, model.head.num_features, dtype=torch.float32, device=device)
+    to_model, label_N = ToModel(config, device), torch.zeros(clips, dtype=torch.int64, device=device)
+
+    def once() -> None:
+        with autocast(config, device):
+            logits_NK = model(to_model(clip_NTHWC), scale_NC.to(to_model.dtype)).flatten(1)
+        F.cross_entropy(logits_NK.float(), label_N).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    model.train()
+    once()
+    once()
+    began, done = time.monotonic(), 0
+    while time.monotonic() - began < seconds or done == 0:
+        once()
+        done += clips
+    return done / (time.monotonic() - began)
