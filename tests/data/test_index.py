@@ -85,6 +85,12 @@ def test_annotations_of_all_formats_are_indexed(videos: Path, tmp_path: Path) ->
         find_sources(str(tmp_path / "nothing"))
 
 
+def test_a_wrong_root_is_said(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("train/walk/a.mp4 1\n")
+    with pytest.raises(ManifestError, match=r"none of the 1 files of .* \(first: train/walk/a.mp4\); give .* --root"):
+        data_index.run([str(tmp_path / "list.txt"), "--root", str(videos), "--out", str(tmp_path / "out.csv")])
+
+
 def test_only_new_and_changed_files_are_decoded_again(videos: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(videos, tmp_path / "copy")
     out = tmp_path / "index.csv"
