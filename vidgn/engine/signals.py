@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 _ASK = (signal.SIGTERM, signal.SIGUSR1)
 _ALL = (*_ASK, signal.SIGINT)
@@ -121,6 +122,7 @@ def blocked_in_children() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    resource_tracker.ensure_running()  # started later, by the first child, it would unblock SIGINT and SIGTERM
     over = threading.Event()
     ear = threading.Thread(target=over.wait, name="vidgn-ear", daemon=True)
     ear.start()
