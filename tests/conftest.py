@@ -1,10 +1,15 @@
 """Fixtures of all rooms."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from vidgn.config.schema import DataConfig, SyntheticConfig, ViewsConfig
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so every process they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).resolve().parent.parent
 

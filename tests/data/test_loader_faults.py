@@ -193,7 +193,10 @@ def test_readers_die_with_their_parent_and_say_nothing(tiny_data, tmp_path, numb
         if number != signal.SIGKILL:
             child.send_signal(number)  # as a terminal or a batch system would, to every process
     process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
+    try:
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
     wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
     assert errors.count("Traceback") == (1 if number == signal.SIGINT else 0)  # Python's own, in the parent
     assert "worker" not in errors
