@@ -1,5 +1,8 @@
 """Opening a file with FFmpeg so that nothing but that file is read, and nothing but a video is accepted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import av
 import av.error
 from av.container import InputContainer
@@ -7,6 +10,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from vidgn.data.decode.base import MAX_PIXELS, OUT_OF_MEMORY, decode_error
+from vidgn.errors import DecodeError
 
 # Demuxers that read exactly the file they are given; play lists and scripts (concat, hls, dash) open others.
 _FORMATS = (
@@ -61,6 +65,19 @@ def _video_stream(container: InputContainer, path: str) -> VideoStream:
 def _is_mp4(path: str) -> bool:
     with open(path, "rb") as file:
         return file.read(8)[4:] == b"ftyp"
+
+
+@contextmanager
+def errors_named(path: str) -> Iterator[None]:
+    """Turns FFmpeg's errors into DecodeErrors that name the file."""
+    try:
+        yield
+    except DecodeError:
+        raise
+    except MemoryError:
+        raise decode_error(path, OUT_OF_MEMORY) from None
+    except (av.error.FFmpegError, ValueError) as error:
+        raise decode_error(path, f"can't be read ({reason_of(error)}); fetch it again") from None
 
 
 def reason_of(error: BaseException) -> str:

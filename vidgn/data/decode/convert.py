@@ -41,6 +41,20 @@ class Converter:
         return self._reformatter.reformat(frame, frame.width, frame.height, "rgb24", threads=1)
 
 
+def before_rotation(box: Box, rotation: int, coded_size: tuple[int, int]) -> Box:
+    """`box` of a frame as shown, in the frame as coded. `rotation`: degrees counterclockwise from coded to shown."""
+    height, width = coded_size
+    match rotation:
+        case 90:
+            return Box(box.left, width - box.top - box.height, box.width, box.height)
+        case 180:
+            return Box(height - box.top - box.height, width - box.left - box.width, box.height, box.width)
+        case 270:
+            return Box(height - box.left - box.width, box.top, box.width, box.height)
+        case _:
+            return box
+
+
 def _plane(plane: VideoPlane) -> np.ndarray:
     return np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
 

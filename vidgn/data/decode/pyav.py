@@ -18,11 +18,10 @@ from av.video.codeccontext import VideoCodecContext
 
 from vidgn.data.decode import mov
 from vidgn.data.decode.base import OUT_OF_MEMORY, FrameSink, VideoReader, check_file, check_size
-from vidgn.data.decode.container import open_container, reason_of
-from vidgn.data.decode.convert import Converter
+from vidgn.data.decode.container import errors_named, open_container, reason_of
+from vidgn.data.decode.convert import Converter, before_rotation
 from vidgn.data.decode.timeline import PacketInfo, Segment, Timeline, build_timeline
 from vidgn.data.plan import Box
-from vidgn.errors import DecodeError
 
 # Codecs that honour skip_frame=NONREF exactly; the tests compare each with a decode of every frame.
 _SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
@@ -116,7 +115,7 @@ class PyavReader(VideoReader):
         if self._context.has_b_frames and self._container.format.name == "avi":
             return None  # AVI has no time stamps, and FFmpeg's guesses fail where decode and display order differ
         packets = []
-        with self._errors_named():
+        with errors_named(self.path):
             for packet in self._demux():
                 if packet is not None:
                     packets.append(PacketInfo(packet.pts, packet.is_keyframe, packet.is_discard))
@@ -154,7 +153,7 @@ class PyavReader(VideoReader):
         """Every frame, in the order shown, errors passed over: what a full sequential decode gives."""
         self._rewind()
         self._context.skip_frame = "DEFAULT"
-        with self._errors_named():
+        with errors_named(self.path):
             for packet in self._demux():
                 yield from self._decode(packet)
 
@@ -172,7 +171,7 @@ class PyavReader(VideoReader):
         self._is_fresh = False
 
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
-        coded = [(box, self._to_coded(box)) for box in boxes]
+        coded = [(box, before_rotation(box, self.rotation, self.coded_size)) for box in boxes]
 
         def emit(number: int, frame: av.VideoFrame) -> None:
             if change := self.size_change(frame):
@@ -261,7 +260,7 @@ class PyavReader(VideoReader):
         """Decode the packets of `segment`, emit its frames, return the pts that did not come out."""
         remaining = set(segment.pts)
         order_of, context, skipping = timeline.order_of, self._context, None
-        with self._errors_named():
+        with errors_named(self.path):
             for packet in packets:
                 pts = None if packet is None else packet.pts
                 order = order_of.get(pts, -1) if pts is not None else -1
@@ -309,35 +308,3 @@ class PyavReader(VideoReader):
             raise self.error(
                 f"took longer than {self._timeout_seconds:g} s; raise data.timeout_seconds or leave it out"
             )
-
-    def _errors_named(self) -> "_ErrorsNamed":
-        return _ErrorsNamed(self)
-
-    def _to_coded(self, box: Box) -> Box:
-        """`box` of the frame as shown, in the frame as coded, before rotation."""
-        height, width = self.coded_size
-        match self.rotation:
-            case 90:
-                return Box(box.left, width - box.top - box.height, box.width, box.height)
-            case 180:
-                return Box(height - box.top - box.height, width - box.left - box.width, box.height, box.width)
-            case 270:
-                return Box(height - box.left - box.width, box.top, box.width, box.height)
-            case _:
-                return box
-
-
-class _ErrorsNamed:
-    """Turns FFmpeg's errors into DecodeErrors that name the file."""
-
-    def __init__(self, reader: PyavReader) -> None:
-        self._reader = reader
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
-        if isinstance(error, MemoryError):
-            raise self._reader.error(OUT_OF_MEMORY) from None
-        if isinstance(error, av.error.FFmpegError | ValueError) and not isinstance(error, DecodeError):
-            raise self._reader.error(f"can't be read ({reason_of(error)}); fetch it again") from None
