@@ -181,9 +181,9 @@ def test_an_unreadable_training_video_is_replaced_counted_and_named(shared_data,
                 "data.val={here}/l.txt",
                 "data.classes={here}/c.txt",
             ],
-            "7",
+            "label '7' is not one of the 2 classes",
         ),
-        (["norm=gn", "norm.groups=7"], "7"),
+        (["norm=gn", "norm.groups=7"], "groups=7 does not divide"),
         (["frames=4"], "frames=7"),
         (["model=i3d_tiny", "trainer.clips_per_forward=3"], "clips_per_forward=3"),
         (["weights=nowhere.pt"], "nowhere.pt"),
@@ -194,7 +194,8 @@ def test_bad_input_is_one_line(videos, tmp_path, monkeypatch, capsys, arguments,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.csv").write_text("path,label\n")
     (tmp_path / "columns.csv").write_text("file,class\na.mp4,1\n")
-    (tmp_path / "l.txt").write_text("a.mp4 7\n")
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "l.txt").write_text(f"{tmp_path / 'a.mp4'} 7\n")
     (tmp_path / "c.txt").write_text("one\ntwo\n")
     given = [a.format(here=tmp_path) for a in arguments]
     base = QUICK if given[0].startswith("data=") else [*SYNTHETIC, videos]

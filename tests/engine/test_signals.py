@@ -29,12 +29,12 @@ train.Trainer.resume = stopped
 """
 STOP_LATE = """
 import os, signal, time, vidgn.engine.run as run
-test = run._test
+test = run.write_test
 def stopped(*arguments, **named):
     os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(0.5)
     test(*arguments, **named)
-run._test = stopped
+run.write_test = stopped
 """
 STUCK = """
 import time, vidgn.engine.train as train

@@ -1,5 +1,6 @@
 """One run, one writer: a lock file that says who, on which host, and that it is still alive."""
 
+import fcntl
 import json
 import os
 import socket
@@ -90,18 +91,23 @@ def _remove(path: Path, owner: dict[str, Any]) -> bool:
 
     Returns: whether this process removed it.
     """
-    taken = _beside(path)
-    try:
-        os.rename(path, taken)
-    except FileNotFoundError:
-        return False
-    if _read(taken) == owner:
-        taken.unlink()
+    with _one_at_a_time(path.parent):
+        if _read(path) != owner:
+            return False
+        path.unlink(missing_ok=True)
         return True
-    with suppress(FileExistsError):
-        _link(taken, path)
-    taken.unlink()
-    return False
+
+
+@contextmanager
+def _one_at_a_time(run_dir: Path) -> Iterator[None]:
+    """Between a look at a lock and its removal nobody else removes it. The kernel lets go when a process dies."""
+    handle = os.open(run_dir, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that knows no such locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _beside(path: Path) -> Path:
