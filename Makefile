@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/vidgn train sweep=demo
 
 test: setup lint
-	$(PYTEST) -n 2 -m "not long"
+	$(PYTEST) -n 2 --dist loadgroup -m "not long"
 
 test-long: setup
 	$(PYTEST) -m long

@@ -13,6 +13,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 REPO = Path(__file__).resolve().parent.parent
 
+_TOGETHER = {  # folder or file of tests -> group, run by one of pytest-xdist's workers: what it shares is made once
+    "tests/launch/": "launched",
+    "tests/engine/test_kill.py": "disturbed",
+    "tests/engine/test_signals.py": "disturbed",
+    "tests/engine/test_one_experiment.py": "one_experiment",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes long to make stay together, and come first: short ones fill up the end."""
+    for item in items:
+        for path, group in _TOGETHER.items():
+            if item.nodeid.startswith(path):
+                item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

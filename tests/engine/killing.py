@@ -77,7 +77,7 @@ def assert_same_bytes(run: Path, other: Path) -> None:
     for name in ("result.json", "model.safetensors", "tests/curve-precise.csv", "config.yaml"):
         assert (run / name).read_bytes() == (other / name).read_bytes(), name
     left = [p.name for p in run.rglob("*.partial")] + [p.name for p in run.glob(".lock*")] + list(run.glob("lock.json"))
-    assert not left
+    assert not left, left
 
 
 class Killer:

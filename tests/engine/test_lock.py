@@ -41,6 +41,22 @@ def test_the_second_is_refused_while_the_first_lives(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_killed_processes_left_is_swept_away(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    killed = {**lock._me(), "pid": gone.pid}
+    left = tmp_path / f"{lock._beside_prefix()}{gone.pid}-1"  # killed between a file of its own and the lock
+    living = tmp_path / f"{lock._beside_prefix()}{os.getpid()}-1"
+    (tmp_path / "lock.json").write_text(json.dumps(killed))
+    left.touch()
+    living.touch()
+    lock.sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [living]
+    (tmp_path / "lock.json").write_text(json.dumps(lock._me()))
+    lock.sweep(tmp_path)
+    assert (tmp_path / "lock.json").exists()  # its owner lives
+
+
 def test_a_number_that_is_another_process_now_is_no_owner(tmp_path):
     mine = {**lock._me(), "process_started": "12345"}  # this process's number, in an earlier life
     (tmp_path / "lock.json").write_text(json.dumps(mine))

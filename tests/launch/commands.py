@@ -71,7 +71,7 @@ class Command:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {seconds} s:\n{self.output()}") from None
+            raise AssertionError(f"still running after {seconds} s: {self.processes()}\n{self.output()}") from None
 
     def output(self) -> str:
         return self.log.read_text()

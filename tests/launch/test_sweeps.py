@@ -32,7 +32,7 @@ def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
     run(tmp_path, 1).mkdir(parents=True)
     (run(tmp_path, 1) / "checkpoints").write_text("in the way")
     with started(sweep(tmp_path, launcher), tmp_path) as command:
-        assert command.wait(600) == 1, command.output()
+        assert command.wait(300) == 1, command.output()
         command.assert_nothing_left()
     assert done(tmp_path) == [0, 2, 3], command.output()
     said = command.output()
@@ -47,9 +47,9 @@ def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
 def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
     arguments = sweep(tmp_path, launcher, "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
     with started(arguments, tmp_path) as command:
-        wait_until(lambda: _running(tmp_path, command) > 0, 600, command.output)
+        wait_until(lambda: _running(tmp_path, command) > 0, 300, command.output)
         os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
-        assert command.wait(600) == 75, command.output()
+        assert command.wait(300) == 75, command.output()
         command.assert_nothing_left()
     said = command.output()
     assert "Traceback" not in said

@@ -31,17 +31,17 @@ def run_config(config: Config) -> dict[str, Any]:
     process, but for a batch job that was stopped and is to be started again.
     """
     from vidgn.engine.environment import adopt_slurm_ranks, take_slot
-    from vidgn.engine.lock import LockedError
-    from vidgn.engine.rundir import OtherExperimentError, write_error
     from vidgn.engine.wanted import is_wanted
 
-    if not is_wanted():
+    if os.environ.get("SUBMITIT_EXECUTOR"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))  # a sweep blocks them here
+        _link_log(config.run_dir)
+    if not take_slot(is_wanted):  # torch is not imported yet: a cell that waits takes no memory
         raise StopRequested("not started: the sweep was stopped")
+    from vidgn.engine.lock import LockedError
+    from vidgn.engine.rundir import OtherExperimentError, write_error
+
     try:
-        if os.environ.get("SUBMITIT_EXECUTOR"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))  # a sweep blocks them here
-            _link_log(config.run_dir)
-        take_slot()
         adopt_slurm_ranks(config)
         from vidgn.engine.run import run
 

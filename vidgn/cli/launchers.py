@@ -92,19 +92,14 @@ def _division(composition: Composition) -> tuple[int, tuple[str, ...]]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [d.strip() for d in visible.split(",")][:num] if visible and num else [str(i) for i in range(num)]
     fit = max(1, (len(gpus) or num_cores()) // ranks)
-    cells = len(composition.configs)
-    asked = cells if composition.launcher == "submitit_local" else composition.side_by_side
+    asked = -1 if composition.launcher == "submitit_local" else composition.side_by_side
     if asked == 0 or asked is None:
         raise ConfigError("hydra.launcher.n_jobs=0: cells at a time, at least 1, or -1 for as many as fit")
-    count = min(fit if asked < 0 else asked, cells)
+    count = min(fit if asked < 0 else asked, len(composition.configs))
     if gpus and count * ranks > len(gpus):
-        if composition.launcher == "submitit_local":
-            remedy = "hydra/launcher=joblib, which runs as many as fit"
-        else:
-            remedy = f"hydra.launcher.n_jobs={fit}"
         raise ConfigError(
             f"{count} cells side by side x {ranks} processes need {count * ranks} GPUs, here are {len(gpus)}: "
-            f"write {remedy}"
+            f"write hydra.launcher.n_jobs={fit}"
         )
     return count, tuple(",".join(gpus[slot * ranks : (slot + 1) * ranks]) for slot in range(count))
 

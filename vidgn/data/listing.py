@@ -1,6 +1,7 @@
 """What all formats share: rows as parallel lists, and how annotation files and folders are read."""
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ def read_lines(path: str) -> Iterator[str]:
     """Lines of a text file. Raises ManifestError where it can't be read as UTF-8."""
     try:
         with open(path, encoding="utf-8-sig", newline=None) as file:
-            yield from file
+            return io.StringIO(file.read())  # whoever stops half-way leaves no open file
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: {error}; give a readable text file in UTF-8") from None
 

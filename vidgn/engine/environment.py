@@ -5,6 +5,8 @@ import fcntl
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from vidgn.errors import ConfigError
 
 _GROUP = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SLOTS = "VIDGN_SLOTS"  # json of Slots, set by a sweep that runs cells side by side
+_SECONDS_BETWEEN_LOOKS = 0.5
 _held_slot: int | None = None  # a file descriptor: locked until this process ends
 
 
@@ -99,13 +102,24 @@ class Slots:
         return json.dumps({"folder": self.folder, "devices": self.devices})
 
 
-def take_slot() -> None:
-    """Make one of the sweep's slots this process's for as long as it lives, with its GPUs. Alone: nothing to do."""
-    global _held_slot
+def take_slot(go_on: Callable[[], bool] = lambda: True) -> bool:
+    """Make one of the sweep's slots this process's for as long as it lives, with its GPUs. Alone: nothing to do.
+
+    Waits until one is free, as long as `go_on()`. Returns: whether there is something to go on with.
+    """
     text = os.environ.get(SLOTS)
     if text is None or _held_slot is not None:
-        return
+        return go_on()
     slots = Slots(**json.loads(text))
+    while go_on():
+        if _take_free_slot(slots):
+            return True
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return False
+
+
+def _take_free_slot(slots: Slots) -> bool:
+    global _held_slot
     for file, devices in zip(sorted(Path(slots.folder).glob("slot-*")), slots.devices, strict=True):
         handle = os.open(file, os.O_RDWR)
         with contextlib.suppress(BlockingIOError):
@@ -113,9 +127,9 @@ def take_slot() -> None:
             _held_slot = handle
             if devices:
                 os.environ["CUDA_VISIBLE_DEVICES"] = devices
-            return
+            return True
         os.close(handle)
-    raise ConfigError(f"all {len(slots.devices)} slots of the sweep are taken: start it again")
+    return False
 
 
 def cells_side_by_side() -> int:

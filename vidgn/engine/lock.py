@@ -40,6 +40,7 @@ def locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
             )
         if _remove(path, owner):
             say(f"taking over the lock of process {owner.get('pid')} on {owner.get('host')}: {reason}")
+    sweep(run_dir)
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, stop), name="vidgn-lock", daemon=True)
     beat.start()
@@ -49,6 +50,17 @@ def locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
         stop.set()
         beat.join()
         _remove(path, me)
+
+
+def sweep(run_dir: Path) -> None:
+    """Remove what killed processes of this host have left of their locks; a lock that is held stays."""
+    for left in run_dir.glob(f"{_beside_prefix()}*"):
+        if _process_started(int(left.name.removeprefix(_beside_prefix()).split("-")[0])) is None:
+            left.unlink(missing_ok=True)
+    path = run_dir / "lock.json"
+    owner = _read(path)
+    if owner and _is_stale(path, owner) is not None:
+        _remove(path, owner)
 
 
 def _me() -> dict[str, Any]:
@@ -110,8 +122,12 @@ def _one_at_a_time(run_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _beside_prefix() -> str:
+    return f".lock-{socket.gethostname()}-"
+
+
 def _beside(path: Path) -> Path:
-    return path.with_name(f".lock-{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
+    return path.with_name(f"{_beside_prefix()}{os.getpid()}-{threading.get_ident()}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from vidgn.engine.distributed import Ranks, joined, world_size_of
 from vidgn.engine.environment import ranks_are_set
 from vidgn.engine.files import read_json, write_json, write_text
 from vidgn.engine.launch import Work, check_launch, launch
-from vidgn.engine.lock import locked
+from vidgn.engine.lock import locked, sweep
 from vidgn.engine.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
 from vidgn.engine.result import items, test_name, write_test
 from vidgn.engine.rundir import RunDirectory, StopRequested
@@ -168,6 +168,7 @@ def _claim(config: Config, held: ExitStack) -> bool:
     identified = _identity(config, train, val)
     if (path / "result.json").exists():
         rundir.claim(path, identified)
+        sweep(path)
         print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
         return False
     path.mkdir(parents=True, exist_ok=True)

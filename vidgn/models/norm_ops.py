@@ -58,8 +58,8 @@ def pool_moments(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Te
     """Moments of what the ranks of a process group hold together, each the same number of elements."""
     group = _process_group(group_name)
     local = torch.stack([mean, var])
-    gathered = local.new_empty(group.size() * 2, *mean.shape)
-    dist.all_gather_into_tensor(gathered, local, group=group)
+    gathered = local.new_empty(group.size(), *local.shape)
+    dist.all_gather(list(gathered.unbind()), local, group=group)
     means, variances = gathered.view(group.size(), 2, -1).unbind(1)
     mean_R1, var_R1 = merge(means.t().contiguous(), variances.t().contiguous(), groups=1)
     return mean_R1.view(mean.shape), var_R1.view(mean.shape)
