@@ -1,4 +1,4 @@
-# make demo   train 2 norms x 2 batches x 2 clip lengths on generated videos, and show the table (6 to 8 minutes, 2 cores)
+# make demo   train 2 norms x 2 batches x 2 clip lengths on generated videos, and show the table (4 to 5 minutes, 2 cores)
 # make test   everything that must hold, but for what takes long
 .PHONY: setup demo test test-long lint format bench clean
 

@@ -22,7 +22,7 @@ class Tag(IntEnum):
     CURVE = 5  # (seed, row): the one clip of the validation curve
     BN_STATS = 6  # (seed, position): clips that BN statistics are recomputed on
     BN_STATS_ORDER = 7  # (seed, epoch): permutation for those clips
-    INIT = 8  # (seed,): initial weights
+    INIT = 8  # (seed, index): initial weights of the index-th parameter tensor
     BOOTSTRAP = 9  # (seed,): resampling in reports
     SYNTHETIC = 10  # (seed, split, class, item): one synthetic video
 

@@ -89,7 +89,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """What is seen of a video at test. Short side and crop are round(data.crop * 256/224) where `scaled_crop`."""
+    """What is seen of a video at test. Its short side is round(data.crop * 256/224), and its crop where `scaled`."""
 
     name: Literal["paper", "center", "curve", "image"]
     clips: int

@@ -17,6 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vidgn.models.norm_kernels.cells import clips_apart
+
 Kind = Literal["parameter", "gradient", "optimizer", "ddp", "saved", "temporary"]
 
 _ROUNDING = 512  # bytes: the CUDA caching allocator's smallest step (kMinBlockSize)
@@ -152,14 +154,14 @@ def cuda_autocast_policy() -> Iterator[None]:
 def kernel_temporary_bytes(func: Any, args: tuple[Any, ...]) -> int:
     """What an operator of vidgn's own allocates on CUDA besides its results, in bytes.
 
-    The gradient of a norm is computed cell by cell and copied: one cell is alive beside the result. A cell is the clips
-    that share statistics, all clips where each has its own and the memory is contiguous.
+    The gradient of a norm with several cells is computed cell by cell and copied: one is alive beside the result.
     """
     if func.name() != "vidgn::gradient":
         return 0
     x_NCTHW, rows = args[1], args[2].shape[0]
-    is_one_cell = rows == x_NCTHW.shape[0] and x_NCTHW.is_contiguous()
-    return x_NCTHW.numel() * x_NCTHW.element_size() // (1 if is_one_cell else rows)
+    if rows == 1 or clips_apart(x_NCTHW, rows):
+        return 0
+    return x_NCTHW.numel() * x_NCTHW.element_size() // rows
 
 
 def _group_norm_in_float32(

@@ -6,7 +6,7 @@ They read 16-bit maps with float32 vectors in either memory format; no map is up
 import torch
 from torch import Tensor
 
-from vidgn.models.norm_kernels.cells import by_row, cells, clips_apart, merge, vectors
+from vidgn.models.norm_kernels.cells import by_row, cells, clips_apart, dense_like, merge, vectors
 
 _STATS_EPS = 1e-5  # what the kernel adds to the variance, taken off again
 _TINY = 1e-20
@@ -44,14 +44,18 @@ def gradient_sums(dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, eps: floa
 def gradient_input(
     dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, gamma: Tensor, dy_mean: Tensor, dot_mean: Tensor, eps: float
 ) -> Tensor:
-    dx = torch.empty_like(x)
     rows = mean.shape[0]
     rstd = (var + eps).rsqrt()
     # The kernel has gamma outside the bracket, so that the means must be divided by it: a tiny one stands in for zero.
     gamma = torch.where(gamma.abs() < _TINY, torch.full_like(gamma, _TINY), gamma)
     per_cell = vectors(x, mean, rstd, gamma, dy_mean / gamma, dot_mean / (gamma * rstd))
     one = torch.ones(1, dtype=torch.int32, device=x.device)  # elements: the sums are means already
-    for out, dcell, cell, v in zip(cells(dx, rows), cells(dy, rows), cells(x, rows), per_cell, strict=True):
+    x_cells, dy_cells = cells(x, rows), cells(dy, rows)
+    if len(x_cells) == 1:  # it is the whole gradient: nothing to put together
+        dx = torch.batch_norm_backward_elemt(dy_cells[0], x_cells[0], *per_cell[0], one)  # type: ignore[call-arg]
+        return dense_like(dx.view_as(x), x)
+    dx = torch.empty_like(x)
+    for out, dcell, cell, v in zip(cells(dx, rows), dy_cells, x_cells, per_cell, strict=True):
         out.copy_(torch.batch_norm_backward_elemt(dcell, cell, *v, one))  # type: ignore[call-arg]
     return dx
 
