@@ -16,12 +16,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
     "errors": set(),
     "streams": set(),
+    "files": set(),
+    "processes": set(),
     "config": {"errors"},
     "data": {"config", "errors", "streams"},
-    "models": {"config", "errors", "streams"},
-    "report": {"errors", "streams", "config"},
-    "engine": {"data", "models", "config", "errors", "streams"},
-    "cli": {"report", "engine", "data", "models", "config", "errors", "streams"},
+    "models": {"config", "errors", "streams", "files"},
+    "report": {"errors", "streams", "files", "processes", "config"},
+    "engine": {"data", "models", "config", "errors", "streams", "files", "processes"},
+    "cli": {"report", "engine", "data", "models", "config", "errors", "streams", "files", "processes"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -1,6 +1,9 @@
 """The one family of errors a user can cause. Each message has the value, the rule and the remedy, in one line."""
 
 
+EXIT_AGAIN = 75  # stopped by a signal with everything saved: start me again (EX_TEMPFAIL of sysexits.h)
+
+
 class VidgnError(ValueError):
     """Base of every error that input, configuration or files can cause. The command line prints it and exits 1."""
 

@@ -9,11 +9,12 @@ import sys
 import pytest
 
 from tests.engine.killing import assert_same_bytes, metrics, overrides, run_dir
-from vidgn.engine.files import is_disk_full, with_patience, write_atomic, write_json
+from vidgn.engine.files import is_disk_full, with_patience
 from vidgn.engine.metrics import MetricsLog, read_metrics
 from vidgn.engine.rundir import RunDirectory
 from vidgn.engine.signals import Stop
 from vidgn.errors import CheckpointError
+from vidgn.files import write_atomic, write_json
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

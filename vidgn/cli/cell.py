@@ -10,9 +10,7 @@ from omegaconf import DictConfig
 
 from vidgn.config.compose import register_resolvers
 from vidgn.config.schema import Config
-from vidgn.errors import StopRequested, VidgnError
-
-EXIT_AGAIN = 75  # as in vidgn.cli.main, which a launcher's process has no need of
+from vidgn.errors import EXIT_AGAIN, StopRequested, VidgnError
 
 register_resolvers()  # launchers' processes compose the cell after they have imported this
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vidgn.config.compose import Composition
 from vidgn.errors import ConfigError
+from vidgn.processes import children, lives
 
 _PLUGINS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "hydra-joblib-launcher"),
@@ -97,10 +98,9 @@ def _division(composition: Composition) -> tuple[int, tuple[str, ...]]:
         raise ConfigError("hydra.launcher.n_jobs=0: cells at a time, at least 1, or -1 for as many as fit")
     count = min(fit if asked < 0 else asked, len(composition.configs))
     if gpus and count * ranks > len(gpus):
-        raise ConfigError(
-            f"{count} cells side by side x {ranks} processes need {count * ranks} GPUs, here are {len(gpus)}: "
-            f"write hydra.launcher.n_jobs={fit}"
-        )
+        too_few = f"{count} cells side by side x {ranks} processes need {count * ranks} GPUs, here are {len(gpus)}"
+        instead = f"launch.nproc_per_node={len(gpus)}" if ranks > len(gpus) else f"hydra.launcher.n_jobs={fit}"
+        raise ConfigError(f"{too_few}: write {instead}")
     return count, tuple(",".join(gpus[slot * ranks : (slot + 1) * ranks]) for slot in range(count))
 
 
@@ -126,7 +126,7 @@ class Jobs:
         """Whether any of them is running, waiting, or not yet quite gone."""
         ids = self.ids()
         if not self._slurm:
-            return any(_lives(int(i)) for i in ids)
+            return any(lives(int(i)) for i in ids)
         if not ids:
             return False
         asked = subprocess.run(["squeue", "-h", "-o", "%i", "-j", ",".join(ids)], capture_output=True, text=True)
@@ -146,24 +146,6 @@ class Jobs:
                 subprocess.run(["scancel", *self.ids()], capture_output=True)
             return
         for controller in self.ids():  # each ends with its task, ranks end with theirs
-            for task in _children(int(controller)):
+            for task in children(int(controller)):
                 with suppress(ProcessLookupError):
                     os.kill(task, signal.SIGKILL)
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat behind the name: state, parent, ...; empty where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _lives(pid: int) -> bool:
-    fields = _stat(pid)
-    return bool(fields) and fields[0] not in "ZX"
-
-
-def _children(pid: int) -> list[int]:
-    everyone = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())
-    return [p for p in everyone if _stat(p)[1:2] == [str(pid)]]

@@ -6,11 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vidgn.errors import StopRequested, VidgnError
+from vidgn.errors import EXIT_AGAIN, StopRequested, VidgnError
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
-EXIT_AGAIN = 75  # stopped by a signal with everything saved: start me again (EX_TEMPFAIL of sysexits.h)
 EXIT_INTERRUPTED = 130
 
 # verb -> module with SUMMARY and run(argv) -> exit code

@@ -16,9 +16,8 @@ from vidgn.config.compose import Composition
 from vidgn.config.schema import Config, run_name
 from vidgn.engine.signals import Stop, blocked_in_children, heard
 from vidgn.engine.wanted import wanted
-from vidgn.errors import VidgnError
+from vidgn.errors import EXIT_AGAIN, VidgnError
 
-EXIT_AGAIN = 75  # as in vidgn.cli.main
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_OF_GRACE = 25.0  # in which a launcher should have noticed that its jobs are gone
 

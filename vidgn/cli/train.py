@@ -8,9 +8,8 @@ import sys
 from contextlib import redirect_stderr
 from typing import Any, TextIO, cast
 
-from vidgn.errors import ConfigError, StopRequested, VidgnError
+from vidgn.errors import EXIT_AGAIN, ConfigError, StopRequested, VidgnError
 
-EXIT_AGAIN = 75  # as in vidgn.cli.main
 SUMMARY = "train and test one run; with -m a sweep, ending with its report"
 
 _HELP = """usage: vidgn train [-m] [KEY=VALUE ...] [--cfg job] [--debug]

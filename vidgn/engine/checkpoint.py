@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from vidgn import __version__
-from vidgn.engine.files import write_atomic
 from vidgn.errors import CheckpointError
+from vidgn.files import write_atomic
 
 FORMAT = 1
 _SEAL_BYTES = 160
@@ -66,7 +66,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         kind = TornError if error.errno == errno.EIO else CheckpointError
-        raise kind(f"{path} can't be read: {error.strerror}") from None
+        raise kind(
+            f"{path} can't be read: {error.strerror}; make it readable, or move it away to go on from the one before"
+        ) from None
     payload, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     said = re.match(rb"\nvidgn-checkpoint format=(\d+) vidgn=(\S+) ", seal)
     if said is None:

@@ -1,6 +1,5 @@
 """One run, one writer: a lock file that says who, on which host, and that it is still alive."""
 
-import fcntl
 import json
 import os
 import socket
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vidgn.errors import ConfigError
+from vidgn.files import one_at_a_time, silent_seconds
+from vidgn.processes import STALE_SECONDS, is_still, lives, started
 
 BEAT_SECONDS = 15
-STALE_SECONDS = 120  # a lock of another host that has not been touched for so long has lost its owner
 
 
 class LockedError(ConfigError):
@@ -55,7 +55,7 @@ def locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
 def sweep(run_dir: Path) -> None:
     """Remove what killed processes of this host have left of their locks; a lock that is held stays."""
     for left in run_dir.glob(f"{_beside_prefix()}*"):
-        if _process_started(int(left.name.removeprefix(_beside_prefix()).split("-")[0])) is None:
+        if not lives(int(left.name.removeprefix(_beside_prefix()).split("-")[0])):
             left.unlink(missing_ok=True)
     path = run_dir / "lock.json"
     owner = _read(path)
@@ -67,7 +67,7 @@ def _me() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "process_started": _process_started(os.getpid()),
+        "process_started": started(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
         "job_restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -103,23 +103,11 @@ def _remove(path: Path, owner: dict[str, Any]) -> bool:
 
     Returns: whether this process removed it.
     """
-    with _one_at_a_time(path.parent):
+    with one_at_a_time(path.parent):
         if _read(path) != owner:
             return False
         path.unlink(missing_ok=True)
         return True
-
-
-@contextmanager
-def _one_at_a_time(run_dir: Path) -> Iterator[None]:
-    """Between a look at a lock and its removal nobody else removes it. The kernel lets go when a process dies."""
-    handle = os.open(run_dir, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system that knows no such locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _beside_prefix() -> str:
@@ -141,40 +129,16 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_stale(path: Path, owner: dict[str, Any]) -> str | None:
     """Why the owner is gone, None while it may live."""
     if owner.get("host") == socket.gethostname():
-        started = _process_started(int(owner.get("pid", 0)))
-        return "that process is gone" if started is None or started != owner.get("process_started") else None
+        gone = not is_still(int(owner.get("pid", 0)), owner.get("process_started"))
+        return "that process is gone" if gone else None
     me = _me()
     if owner.get("job") and owner["job"] == me["job"] and owner.get("job_restarts") != me["job_restarts"]:
         return "an earlier start of this batch job"
-    probe = _beside(path)
-    probe.touch()  # the file server's own time: clocks of hosts differ
     try:
-        silent_seconds = probe.stat().st_mtime - path.stat().st_mtime
+        silent = silent_seconds(path)
     except FileNotFoundError:
         return "it was just given up"
-    finally:
-        probe.unlink()
-    return f"no sign of life for {silent_seconds:.0f} s" if silent_seconds > STALE_SECONDS else None
-
-
-def _process_started(pid: int) -> str | None:
-    """The kernel's start time of a process, so that a reused pid is told apart; None if there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None if Path("/proc/self/stat").exists() or not _alive(pid) else "alive"
-    fields = stat.rsplit(")", 1)[1].split()
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return f"no sign of life for {silent:.0f} s" if silent > STALE_SECONDS else None
 
 
 def _beat(path: Path, stop: threading.Event) -> None:

@@ -17,7 +17,6 @@ from vidgn.engine import rundir
 from vidgn.engine.audit import audit, audit_table
 from vidgn.engine.distributed import Ranks, joined, world_size_of
 from vidgn.engine.environment import ranks_are_set
-from vidgn.engine.files import read_json, write_json, write_text
 from vidgn.engine.launch import Work, check_launch, launch
 from vidgn.engine.lock import locked, sweep
 from vidgn.engine.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
@@ -38,6 +37,7 @@ from vidgn.engine.signals import RankStop, Stop, heard
 from vidgn.engine.train import Trainer
 from vidgn.engine.wanted import stopped_with_sweep
 from vidgn.errors import VidgnError
+from vidgn.files import read_json, write_json, write_text
 from vidgn.models.i3d import VideoResNet
 from vidgn.models.weights import load_weights
 from vidgn.models.weights.files import resolve_path

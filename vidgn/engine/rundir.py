@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 from vidgn.config.fingerprint import differing_keys, fingerprint
 from vidgn.engine import checkpoint
-from vidgn.engine.files import read_json, with_patience, write_json, write_text
+from vidgn.engine.files import with_patience
 from vidgn.engine.metrics import MetricsLog, read_metrics
 from vidgn.engine.progress import Clock, Progress
 from vidgn.errors import CheckpointError, ConfigError, StopRequested
+from vidgn.files import read_json, write_json, write_text
 
 __all__ = ["RunDirectory", "StopRequested", "add_machine", "best_curve_point", "claim", "write_error"]
 

@@ -3,15 +3,16 @@
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vidgn.files import silent_seconds
+from vidgn.processes import STALE_SECONDS, is_still
+
 State = Literal["pending", "running", "done", "failed", "stopped"]
 STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "pending")
-SILENCE_SECONDS = 120.0  # a live run touches its lock every 15 s; on another host longer silence is taken for its end
 _TAIL_BYTES = 1 << 16
 
 
@@ -33,7 +34,8 @@ class Progress:
 def read_progress(run_dir: Path) -> Progress:
     """The state of `run_dir`; a directory that does not exist, or holds no config yet, is pending.
 
-    A lock decides whether a run lives: on this host by its process, on another by the last touch of lock or metrics.
+    A lock decides whether a run lives, by the rule of those who write: on this host by its process, on another by the
+    last touch of the lock.
     """
     if not run_dir.is_dir():
         return Progress("pending")
@@ -132,28 +134,13 @@ def _lives(run_dir: Path) -> tuple[bool, str | None]:
         return False, None
     host, pid = lock.get("host"), lock.get("pid")
     if host == socket.gethostname():
-        alive = isinstance(pid, int) and _process_lives(pid, lock.get("process_started"))
+        alive = isinstance(pid, int) and is_still(pid, lock.get("process_started"))
         return alive, None if alive else f"process {pid} that held it is gone"
-    files = [run_dir / name for name in ("metrics.jsonl", "lock.json")]
-    silent_seconds = min((time.time() - f.stat().st_mtime for f in files if f.exists()), default=float("inf"))
-    alive = silent_seconds < SILENCE_SECONDS
-    return alive, f"on host {host}, judged by its last sign of life {duration(silent_seconds)} ago"
-
-
-def _process_lives(pid: int, started: object) -> bool:
-    """Whether `pid` is still the process the kernel started at `started` (clock ticks since boot, as /proc has it)."""
     try:
-        os.kill(pid, 0)
-    except PermissionError:
-        pass  # it lives, under another user
-    except (OSError, OverflowError):
-        return False
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return True  # no /proc: the signal's word is all there is
-    is_reused = started is not None and started != fields[19]
-    return fields[0] not in "ZX" and not is_reused
+        silent = silent_seconds(run_dir / "lock.json")
+    except FileNotFoundError:  # given up just now
+        return False, None
+    return silent <= STALE_SECONDS, f"on host {host}, judged by its last sign of life {duration(silent)} ago"
 
 
 def duration(seconds: float | None) -> str:

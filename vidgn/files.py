@@ -1,0 +1,83 @@
+"""Files that are whole or not there: write beside, flush to disk, rename, flush the directory."""
+
+import fcntl
+import json
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object], *, alone: bool = True) -> None:
+    """Let `write` fill a file next to `path`, then put it in place. On any error `path` is as it was.
+
+    `alone`: no other process writes `path` now, so that what a kill leaves beside it is overwritten by the next write.
+    Raises: OSError (disk full, no permission), after removing the partial file.
+    """
+    partial = path.with_name(f".{path.name}.{'' if alone else secrets.token_hex(4) + '.'}partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str, *, alone: bool = True) -> None:
+    """`write_atomic` for text."""
+    write_atomic(path, lambda f: f.write(text.encode()), alone=alone)
+
+
+def write_json(path: Path, value: Any, *, alone: bool = True) -> None:
+    """`write_atomic` for JSON; NaN is refused, since it is not JSON."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", alone=alone)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of ours."""
+    return json.loads(path.read_text())
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in `path` survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Of the processes that come here with the same `path`, a folder or a file to be made, one at a time goes in.
+
+    The kernel lets go when a process dies.
+    """
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with suppress(OSError):  # a file system that knows no such locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def silent_seconds(path: Path) -> float:
+    """Seconds since `path` was last written or touched, by the file server's own clock: those of hosts differ.
+
+    Where nothing can be written beside it, by this host's. Raises: FileNotFoundError.
+    """
+    touched = path.stat().st_mtime
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            return os.fstat(probe.fileno()).st_mtime - touched
+    except OSError:
+        return time.time() - touched

@@ -1,0 +1,51 @@
+"""Processes of this machine, as the kernel tells of them."""
+
+import os
+from pathlib import Path
+
+STALE_SECONDS = 120  # a lock is touched every 15 s: of another host, after so long a silence its owner is gone
+_UNKNOWN = "alive"  # a start time that can't be read
+
+
+def started(pid: int) -> str | None:
+    """The kernel's start time of a living process, which tells a reused pid apart; None if there is none."""
+    fields = _stat(pid)
+    if not fields:
+        return _UNKNOWN if _answers(pid) else None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and it is not a dead one that nobody has waited for."""
+    return started(pid) is not None
+
+
+def is_still(pid: int, start: str | None) -> bool:
+    """Whether `pid` is still the process whose start time was `start`; None: not known, any will do."""
+    now = started(pid)
+    return now is not None and (start in (None, now) or _UNKNOWN in (start, now))
+
+
+def children(pid: int) -> list[int]:
+    """Its living or dead children."""
+    everyone = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())
+    return [p for p in everyone if _stat(p)[1:2] == [str(pid)]]
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat behind the name: state, parent, ...; empty where it is gone or can't be seen."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _answers(pid: int) -> bool:
+    """Whether a signal would reach it: on systems without /proc, and where others' processes are hidden there."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return pid > 0
