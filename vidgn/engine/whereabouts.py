@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from typing import Protocol
 
+from vidgn.processes import lives
+
 _SLOT_BYTES = 256
 _DONE = "done"
 _LOOK_SECONDS = 0.5
@@ -85,7 +87,7 @@ class Roll:
     def _gone(self) -> int | None:
         for other in range(self._size):
             start, pid, what = self._read(other)
-            if other != self._mine and start == self._start and what != _DONE and not _lives(pid):
+            if other != self._mine and start == self._start and what != _DONE and not lives(pid):
                 return other
         return None
 
@@ -152,11 +154,3 @@ class Whereabouts:
             if waits is not None:
                 self._said = True
                 print(f"{waits}, for {waited_seconds:.0f} s so far", file=sys.stderr, flush=True)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return not os.path.exists("/proc/self/stat")  # no such file system: can't tell
