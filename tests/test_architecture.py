@@ -16,14 +16,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {
     "errors": set(),
     "streams": set(),
+    "cores": set(),
     "files": set(),
     "processes": set(),
     "config": {"errors"},
-    "data": {"config", "errors", "streams"},
+    "data": {"config", "errors", "streams", "cores"},
     "models": {"config", "errors", "streams", "files"},
     "report": {"errors", "streams", "files", "processes", "config"},
-    "engine": {"data", "models", "config", "errors", "streams", "files", "processes"},
-    "cli": {"report", "engine", "data", "models", "config", "errors", "streams", "files", "processes"},
+    "engine": {"data", "models", "config", "errors", "streams", "cores", "files", "processes"},
+    "cli": {"report", "engine", "data", "models", "config", "errors", "streams", "cores", "files", "processes"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidgn.config.schema import Config
+from vidgn.cores import num_cores
 from vidgn.errors import ConfigError
 
 _GROUP = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -136,11 +137,6 @@ def cells_side_by_side() -> int:
     """How many cells of a sweep share this machine's cores."""
     text = os.environ.get(SLOTS)
     return 1 if text is None else len(json.loads(text)["devices"])
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_per_rank(config: Config) -> int:
