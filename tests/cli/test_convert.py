@@ -11,7 +11,8 @@ from vidgn.cli.convert import SUMMARY, run
 from vidgn.cli.main import main
 from vidgn.config.compose import load_config
 from vidgn.models.i3d import build_model
-from vidgn.models.weights import load_file, load_weights, read_metadata
+from vidgn.models.weights import load_file, load_weights
+from vidgn.models.weights.files import write_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_inflation_export_and_the_way_back(torchvision_files, tmp_path, capsys):
     a, c = load_file(first), load_file(third)
     assert a.tensors.keys() == c.tensors.keys()
     assert all(torch.equal(a.tensors[k], c.tensors[k]) for k in a.tensors)
-    told = read_metadata(third)
+    told = load_file(third).metadata
     assert json.loads(told["classes"])[3] == "act 3"
     assert json.loads(told["config"])["frames"] == 32
     assert told["trained_steps"] == ""
@@ -84,7 +85,7 @@ def test_an_export_in_another_network_and_norm(torchvision_files, tmp_path, caps
     assert run([str(image), str(video), "--model", "i3d_r50", "--norm", "gn", "--frames", "64"]) == 0
     printed = capsys.readouterr().out
     assert "trained with norm bn, and this model's is gn" in printed
-    config = json.loads(read_metadata(video)["config"])
+    config = json.loads(load_file(video).metadata["config"])
     assert (config["frames"], config["span"], config["norm"]["kind"]) == (64, 64, "gn")
 
 
@@ -114,6 +115,15 @@ def test_refusals_are_one_line(torchvision_files, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_an_export_that_this_version_cannot_read(torchvision_files, tmp_path, capsys):
+    folder, _ = torchvision_files
+    ours = load_file(folder / "gn.pth")
+    config = json.dumps({"norm": {"kind": "gn"}})
+    told = {"format": "vidgn", "input_mean": "1,2,3", "input_std": "1,2,3", "config": config, "classes": "["}
+    write_safetensors(tmp_path / "in", ours.tensors, told)
+    assert "written by another version of vidgn" in fails(capsys, tmp_path / "in", tmp_path / "out")
+
+
 def test_a_network_of_another_depth_asks_for_its_model(tmp_path, capsys):
     state = torchvision.models.resnet18(weights=None, num_classes=3).state_dict()
     torch.save(state, tmp_path / "r18.pth")
@@ -128,3 +138,14 @@ def test_help_and_usage(capsys):
             run(argv)
         assert stopped.value.code == code
     assert "--to {vidgn,pytorchvideo}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("std", "0", "pixels are divided by it"), ("std", "inf", "must be a finite number"), ("mean", "nan", "must be a")],
+)
+def test_pixels_that_no_network_was_trained_on(option, value, says, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(["in", "out", f"--input-{option}", "1", value, "1"])
+    assert stopped.value.code == 2
+    assert f"argument --input-{option}: {value}: {says}" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from torch import nn
 from vidgn import __version__
 from vidgn.config.compose import load_config
 from vidgn.errors import CheckpointError
-from vidgn.models.weights import load_file, load_weights, read_metadata, save_model, save_pytorchvideo
+from vidgn.models.weights import load_file, load_weights, save_model, save_pytorchvideo
 
 NAMES = ["abseiling", "zumba", 'quotes " and Ümlaut', "d", "e", "f", "g"]
 
@@ -63,7 +63,7 @@ def test_metadata_tells_all_that_prediction_needs(tmp_path):
     with safetensors.safe_open(path, framework="np") as file:  # as any tool reads it
         told = file.metadata()
         assert "blocks.3.res_blocks.0.branch1_conv.weight" in file.keys()  # noqa: SIM118
-    assert told == read_metadata(path)
+    assert told == load_file(path).metadata
     assert json.loads(told["classes"]) == NAMES
     assert json.loads(told["config"])["model"]["temporal_kernels"][1] == [3, 1, 3, 1]
     assert told["format"] == "vidgn"

@@ -2,10 +2,12 @@
 
 import argparse
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidgn.errors import CheckpointError, ConfigError
+from vidgn.errors import ConfigError
 
 if TYPE_CHECKING:
     from vidgn.config.schema import Config
@@ -31,14 +33,15 @@ def run(argv: list[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     from vidgn.models.i3d import build_model
-    from vidgn.models.weights import load_file, load_weights, read_source, save_model, save_pytorchvideo
+    from vidgn.models.weights import load_file, load_weights, read_about, read_source, save_model, save_pytorchvideo
 
     out = Path(arguments.output)
     source = read_source(load_file(arguments.input))
     if not out.parent.is_dir() or out.is_dir():
         raise ConfigError(f"{out}: no place for a file; give a file name in a folder that exists")
-    config = _config(source, arguments)
-    classes = _classes(source, arguments.classes)
+    own, names = read_about(source.file) if "config" in source.metadata else (None, None)
+    config = _config(source, own, arguments)
+    classes = _classes(source, names, arguments.classes)
     model = build_model(
         config.model, config.norm, num_classes=len(classes), frames=config.frames, crop=config.data.crop
     )
@@ -62,9 +65,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _config(source: "Source", arguments: argparse.Namespace) -> "Config":
-    """The export's own configuration where IN has one, with what the command line says; else the nearest of conf/."""
-    own = _own_config(source)
+def _config(source: "Source", own: "Config | None", arguments: argparse.Namespace) -> "Config":
+    """IN's own configuration where it has one, with what the command line says; else the nearest of conf/."""
     if own is None:
         model = arguments.model or _guess_model(source)
         return _compose(model, arguments.norm or source.norm, arguments.frames, arguments.input)
@@ -90,21 +92,6 @@ def _compose(model: str, norm: str, frames: int | None, path: str) -> "Config":
     return dataclasses.replace(load_config([*given, *views, "weights=IN"]), weights=path)
 
 
-def _own_config(source: "Source") -> "Config | None":
-    import json
-
-    from vidgn.config.build import build
-    from vidgn.config.schema import Config
-
-    text = source.metadata.get("config")
-    if text is None:
-        return None
-    try:
-        return build(Config, json.loads(text))
-    except ValueError as error:
-        raise CheckpointError(f"{source.file.path}: written by another version of vidgn ({error})") from None
-
-
 def _guess_model(source: "Source") -> str:
     """By depth; the I3D of pytorchvideo and PySlowFast is the one without a temporal stride in its stem."""
     by_depth: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "i3d_r50", (3, 4, 23, 3): "i3d_r101"}
@@ -117,13 +104,11 @@ def _guess_model(source: "Source") -> str:
     return "i3d_r50_8x8" if found == "i3d_r50" and source.entry.name in ("pytorchvideo", "PySlowFast") else found
 
 
-def _classes(source: "Source", path: str | None) -> list[str]:
-    import json
-
+def _classes(source: "Source", own: Sequence[str] | None, path: str | None) -> Sequence[str]:
     number = source.num_classes
     if path is None:
-        if "classes" in source.metadata:
-            return [str(name) for name in json.loads(source.metadata["classes"])]
+        if own is not None:
+            return own
         if number is None:
             raise ConfigError(
                 f"{source.file.path}: has no classifier; name the classes of a new one with --classes FILE"
@@ -163,9 +148,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--frames", type=_positive, help="frames of a clip (default 32; 8 for i3d_r50_8x8)")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the classifier")
-    triple = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
-    parser.add_argument("--input-mean", **triple, help="what IN was trained to subtract, 0-255, if not the usual")
-    parser.add_argument("--input-std", **triple, help="what IN was trained to divide by, 0-255")
+    triple = {"nargs": 3, "metavar": ("R", "G", "B")}
+    parser.add_argument(
+        "--input-mean", type=_finite, **triple, help="what IN was trained to subtract, 0-255, if not the usual"
+    )
+    parser.add_argument("--input-std", type=_above_zero, **triple, help="what IN was trained to divide by, 0-255")
     parser.add_argument("--every", action="store_true", help="list every tensor")
     return parser
 
@@ -174,4 +161,18 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: must be a finite number")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = _finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: pixels are divided by it, so it must be above 0")
     return value

@@ -4,8 +4,8 @@
 file whose names are understood, `transfer` puts weights into a model, `report` is its account, `export` writes.
 """
 
-from vidgn.models.weights.export import save_model, save_pytorchvideo
-from vidgn.models.weights.files import WeightsFile, read_metadata
+from vidgn.models.weights.export import read_about, save_model, save_pytorchvideo
+from vidgn.models.weights.files import WeightsFile
 from vidgn.models.weights.files import read_file as load_file
 from vidgn.models.weights.formats import FORMATS, Pixels
 from vidgn.models.weights.report import ImportReport
@@ -20,7 +20,7 @@ __all__ = [
     "WeightsFile",
     "load_file",
     "load_weights",
-    "read_metadata",
+    "read_about",
     "read_source",
     "save_model",
     "save_pytorchvideo",

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from vidgn.errors import CheckpointError
+from vidgn.files import write_atomic
 from vidgn.models.weights.unpickle import load_pickle
 
 FORMAT_VERSION = "1"  # of our own exports
@@ -65,23 +66,6 @@ def read_file(path: str | os.PathLike[str]) -> WeightsFile:
     return _unnest(found, "pickle", load_pickle(found))
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata of a vidgn export, without its tensors; empty for other files.
-
-    Raises: CheckpointError as `read_file`.
-    """
-    found = resolve_path(path)
-    with found.open("rb") as file:
-        head = file.read(16)
-    if head and not _looks_like_safetensors(head, found.stat().st_size):
-        return read_file(found).metadata
-    try:
-        with safetensors.safe_open(found, framework="pt") as opened:
-            return dict(opened.metadata() or {})
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _torn(found, "safetensors", error) from None
-
-
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """A safetensors file, put in place whole. The same tensors and metadata give the same bytes.
 
@@ -91,30 +75,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata:
     (size,) = struct.unpack("<Q", body[:8])
     header = json.dumps({"__metadata__": dict(sorted(metadata.items())), **json.loads(body[8 : 8 + size])}).encode()
     header += b" " * (-len(header) % 8)
-    _write_whole(path, struct.pack("<Q", len(header)) + header, memoryview(body)[8 + size :])
 
+    def write(file: BinaryIO) -> None:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.write(memoryview(body)[8 + size :])
 
-def write_torch(path: Path, content: dict[str, Any]) -> None:
-    """A torch file, put in place whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        torch.save(content, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(path, write)
 
 
 def _looks_like_safetensors(head: bytes, size: int) -> bool:

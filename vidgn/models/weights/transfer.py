@@ -176,9 +176,15 @@ def _absorb(kernel: torch.Tensor, how: str, pixels: Pixels, std: Triple) -> tupl
 def _check_values(source: Source, canonical: str, tensor: torch.Tensor) -> None:
     name = f"{source.file.path}: {source.keys[canonical]}"
     if not torch.isfinite(tensor).all():
-        raise CheckpointError(f"{name} holds values that are not finite numbers: the training that wrote it diverged")
+        raise CheckpointError(
+            f"{name} holds values that are not finite numbers: the training that wrote it diverged; "
+            "take an earlier checkpoint of it"
+        )
     if canonical.endswith(".running_var") and (tensor < 0).any():
-        raise CheckpointError(f"{name} holds negative variances: a torn file, or not a variance")
+        raise CheckpointError(
+            f"{name} holds negative variances: a torn file, or not a variance; "
+            "fetch it again, or save its state_dict anew"
+        )
 
 
 def _refuse(source: Source, missing: list[str], misfits: list[str]) -> None:
