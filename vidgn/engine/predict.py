@@ -1,20 +1,18 @@
 """What a trained network sees in a video: class names and scores, from one exported file and nothing else."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vidgn.config.build import build
-from vidgn.config.schema import Config, ViewsConfig
+from vidgn.config.schema import ViewsConfig
 from vidgn.data.decode import open_image, open_video
 from vidgn.data.plan import resolve_views
 from vidgn.engine.setup import DTYPES, ToModel, autocast, memory_format, set_precision
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.models.i3d import VideoResNet, build_model
-from vidgn.models.weights import ImportReport, load_file, load_weights
+from vidgn.models.weights import ImportReport, load_file, load_weights, read_about
 
 _IMAGES = (".jpg", ".jpeg", ".png")
 _VIEWS_AT_ONCE = {"cpu": 1, "cuda": 6}
@@ -46,7 +44,7 @@ class Predictor:
                 f"make it say so: vidgn convert {file.path} OUT.safetensors --classes NAMES.txt"
             )
         self.path = file.path
-        self.config, self.classes = _config_of(file.path, file.metadata)
+        self.config, self.classes = read_about(file)
         steps = file.metadata.get("trained_steps", "")
         self.trained_steps = int(steps) if steps else None
         model = build_model(
@@ -113,11 +111,3 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: no GPU that torch can use; write --device cpu or auto")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
-
-
-def _config_of(path: Path, metadata: dict[str, str]) -> tuple[Config, tuple[str, ...]]:
-    try:
-        return build(Config, json.loads(metadata["config"])), tuple(map(str, json.loads(metadata["classes"])))
-    except (ConfigError, ValueError, KeyError, TypeError) as error:
-        first = str(error).splitlines()[0][:120]
-        raise CheckpointError(f"{path}: written by another version of vidgn ({first}); export it again") from None
