@@ -4,12 +4,22 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidgn.config.compose import load_config
 from vidgn.config.schema import NormConfig
+from vidgn.engine.setup import set_precision
 from vidgn.errors import ConfigError
-from vidgn.models.i3d import assemble_model, build_model, check_clip, check_model, final_size, parameter_roles
+from vidgn.models.i3d import (
+    assemble_model,
+    build_model,
+    check_clip,
+    check_model,
+    final_size,
+    max_over_windows,
+    parameter_roles,
+)
 from vidgn.models.norm import has_running_statistics, norm_layers
 
 KINDS = ["bn", "sync_bn", "frozen_bn", "gn", "ln", "in"]
@@ -222,3 +232,57 @@ def test_compiles_as_one_graph(models):
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, scale), expected)
     torch.testing.assert_close(net.blocks[0].norm.batch_mean_GC, mean)
+
+
+@pytest.mark.parametrize("name", ["i3d_r50", "i3d_r50_8x8"])
+def test_max_over_windows_is_the_pool(models, name):
+    for pool in (models[name].pool1, models[name].pool2):
+        x = torch.randn(2, 3, 5, 9, 8, dtype=torch.float64, requires_grad=True)
+        expected = F.max_pool3d(x, pool.kernel, pool.stride, pool.padding)
+        got = max_over_windows(x, pool.kernel, pool.stride, pool.padding)
+        assert torch.equal(got, expected)
+        weight = torch.randn_like(expected)
+        one, other = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, expected))
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
+
+
+def test_the_head_averages_the_training_map_and_slides_over_a_larger_one(models):
+    net = build_model(models["i3d_tiny"], norm("gn"), num_classes=8, frames=16, crop=56).double()
+    for size in (net.head.pool.kernel_size, (3, 4, 5)):
+        x = torch.randn(2, 512, *size, dtype=torch.float64)
+        expected = net.head.proj(net.head.pool(x).movedim(1, -1)).movedim(-1, 1)
+        torch.testing.assert_close(net.head(x), expected, rtol=0, atol=1e-12)
+
+
+def test_backward_at_the_training_size_has_no_op_without_a_fixed_order(models):
+    """CUDA's AvgPool3d and MaxPool3d raise under deterministic algorithms; the net's own pools need not be asked."""
+    net = build_model(models["i3d_tiny"], norm("gn"), num_classes=8, frames=16, crop=32)
+    seen, nodes = set(), [net(torch.randn(2, 3, 16, 32, 32), torch.ones(2, 512)).grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [n for n, _ in node.next_functions]
+    assert not any("AvgPool3D" in node.name() for node in seen)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("kind", ["bn", "gn"])
+def test_deterministic_steps_on_a_gpu_repeat_to_the_bit(models, kind):
+    def two_steps():
+        net = build_model(models["i3d_tiny"], norm(kind), num_classes=8, frames=16, crop=32).cuda()
+        sgd = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+        for seed in range(2):
+            x = torch.randn(4, 3, 16, 32, 32, generator=torch.Generator().manual_seed(seed)).cuda()
+            F.cross_entropy(net(x, torch.ones(4, 512, device="cuda")).flatten(1), torch.arange(4).cuda()).backward()
+            sgd.step()
+        return [p.detach().cpu() for p in net.parameters()]
+
+    config = load_config(["trainer.deterministic=true"])
+    try:
+        set_precision(config)
+        assert all(torch.equal(a, b) for a, b in zip(two_steps(), two_steps(), strict=True))
+    finally:
+        set_precision(load_config())
+        assert not torch.are_deterministic_algorithms_enabled()

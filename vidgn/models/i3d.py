@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vidgn.config.schema import ModelConfig, NormConfig
 from vidgn.errors import ConfigError
@@ -24,10 +25,31 @@ _EXPANSION = 4
 _FC_STD = 0.01  # NLN, cfg.MODEL.FC_INIT_STD
 
 
+class MaxPool(nn.MaxPool3d):
+    """MaxPool3d, by `max_over_windows` on CUDA under deterministic algorithms: its own backward there has no order."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.is_cuda and torch.are_deterministic_algorithms_enabled():
+            return max_over_windows(input, self.kernel_size, self.stride, self.padding)  # type: ignore[arg-type]
+        return F.max_pool3d(input, self.kernel_size, self.stride, self.padding)
+
+
+def max_over_windows(x: Tensor, kernel: Size, stride: Size, padding: Size) -> Tensor:
+    """MaxPool3d one axis at a time, each step with a backward of fixed order; where values tie they share the gradient.
+
+    Shape: (N, C, T, H, W) -> (N, C, T', H', W').
+    """
+    x = F.pad(x, [p for p in reversed(padding) for _ in range(2)], value=-math.inf)  # it takes the last axis first
+    for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=2):
+        if k > 1 or s > 1:
+            x = x.unfold(axis, k, s).amax(-1)
+    return x
+
+
 class Head(nn.Module):
     """pytorchvideo's ResNetBasicHead, with the dropout mask given from outside."""
 
-    def __init__(self, *, pool: nn.Module, proj: nn.Linear) -> None:
+    def __init__(self, *, pool: nn.AvgPool3d, proj: nn.Linear) -> None:
         super().__init__()
         self.pool = pool
         self.proj = proj
@@ -38,7 +60,8 @@ class Head(nn.Module):
         return self.proj.in_features
 
     def forward(self, x: Tensor, dropout_scale_NC: Tensor | None = None) -> Tensor:
-        x = self.pool(x)
+        spanned = tuple(x.shape[2:]) == self.pool.kernel_size  # AvgPool3d's backward on CUDA has no fixed order
+        x = x.mean((2, 3, 4), keepdim=True) if spanned else self.pool(x)
         if dropout_scale_NC is not None:
             x = x * dropout_scale_NC.to(x.dtype)[:, :, None, None, None]
         return self.proj(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
@@ -114,6 +137,7 @@ def assemble_model(
                 pool_kernel_size=model.pool1.kernel,
                 pool_stride=model.pool1.stride,
                 pool_padding=model.pool1.padding,
+                pool=MaxPool,
                 norm=factory,
             )
         ]
@@ -138,7 +162,7 @@ def assemble_model(
             dim_in = inner * _EXPANSION
             if i == 0 and model.pool2 is not None:
                 pool = model.pool2
-                blocks.append(nn.MaxPool3d(pool.kernel, pool.stride, pool.padding))
+                blocks.append(MaxPool(pool.kernel, pool.stride, pool.padding))
         size = final_size(model, frames=frames, crop=crop)
         assert size is not None
         blocks.append(Head(pool=nn.AvgPool3d(size, stride=1), proj=nn.Linear(dim_in, num_classes)))
