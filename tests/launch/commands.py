@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,14 +51,20 @@ def tiny(data: Path, *more: str) -> list[str]:
 class Command:
     """`vidgn ...` in a session of its own; everything it starts, wherever, carries a mark in its environment."""
 
-    def __init__(self, arguments: list[str], folder: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "vidgn"),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.mark = f"VIDGN_TEST={uuid.uuid4().hex}"
         name, _, value = self.mark.partition("=")
         self.log = folder / f"output-{value[:8]}.txt"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vidgn", *arguments],
+                [*program, *arguments],
                 cwd=folder,
                 env={**(environment or os.environ), "OMP_NUM_THREADS": "1", name: value},
                 stdout=log,
