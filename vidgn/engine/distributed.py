@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vidgn.config.schema import Config
 from vidgn.engine.environment import ranks_are_set
+from vidgn.engine.geometry import Geometry
 from vidgn.engine.whereabouts import Whereabouts
 from vidgn.errors import ConfigError, VidgnError
 
@@ -23,9 +24,9 @@ _FAILURE = "vidgn/failure"  # in the store: what the first rank to fail had to s
 
 
 class RankError(VidgnError):
-    """A rank failed. `heard_of`: another one did, and says so itself."""
+    """A rank failed otherwise than by a VidgnError."""
 
-    heard_of = False
+    heard_of = False  # as on the VidgnErrors of a group: whether another rank failed, and says so itself
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,13 @@ def num_gpus(config: Config) -> int:
 
 def check_devices(config: Config) -> None:
     """Raise ConfigError where this machine has fewer GPUs than ranks, or none where they are asked for."""
-    if ranks_are_set():
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", int(os.environ.get("LOCAL_RANK", "0")) + 1))
-    else:
-        here = config.launch.nproc_per_node
     count = num_gpus(config)
+    if not ranks_are_set():
+        here = config.launch.nproc_per_node
+    elif "LOCAL_WORLD_SIZE" in os.environ:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+    else:  # srun may show each task its own GPU and no other
+        here = 1 if count == 1 else int(os.environ.get("LOCAL_RANK", "0")) + 1
     if count < here and (count > 0 or config.trainer.device == "cuda"):
         remedy = f"launch.nproc_per_node={count}" if count else "trainer.device=cpu"
         raise ConfigError(
@@ -93,15 +96,17 @@ def check_devices(config: Config) -> None:
 
 
 def choose_device(config: Config, local_rank: int) -> torch.device:
-    """The device of a rank; check_devices has seen that there is one."""
-    return torch.device("cuda", local_rank) if num_gpus(config) else torch.device("cpu")
+    """The device of a rank, the only GPU it can see where that is one; check_devices has seen that there is one."""
+    count = num_gpus(config)
+    return torch.device("cuda", local_rank if count > 1 else 0) if count else torch.device("cpu")
 
 
 @contextmanager
 def joined(config: Config) -> Iterator[Ranks]:
     """Join the group this process was started for (torch's variables), leave it at the end; alone without them.
 
-    An error of one rank ends all of them: it is raised there as it is, elsewhere as a RankError that quotes it.
+    An error of one rank ends all of them: it is raised there as it is, elsewhere as another of its kind where that is
+    a VidgnError, as a RankError that quotes it where not.
     Raises: ConfigError where the ranks can't meet.
     """
     if not ranks_are_set():
@@ -164,7 +169,7 @@ def _as_time_out(error: Exception, whereabouts: Whereabouts, seconds: float) -> 
 
 
 def _first_failure(store: Store, rank: int, error: Exception) -> Exception:
-    """The error as it is on the rank that failed first; a RankError that quotes that one on the others."""
+    """The error as it is on the rank that failed first; on the others one that quotes it."""
     mine = f"rank {rank}: {type(error).__name__}: {_line(error)}"
     try:
         first = store.compare_set(_FAILURE, "", mine).decode()
@@ -177,9 +182,18 @@ def _first_failure(store: Store, rank: int, error: Exception) -> Exception:
         return RankError(
             f"rank {rank} lost the connection to the others: one of them died without a word ({_line(error)})"
         )
-    heard = RankError(first)
-    heard.heard_of = True
+    heard = error_of_kind(first.partition(": ")[2]) or RankError(first)
+    heard.heard_of = True  # type: ignore[attr-defined]
     return heard
+
+
+def error_of_kind(text: str) -> VidgnError | None:
+    """`Kind: message` as an error again, where Kind is a VidgnError of any room."""
+    name, _, message = text.partition(": ")
+    kinds: list[type[VidgnError]] = [VidgnError]
+    for kind in kinds:  # it grows
+        kinds += kind.__subclasses__()
+    return next((kind(message) for kind in kinds if kind.__name__ == name), None)
 
 
 def _is_lost_connection(error: Exception) -> bool:
@@ -190,6 +204,14 @@ def _is_lost_connection(error: Exception) -> bool:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def statistics_process_group(geometry: Geometry) -> Any:
+    """The process group this rank normalises with, None where groups lie within a forward. Made by all ranks."""
+    if geometry.ranks_per_group == 1:
+        return None
+    groups = [dist.new_group(ranks) for ranks in geometry.rank_groups()]
+    return groups[dist.get_rank() // geometry.ranks_per_group]
 
 
 def wrapped(model: nn.Module, ranks: Ranks, *, compiled: bool) -> nn.Module:

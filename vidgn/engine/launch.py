@@ -2,7 +2,6 @@
 
 import ctypes
 import inspect
-import json
 import logging
 import multiprocessing
 import os
@@ -16,9 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vidgn import errors
 from vidgn.config.schema import Config
-from vidgn.engine.distributed import RankError, check_devices
+from vidgn.engine.distributed import RankError, check_devices, error_of_kind
 from vidgn.engine.environment import first_slurm_host, ranks_are_set, slurm_port
 from vidgn.engine.signals import RankStop, Stop, blocked_in_children, ended_by_second_interrupt
 from vidgn.engine.whereabouts import Roll, sign
@@ -111,6 +109,9 @@ def launch(config: Config, stop: Stop, work: Work) -> str | None:
             f"{config.launch.timeout_seconds:g} s: start the same command on each, and see that they reach that port "
             f"({' '.join(str(error).split())})"
         ) from None
+    raised = [o for o in outcomes.values() if isinstance(o, VidgnError)]
+    if raised:
+        raise min(raised, key=lambda error: bool(getattr(error, "heard_of", False)))
     return next((o for o in outcomes.values() if o is not None), None)
 
 
@@ -166,15 +167,23 @@ def _check_port(place: Meeting) -> None:
         )
 
 
-def _rank(config: Config, stop: Stop, work: Work, launcher: int, roll: Roll) -> str | None:
-    """What a started rank runs."""
+def _rank(config: Config, stop: Stop, work: Work, launcher: int, roll: Roll) -> str | VidgnError | None:
+    """What a started rank runs.
+
+    Returns: as work_as_rank; on one node also the error that starting again would not mend, which is not tried.
+    """
     from vidgn.engine.run import work_as_rank
 
     _die_with(launcher)
     own = RankStop(stop)
     own.listen()
     sign(roll, int(os.environ["LOCAL_RANK"]), start=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    outcome = work_as_rank(config, own, work, claimed=work == "test" or config.launch.nnodes == 1)
+    try:
+        outcome = work_as_rank(config, own, work, claimed=work == "test" or config.launch.nnodes == 1)
+    except VidgnError as error:
+        if isinstance(error, RankError) or config.launch.nnodes > 1:  # another node would wait for one that has ended
+            raise
+        outcome = error
     roll.done()
     return outcome
 
@@ -190,10 +199,8 @@ def _die_with(launcher: int) -> None:
 def _as_error(rank: int, failure: Any, last_note: str | None, max_restarts: int) -> VidgnError:
     message = failure.message
     if isinstance(message, dict):
-        message = message.get("message", json.dumps(message))
-    if found := re.match(r"(\w+Error): (.*)", str(message), re.DOTALL):
-        kind = RankError if found[1] == "RankError" else getattr(errors, found[1], None)
-        if kind is not None:
-            return kind(found[2])
+        message = message.get("message", message)
+    if (error := error_of_kind(str(message))) is not None:
+        return error
     tries = f" after {max_restarts} restarts" if max_restarts else "; launch.max_restarts=N would start it again"
     return RankError(f"rank {rank} (process {failure.pid}, last at: {last_note}) failed{tries}: {message}")

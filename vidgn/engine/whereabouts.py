@@ -80,6 +80,8 @@ class Roll:
         while True:
             if (gone := self._gone()) is not None:
                 time.sleep(_GRACE_SECONDS)
+                if self._gone() != gone:  # its note was being written when it was read
+                    continue
                 print(f"local rank {self._mine} ends: local rank {gone} is gone", file=sys.stderr, flush=True)
                 os._exit(1)
             time.sleep(_LOOK_SECONDS)
