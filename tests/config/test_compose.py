@@ -40,6 +40,11 @@ def test_the_paper_is_the_default():
     assert load_config(["tag=lr${optim.lr_per_clip}", "norm=bn"]).run_dir.name.endswith("8x8_bn_lr0.00015625_s0")
 
 
+@pytest.mark.parametrize("views", ["paper", "center", "curve", "image"])
+def test_every_view_composes_for_a_run_of_images(views):
+    assert load_config([f"views={views}", "frames=1", "span=1"]).views.name == views
+
+
 def test_curve_of_training_is_the_view_of_that_name():
     assert load_config(["views=curve"]).views == CURVE
 
@@ -64,6 +69,10 @@ def test_curve_of_training_is_the_view_of_that_name():
         (["data.crop=300"], "write data.crop=256 or data.short_side=[300,320]"),
         (["data.short_side=[320,256]"], "write data.short_side=[256,320]"),
         (["views=image"], "frames=1 span=1"),
+        (["views.clips=0"], "views.clips=0: views=paper has clips=10, leave it out"),
+        (["views=curve", "views.crops=3"], "views.crops=3: views=curve has crops=1, leave it out"),
+        (["model=i3d_tiny", "model.temporal_kernels=[[3],[2],[3],[3]]"], "has 2: a block adds its input to its output"),
+        (["trainer.log_every=5"], "unknown key 'trainer.log_every'"),
         (["optim.milestones=[0.75,0.5]"], "fractions of training, rising"),
         (["data.clips_per_video=3"], "must divide gpus * clips_per_gpu = 64"),
         (["study=a/b"], "a folder name"),

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 from vidgn.config.build import to_plain
-from vidgn.config.compose import load_config, to_yaml
+from vidgn.config.compose import load_config
 from vidgn.config.fingerprint import fingerprint, identity, pair_fingerprint
 from vidgn.config.schema import run_name
 
@@ -66,7 +67,7 @@ class Writer:
         """A run that has begun."""
         run = self.ask(config)
         run.mkdir()
-        (run / "config.yaml").write_text(to_yaml(to_plain(config)))
+        (run / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
         (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
         (run / "machine.json").write_text(json.dumps([{"steps_total": 7}, machine or {"steps_total": 400}]))
         if lock:

@@ -25,7 +25,6 @@ def _check_ranges(config: Config) -> None:
         "launch.nnodes": config.launch.nnodes,
         "trainer.checkpoint_steps": config.trainer.checkpoint_steps,
         "trainer.keep": config.trainer.keep,
-        "trainer.log_every": config.trainer.log_every,
         "data.crop": config.data.crop,
         "data.clips_per_video": config.data.clips_per_video,
         "model.width": config.model.width,
@@ -83,6 +82,12 @@ def _check_ranges(config: Config) -> None:
 
 
 def _check_clip(config: Config) -> None:
+    for kernel in (k for stage in config.model.temporal_kernels for k in stage):
+        if kernel < 1 or kernel % 2 == 0:
+            raise ConfigError(
+                f"model.temporal_kernels has {kernel}: a block adds its input to its output, which takes the same "
+                f"frames, so write odd numbers such as {max(1, kernel - 1)} or {max(1, kernel + 1)}"
+            )
     if config.span % config.frames:
         divisors = [d for d in range(1, config.span + 1) if config.span % d == 0]
         near = sorted(sorted(divisors, key=lambda d: abs(d - config.frames))[:2])
@@ -116,7 +121,10 @@ def _check_norm(config: Config) -> None:
         if value is not None and value < 1:
             raise ConfigError(f"norm.{key}={value}: must be at least 1")
     if norm.groups is not None and norm.channels_per_group is not None:
-        raise ConfigError("norm.groups and norm.channels_per_group are both given: give one of them")
+        raise ConfigError(
+            f"norm.groups={norm.groups} and norm.channels_per_group={norm.channels_per_group} are two ways to say one "
+            "thing: give one of them"
+        )
     if norm.kind == "frozen_bn" and config.weights is None:
         raise ConfigError("norm=frozen_bn keeps the statistics of imported weights: write weights=FILE")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vidgn.config.build import build
+from vidgn.config.build import build, to_plain
 from vidgn.config.check import check_config
 from vidgn.config.schema import Config, run_name
 from vidgn.errors import ConfigError
@@ -115,24 +116,34 @@ def to_config(node: DictConfig) -> Config:
     """
     config = build(Config, OmegaConf.to_container(node, resolve=True))
     check_config(config)
+    _check_views(config)
     return config
 
 
-def to_yaml(plain: Any) -> str:
-    """Plain containers as yaml, keys in the order of the schema."""
-    return OmegaConf.to_yaml(OmegaConf.create(plain))
+def _check_views(config: Config) -> None:
+    """Refuse a view that is not what its name says: results and reports tell views by their names alone."""
+    name = config.views.name
+    named = yaml.safe_load((config_dir() / "views" / f"{name}.yaml").read_text())
+    for key, value in to_plain(config)["views"].items():
+        if value != named[key]:
+            raise ConfigError(f"views.{key}={value}: views={name} has {key}={named[key]}, leave it out")
 
 
 def load_run_config(run_dir: Path) -> Config:
     """The Config a run was started with.
 
-    Raises: ConfigError if there is no run, or its config is of another version.
+    Raises: ConfigError if there is no run, or its config is damaged or of another version.
     """
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{run_dir} is not a run: it has no config.yaml (a run is runs_dir/study/run_name)")
     try:
-        return build(Config, OmegaConf.to_container(OmegaConf.load(path)))
+        plain = OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        first = str(error).split("\n")[0]
+        raise ConfigError(f"{path} is damaged ({first}): put it back from a copy, or train the run again") from None
+    try:
+        return build(Config, plain)
     except ConfigError as error:
         raise ConfigError(f"{path} was written by another version of vidgn: {error}") from None
 

@@ -8,6 +8,8 @@ from typing import Any
 from vidgn.config.build import to_plain
 from vidgn.config.schema import Config
 
+DATA_ROWS, WEIGHTS = "data rows", "weights sha256"  # keys of an identity that are none of the config's
+
 _MACHINE_ONLY = (
     "study",
     "runs_dir",
@@ -30,7 +32,6 @@ _MACHINE_ONLY = (
     "trainer.checkpoint_steps",
     "trainer.keep",
     "trainer.eval_every",
-    "trainer.log_every",
 )
 
 
@@ -41,7 +42,7 @@ def identity(config: Config, *, data_digest: str, weights_digest: str | None) ->
     """
     flat = _flatten(to_plain(config))
     kept = {k: v for k, v in flat.items() if not any(k == m or k.startswith(m + ".") for m in _MACHINE_ONLY)}
-    return {**kept, "data rows": data_digest, "weights sha256": weights_digest}
+    return {**kept, DATA_ROWS: data_digest, WEIGHTS: weights_digest}
 
 
 def fingerprint(identity_of_run: Mapping[str, Any]) -> str:

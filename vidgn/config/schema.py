@@ -128,7 +128,6 @@ class TrainerConfig:
     checkpoint_steps: int
     keep: int
     eval_every: float  # epochs between points of the validation curve; 0: none
-    log_every: int  # steps between train lines on the console
     deterministic: bool
     on_nonfinite: Literal["stop", "skip"]
 
