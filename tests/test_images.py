@@ -17,7 +17,7 @@ from torchvision.transforms import CenterCrop, RandomResizedCrop, Resize
 
 from vidgn.cli.main import main
 from vidgn.config.compose import compose_all, load_config
-from vidgn.data.loader import test_videos as read_views
+from vidgn.data.loader import view_videos
 from vidgn.data.manifest import read_manifest
 from vidgn.data.plan import plan_for, resolve_clip
 from vidgn.engine.optim import learning_rate, make_optimizer
@@ -248,7 +248,7 @@ def test_the_test_is_the_224_centre_crop_of_short_side_256(size, tmp_path):
         image.save(tmp_path / split / "a/1.png")
     config = load_config([*IMAGE, f"data.root={tmp_path}", "data.workers=0"])
     rows = read_manifest(config.data, "val")
-    with read_views(rows, config.data, config.views, seed=0, frames=1, stride=1, rows=[0]) as stream:
+    with view_videos(rows, config.data, config.views, seed=0, frames=1, stride=1, rows=[0]) as stream:
         (seen,) = stream
     found_HWC = seen.clips_VTHWC[0, 0].numpy().astype(float)
     told_HWC = np.asarray(CenterCrop(224)(Resize(256, antialias=True)(image)), float)

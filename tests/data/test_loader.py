@@ -12,7 +12,7 @@ import torch
 from vidgn.config.schema import DataConfig
 from vidgn.data import reading
 from vidgn.data.decode import open_video
-from vidgn.data.loader import Batch, check_data, test_videos, train_batches
+from vidgn.data.loader import Batch, check_data, train_batches, view_videos
 from vidgn.data.manifest import Manifest, read_manifest
 from vidgn.data.plan import plan_clip, plan_digest, resolve_clip, resolve_views, row_at, substitute_row
 from vidgn.errors import ConfigError, DecodeError, ManifestError
@@ -191,13 +191,25 @@ def test_repeats_survive_an_unreadable_video(damaged):
     assert sum(len(b.substitutions) for b in whole) >= 2
 
 
+@pytest.mark.parametrize("num_rows", [3, 5])
+def test_a_video_drawn_twice_in_a_step_keeps_to_its_readers_memory(manifest, tiny_data, tmp_path, num_rows):
+    text = "path,label\n" + "".join(f"{manifest[i].path},{manifest[i].label}\n" for i in range(num_rows))
+    (tmp_path / "t.csv").write_text(text)
+    data = replace(tiny_data, format="csv", train=str(tmp_path / "t.csv"), synthetic=None, clips_per_video=2)
+    few = read_manifest(data, "train")
+    alone = batches(few, data, forwards(10, 8), slots_per_step=8)  # 4 videos a step
+    assert any(len(set(batch.ids)) < 4 for batch in alone)
+    assert not any(batch.substitutions for batch in alone)
+    assert_same(batches(few, replace(data, workers=2), forwards(10, 8), slots_per_step=8), alone)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", ["paper", "center", "curve"])
 def test_views_of_a_test_video(tiny_data, all_views, workers, name):
     data, views = replace(tiny_data, workers=workers), all_views[name]
     manifest = read_manifest(data, "val")
     rows = [8, 0, 3]
-    with test_videos(manifest, data, views, rows=rows, **CLIP) as stream:
+    with view_videos(manifest, data, views, rows=rows, **CLIP) as stream:
         videos = list(stream)
     assert [video.index for video in videos] == rows
     for video in videos:
@@ -216,7 +228,7 @@ def test_views_of_a_test_video(tiny_data, all_views, workers, name):
 def test_an_unreadable_test_video_is_said_and_not_replaced(damaged, all_views, workers):
     manifest, data = damaged
     data = replace(data, workers=workers)
-    with test_videos(manifest, data, all_views["center"], rows=range(24), **CLIP) as stream:
+    with view_videos(manifest, data, all_views["center"], rows=range(24), **CLIP) as stream:
         videos = list(stream)
     assert [video.index for video in videos if video.clips_VTHWC is None] == [1, 5, 9, 13, 17, 21]
     for video in videos:
@@ -235,7 +247,7 @@ def test_images(tiny_data, tmp_path, all_views):
     assert batch.clip_NTHWC.shape == (4, 1, 28, 28, 3)
     assert [int(clip.max()) for clip in batch.clip_NTHWC] == [50 if label == 0 else 200 for label in batch.label_N]
     val = read_manifest(data, "val")
-    with test_videos(val, data, all_views["image"], seed=0, frames=1, stride=1, rows=[0, 1]) as stream:
+    with view_videos(val, data, all_views["image"], seed=0, frames=1, stride=1, rows=[0, 1]) as stream:
         assert [video.clips_VTHWC.shape for video in stream if video.clips_VTHWC is not None] == [(1, 1, 28, 28, 3)] * 2
 
 

@@ -14,7 +14,7 @@ import torch
 
 from vidgn.config.schema import DataConfig
 from vidgn.data import pool
-from vidgn.data.loader import Stream, test_videos, train_batches
+from vidgn.data.loader import Stream, train_batches, view_videos
 from vidgn.data.manifest import read_manifest
 from vidgn.data.reading import ClipGeometry, ReadTask
 from vidgn.errors import ConfigError
@@ -111,7 +111,7 @@ def test_a_test_video_that_hangs_is_unreadable(tiny_data, all_views, monkeypatch
     data = replace(tiny_data, workers=1, timeout_seconds=2.5)
     manifest = read_manifest(data, "val")
     rows = [*range(9)] * 20
-    with test_videos(manifest, data, all_views["center"], rows=rows, **CLIP) as stream:
+    with view_videos(manifest, data, all_views["center"], rows=rows, **CLIP) as stream:
         videos = [next(stream)]
         the_reader().suspend()
         videos += list(stream)

@@ -139,7 +139,9 @@ class TrainFeed:
                 row = self._plan.row(position)
                 key = row if self._plan.repeats > 1 else len(by_row)
                 by_row.setdefault(key, []).append((building, slot))
-        return [self._task(places) for places in by_row.values()]
+        # A row drawn twice in a step (an epoch ends in it) is opened twice: a reader has room for `repeats` clips.
+        size = self._plan.repeats
+        return [self._task(all[i : i + size]) for all in by_row.values() for i in range(0, len(all), size)]
 
     def accept(self, done: Done) -> list[ReadTask]:
         wanted = self._wanted.pop(done.task.key)
@@ -197,7 +199,7 @@ def _groups(positions: Iterator[Sequence[int]], slots_per_step: int | None) -> I
         yield list(group)
 
 
-class TestFeed:
+class ViewFeed:
     """Makes the views of one video after another."""
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from vidgn.config.schema import DataConfig, ViewsConfig
-from vidgn.data.feeds import Batch, Substitution, TestFeed, TrainFeed, TrainPlan, VideoViews
+from vidgn.data.feeds import Batch, Substitution, TrainFeed, TrainPlan, VideoViews, ViewFeed
 from vidgn.data.listing import annotation_path, root_folder
 from vidgn.data.manifest import Manifest
 from vidgn.data.pool import InlinePool, ReaderPool
@@ -16,7 +16,7 @@ from vidgn.data.synthetic import check_synthetic
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.streams import Tag
 
-__all__ = ["Batch", "Stream", "Substitution", "VideoViews", "check_data", "test_videos", "train_batches"]
+__all__ = ["Batch", "Stream", "Substitution", "VideoViews", "check_data", "train_batches", "view_videos"]
 
 _TRAIN_SLOTS = 2  # places a reader has: one being filled, one being emptied or waiting
 
@@ -48,7 +48,7 @@ def train_batches(
     return Stream(feed, _pool(data, _TRAIN_SLOTS, slot_bytes), window=2 * _TRAIN_SLOTS * data.workers)
 
 
-def test_videos(
+def view_videos(
     manifest: Manifest,
     data: DataConfig,
     views: ViewsConfig,
@@ -57,16 +57,13 @@ def test_videos(
     frames: int,
     stride: int,
     rows: Sequence[int],
-    pin_memory: bool = False,  # noqa: PT028
+    pin_memory: bool = False,
 ) -> Stream[VideoViews]:
     """The views of the manifest's `rows`, in their order; each file is opened once. `curve` is planned by the row."""
     geometry = ClipGeometry.of(data, frames=frames, stride=stride, views=views)
-    feed = TestFeed(manifest, data, seed, geometry, list(rows), pin_memory)
+    feed = ViewFeed(manifest, data, seed, geometry, list(rows), pin_memory)
     slot_bytes = views.clips * views.crops * _num_bytes(geometry.clip_shape)
     return Stream(feed, _pool(data, 1, slot_bytes), window=data.workers)
-
-
-test_videos.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _num_bytes(shape: tuple[int, ...]) -> int:
