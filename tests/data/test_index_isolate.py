@@ -1,7 +1,10 @@
 """Files that hang, crash or eat memory cost themselves and nothing else."""
 
+import _thread
 import multiprocessing
+import threading
 import time
+from multiprocessing.context import SpawnProcess
 
 import pytest
 from isolated_work import act
@@ -38,3 +41,19 @@ def test_leaving_early_ends_the_workers() -> None:
         outcomes.throw(KeyboardInterrupt)
     assert time.monotonic() - started < 60
     assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_while_a_worker_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", lambda process: (time.sleep(1), start(process)))
+    interrupt = threading.Timer(0.5, _thread.interrupt_main)
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(run_isolated(act, ["a", "b"], workers=2, limits=LIMITS))
+    interrupt.join()
+    assert not multiprocessing.active_children()
+
+
+def test_no_item_is_left_out_in_silence() -> None:
+    with pytest.raises(RuntimeError, match="0 workers gave 0 outcomes for more items"):
+        list(run_isolated(act, ["a"], workers=0, limits=LIMITS))

@@ -1,7 +1,6 @@
 """Work on files that may hang, crash or eat all memory: each in a worker process with limits, replaced when it dies."""
 
-import itertools
-import os
+import contextlib
 import queue
 import signal
 import threading
@@ -42,23 +41,22 @@ def run_isolated(
     """`function(item)` for every item, by `workers` processes, in order of completion.
 
     `function` must be importable by name; a VidgnError of its own is the failure `error`. Leaving the loop early
-    (Ctrl-C too) ends all workers at once.
+    (Ctrl-C too) ends all workers at once. Raises: RuntimeError rather than leave an item out.
     """
     results: queue.Queue[Outcome[T] | None] = queue.Queue(maxsize=2 * workers)
     source = _Shared(iter(items))
     keepers = [_Keeper(function, source, results, limits) for _ in range(workers)]
     for keeper in keepers:
         keeper.start()
+    num_done = 0
     try:
-        for _ in itertools.repeat(None):
-            try:
-                outcome = results.get(timeout=0.5)
-            except queue.Empty:
-                if not any(keeper.is_alive() for keeper in keepers) and results.empty():
-                    return
-                continue
-            if outcome is not None:
-                yield outcome
+        while any(keeper.is_alive() for keeper in keepers) or not results.empty():
+            with contextlib.suppress(queue.Empty):
+                if (outcome := results.get(timeout=0.5)) is not None:
+                    num_done += 1
+                    yield outcome
+        if source.num_taken != num_done or source.take() is not None:
+            raise RuntimeError(f"{workers} workers gave {num_done} outcomes for more items")
     finally:
         for keeper in keepers:
             keeper.stop()
@@ -72,10 +70,12 @@ class _Shared(Generic[T]):
     def __init__(self, items: Iterator[T]) -> None:
         self._items = items
         self._lock = threading.Lock()
+        self.num_taken = 0
 
     def take(self) -> tuple[T] | None:
         with self._lock:
             for item in self._items:
+                self.num_taken += 1
                 return (item,)
             return None
 
@@ -93,6 +93,7 @@ class _Keeper(threading.Thread, Generic[T]):
         super().__init__(daemon=True)
         self._function, self._source, self._results, self._limits = function, source, results, limits
         self._process: Any = None
+        self._process_lock = threading.Lock()  # Ctrl-C may come while it is started or ended
         self._pipe: Connection | None = None
         self._stopped = threading.Event()
 
@@ -109,8 +110,9 @@ class _Keeper(threading.Thread, Generic[T]):
         self._stopped.set()
         while not self._results.empty():  # frees a keeper that waits to put
             self._results.get_nowait()
-        if self._process is not None:
-            self._process.kill()
+        with self._process_lock:
+            if self._process is not None:
+                self._process.kill()
 
     def _work(self, item: T) -> Outcome[T]:
         try:
@@ -122,7 +124,10 @@ class _Keeper(threading.Thread, Generic[T]):
                 self._end()
                 return Outcome(item, None, "timeout", f"took longer than {self._limits.timeout_seconds:g} s")
             value, failure, reason = pipe.recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
+            if self._process is None:
+                self._end()
+                return Outcome(item, None, "crash", f"no worker could be started for it ({error})")
             self._process.join(5)
             how = _how_it_died(self._process.exitcode)
             self._end()
@@ -134,21 +139,23 @@ class _Keeper(threading.Thread, Generic[T]):
     def _begin(self) -> Connection:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._function, self._limits.memory_mib), daemon=True
-        )
-        self._process.start()
+        process = context.Process(target=_serve, args=(theirs, self._function, self._limits.memory_mib), daemon=True)
+        with self._process_lock:
+            process.start()
+            self._process = process
         theirs.close()
         self._pipe.recv()  # imports are done: only the item itself is timed
         return self._pipe
 
     def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
+        with self._process_lock:
+            if self._process is not None:
+                self._process.kill()
+                self._process.join()
+            self._process = None
         if self._pipe is not None:
             self._pipe.close()
-        self._process = self._pipe = None
+        self._pipe = None
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any], memory_mib: int) -> None:
@@ -192,8 +199,3 @@ def _how_it_died(exitcode: int | None) -> str:
         return f"crashed the decoder ({signal.Signals(-exitcode).name})"
     except ValueError:
         return f"crashed the decoder (signal {-exitcode})"
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
