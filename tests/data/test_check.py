@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
-from encoded_videos import KINDS
+from encoded_videos import HEIGHT, KINDS, WIDTH, picture
+from PIL import Image
 
 from vidgn.cli import data_check
 from vidgn.data.check import check_files, report_text
 from vidgn.data.decode.probe import probe
 from vidgn.data.isolate import Limits
 from vidgn.data.sources import find_sources
+from vidgn.errors import ConfigError
 
 
 @pytest.mark.shared
@@ -80,3 +82,24 @@ def test_missing_files_of_a_manifest_are_bad(tmp_path: Path) -> None:
 )
 def test_flags(tmp_path: Path, kind: str, flags: tuple[str, ...]) -> None:
     assert probe(KINDS[kind](tmp_path)).flags == flags
+
+
+def test_images_are_checked_where_there_is_no_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(picture(0)).save(tmp_path / "cat" / "good.JPEG")
+    whole = (tmp_path / "cat" / "good.JPEG").read_bytes()
+    (tmp_path / "cat" / "torn.JPEG").write_bytes(whole[: len(whole) // 2])
+    assert data_check.run([str(tmp_path), "--workers", "1"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].startswith("cat/torn.JPEG  unreadable  is no image that can be read")
+    assert told[-1] == "2 files: 1 ok, 1 bad"
+    found = probe(tmp_path / "cat" / "good.JPEG")
+    assert (found.status, found.num_frames, found.height, found.width) == ("ok", 1, HEIGHT, WIDTH)
+    KINDS["h264_closed"](tmp_path)  # what lies beside videos is no part of the set
+    assert [source.path for source in find_sources(str(tmp_path)).files] == ["h264_closed.mp4"]
+
+
+@pytest.mark.parametrize("words", ["--workers -1", "--workers 0", "--timeout 0", "--timeout nan", "--memory -5"])
+def test_limits_that_leave_nothing_are_refused(tmp_path: Path, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"{words}.*: must lie between"):
+        data_check.run([str(tmp_path), *words.split()])

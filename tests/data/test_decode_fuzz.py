@@ -1,5 +1,6 @@
 """Damaged bytes in real files end in frames or in a DecodeError, within limits of time and memory, never in a crash."""
 
+import io
 import random
 import tempfile
 from collections import Counter
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoded_videos import picture
+from PIL import Image
 
-from vidgn.data.decode import open_video
+from vidgn.data.decode import open_image, open_video
 from vidgn.data.isolate import Limits, Outcome, run_isolated
 from vidgn.data.plan import Box, ResolvedClip
 from vidgn.errors import DecodeError
@@ -17,6 +20,8 @@ from vidgn.errors import DecodeError
 NUM_SHORT, NUM_LONG = 60, 400
 LIMITS = Limits(timeout_seconds=30, memory_mib=2048)
 HEADER_BYTES = 4096
+ORIENTATION, MAKER, RESOLUTION, EXIF_IFD = 0x0112, 0x010F, 0x011A, 0x8769
+EXIF_BYTES = 160  # of the images made here
 
 torch.set_num_threads(1)  # imported before the workers' memory is limited
 
@@ -76,3 +81,28 @@ def test_damaged_files_end_in_frames_or_an_error(shared_data: Path) -> None:
 def test_many_damaged_files_end_in_frames_or_an_error(shared_data: Path) -> None:
     paths = files(shared_data)
     assert_survives((str(paths[seed % len(paths)]), seed) for seed in range(NUM_SHORT, NUM_SHORT + NUM_LONG))
+
+
+def jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[MAKER], exif[RESOLUTION], exif[EXIF_IFD] = 6, "maker", 72.0, {0x9000: b"0230", 0x829A: 0.01}
+    file = io.BytesIO()
+    Image.fromarray(picture(0)).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def test_damaged_images_end_in_pixels_or_an_error(tmp_path: Path) -> None:
+    whole, path, errors, num_read = jpeg(), tmp_path / "image.jpg", [], 0
+    for seed in range(300):
+        rng, damage = random.Random(seed), bytearray(whole)
+        end = EXIF_BYTES if rng.random() < 0.8 else len(whole)
+        for _ in range(2 ** rng.randint(0, 4)):
+            damage[rng.randrange(20, end)] = rng.randrange(256)
+        path.write_bytes(damage)
+        try:
+            with open_image(path) as reader:
+                num_read += len(reader.read([ResolvedClip((0,), Box(0, 0, 8, 8), 8, 8, False)]))
+        except DecodeError as error:
+            errors.append(str(error))
+    assert all(error.startswith(f"{path}: is no image that can be read (") and "\n" not in error for error in errors)
+    assert min(num_read, len(errors)) > 30

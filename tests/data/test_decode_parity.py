@@ -98,10 +98,11 @@ def assert_same_instants(path: Path, decoder: str) -> str:
         step = 1 + reader.num_frames // 50
         clip = ResolvedClip(tuple(range(0, reader.num_frames, step)), whole, reader.height, reader.width, flip=False)
         ours, theirs = reader.read([clip])[0].astype(np.int16), other.read([clip])[0]
-        largest, mean = LEVELS[level_kind(reader.pixel_format, reader.height)]
+        pixels = reader._context.pix_fmt
+        largest, mean = LEVELS[level_kind(pixels, reader.height)]
         difference = np.abs(ours - theirs)
-        assert difference.max() <= largest, f"{path.name} {reader.pixel_format}: {difference.max()} levels"
-        assert difference.mean() <= mean, f"{path.name} {reader.pixel_format}: {difference.mean()} levels on average"
+        assert difference.max() <= largest, f"{path.name} {pixels}: {difference.max()} levels"
+        assert difference.mean() <= mean, f"{path.name} {pixels}: {difference.mean()} levels on average"
         return other.decoder
 
 

@@ -1,7 +1,9 @@
 """What reading gives beside the right pixels: geometry, sharing, limits, words of errors, no file but the named one."""
 
+import os
 import struct
 import sys
+import tempfile
 from pathlib import Path
 
 import av
@@ -128,6 +130,22 @@ def test_a_file_that_fails_in_the_middle_reads_up_to_there(shared_data: Path) ->
             reader.read([clip_of((28, 30), Box(0, 0, 64, 64))])
 
 
+def test_a_file_that_may_not_be_read_is_said(video: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "secret.mp4"
+        path.write_bytes(video.read_bytes())
+        path.chmod(0)
+        Path(folder).chmod(0o755)
+        user = os.geteuid()
+        try:
+            if user == 0:
+                os.seteuid(65534)  # root may read anything
+            with pytest.raises(DecodeError, match=r"secret\.mp4: can't be opened \(Permission denied\)"):
+                open_video(path)
+        finally:
+            os.seteuid(user)
+
+
 def test_scripts_open_no_other_file(video: Path, tmp_path: Path) -> None:
     """Play lists that name a good video, under names of videos: nothing but the named file may be read."""
     scripts = {
@@ -175,6 +193,18 @@ def test_a_header_that_lies_about_the_size_is_told(video: Path, tmp_path: Path) 
     path.write_bytes(data)
     with open_video(path) as reader, pytest.raises(DecodeError, match="changes its size from 128x192 to 64x96"):
         reader.read([clip_of((0,), Box(0, 0, 32, 32))])
+
+
+def test_the_movies_own_rotation_counts(video: Path, tmp_path: Path) -> None:
+    data = bytearray(video.read_bytes())
+    matrix = data.find(b"mvhd") + 4 + 36
+    assert struct.unpack(">9i", data[matrix : matrix + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 2**30)
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, -65536, 0, 65536, 0, 0, 0, 0, 2**30)
+    (tmp_path / "turned.mp4").write_bytes(data)
+    with open_video(video) as plain, open_video(tmp_path / "turned.mp4") as reader:
+        upright = plain.read([ResolvedClip((7,), Box(0, 0, HEIGHT, WIDTH), HEIGHT, WIDTH, False)])[0][0]
+        turned = reader.read([ResolvedClip((7,), Box(0, 0, WIDTH, HEIGHT), WIDTH, HEIGHT, False)])[0][0]
+    np.testing.assert_array_equal(turned, np.rot90(upright))
 
 
 def test_what_is_not_there_is_said_with_the_remedy(video: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, copy_from, encode
+from PIL import Image
 
 from vidgn.cli import data_index
 from vidgn.config.schema import DataConfig
@@ -89,6 +90,49 @@ def test_a_wrong_root_is_said(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("train/walk/a.mp4 1\n")
     with pytest.raises(ManifestError, match=r"none of the 1 files of .* \(first: train/walk/a.mp4\); give .* --root"):
         data_index.run([str(tmp_path / "list.txt"), "--root", str(videos), "--out", str(tmp_path / "out.csv")])
+
+
+def test_what_is_wrong_is_told_in_flags(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end,split\nwalk,a,0,10,train\n")
+    (tmp_path / "list.txt").write_text("1.mp4,1\n")
+    refused = {
+        ("k.csv",): "k.csv is a Kinetics csv: give the folder that holds its videos with --root",
+        ("list.txt", "--root", "/no"): "--root /no: no such folder",
+        ("list.txt", "--separator", ";"): "set data.separator .*--separator.* to what parts them",
+        ("list.txt", "--separator", ""): "--separator is empty",
+    }
+    monkeypatch.chdir(tmp_path)  # a bare name lies in the current folder
+    for words, message in refused.items():
+        with pytest.raises(ManifestError, match=message):
+            data_index.run([*words, "--out", "out.csv"])
+    (tmp_path / "1.mp4").symlink_to(videos / "walk" / "a.mp4")
+    assert data_index.run(["list.txt", "--separator", ",", "--out", "out.csv", "--workers", "1"]) == 0
+
+
+def test_a_video_under_two_labels_has_a_row_for_each(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.csv").write_text("path,label\nwalk/a.mp4,walk\nrun/c.mp4,run\nwalk/a.mp4,stroll\n")
+    sources, out = find_sources(str(tmp_path / "two.csv"), root=str(videos)).files, tmp_path / "index.csv"
+    for num_reused in (0, 3):
+        summary = write_index(sources, str(out), workers=1, limits=LIMITS)
+        assert (summary.num_files, summary.num_ok, summary.num_reused) == (3, 3, num_reused)
+        with open(out, newline="", encoding="utf-8") as file:
+            found = [(row["path"], row["label"], row["num_frames"]) for row in csv.DictReader(file)]
+        a, c = str(NUM_FRAMES), str(NUM_FRAMES - 12)
+        assert found == [("walk/a.mp4", "walk", a), ("run/c.mp4", "run", c), ("walk/a.mp4", "stroll", a)]
+
+
+def test_an_index_of_images_is_a_manifest(tmp_path: Path, tiny_data: DataConfig) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        Image.new("RGB", (50, 40)).save(tmp_path / "set" / label / "1.png")
+    out = tmp_path / "index.csv"
+    assert data_index.run([str(tmp_path / "set"), "--out", str(out), "--workers", "1"]) == 0
+    data = replace(tiny_data, format="csv", root=str(tmp_path / "set"), train=str(out), synthetic=None)
+    manifest = read_manifest(data, "train")
+    assert [(row.id, row.label, row.num_frames) for row in manifest] == [("cat/1.png", 0, 1), ("dog/1.png", 1, 1)]
+    again = tmp_path / "again.csv"
+    write_index(find_sources(str(out), root=str(tmp_path / "set")).files, str(again), workers=1, limits=LIMITS)
+    assert again.read_bytes() == out.read_bytes()
 
 
 def test_only_new_and_changed_files_are_decoded_again(videos: Path, tmp_path: Path) -> None:

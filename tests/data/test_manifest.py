@@ -4,7 +4,6 @@ import csv
 import hashlib
 import os
 import pickle
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,7 +107,7 @@ def test_paths_without_a_root_are_relative_to_the_annotation_and_absolute_ones_s
     assert [manifest[i].path for i in range(2)] == [f"{tmp_path}/sets/1.mp4", f"{tmp_path}/elsewhere/2.mp4"]
 
 
-def test_an_indexed_csv_gives_sizes_and_leaves_bad_files_out_of_training_alone(data, tmp_path):
+def test_an_indexed_csv_gives_lengths_and_leaves_bad_files_out_of_training_alone(data, tmp_path):
     touch(tmp_path, "1.mp4", "2.mp4")
     text = (
         "path,label,num_frames,width,height,fps,duration_seconds,codec,flags,status\n"
@@ -117,7 +116,7 @@ def test_an_indexed_csv_gives_sizes_and_leaves_bad_files_out_of_training_alone(d
     path = write(tmp_path / "t.csv", text)
     data = replace(data, train=path, val=path)
     train, val = read_manifest(data, "train"), read_manifest(data, "val")
-    assert (train[0].num_frames, train[0].height, train[0].width) == (250, 256, 340)
+    assert train[0].num_frames == 250
     assert (len(train), train.unreadable) == (1, ("2.mp4",))
     assert len(val) == 2
     assert val[1].num_frames is None
@@ -180,6 +179,11 @@ def test_the_digest_is_of_ids_and_labels_in_order(data, tmp_path):
         ("path,label\n1.mp4,z\n", r"label 'z' is not one of the 2 classes \(x, y, ...\)"),
         ("path,label\n1.mp4,2\n", "label '2' is not one of the 2 classes"),
         ("path,label\n1.mp4,-1\n", "label '-1' is not one of the 2 classes"),
+        (f"path,label\n1.mp4,{'9' * 5000}\n", "is not one of the 2 classes"),
+        ('path,label\n1.mp4,x\n1.mp4,"x\n1.mp4,x\n', "line 3: unexpected end of data; mend the line, and close every"),
+        ('path,label\n1.mp4,"x\n' + "1.mp4,x\n" * 20_000, "line 2: field larger than field limit"),
+        ('path,"label\n1.mp4,x\n', "line 1: unexpected end of data"),
+        ("path,label,num_frames\n1.mp4,x,99999999999\n", "num_frames=99999999999 of 1.mp4 is no number of frames"),
     ],
 )
 def test_a_bad_csv_is_one_line(data, tmp_path, text, message):
@@ -216,20 +220,41 @@ def test_odd_text_files(data, tmp_path):
     (tmp_path / "bom.csv").write_bytes("path,label\r\nä.mp4,x\r\n".encode("utf-8-sig"))
     assert rows(read_manifest(replace(data, train=str(tmp_path / "bom.csv")), "train")) == [("ä.mp4", 0)]
     (tmp_path / "latin.csv").write_bytes("path,label\nä.mp4,x\n".encode("latin-1"))
-    with pytest.raises(ManifestError, match="UTF-8"):
+    with pytest.raises(ManifestError, match=r"1 of 1 videos of .* are not below"):
         read_manifest(replace(data, train=str(tmp_path / "latin.csv")), "train")
+    touch(tmp_path, os.fsdecode("ä.mp4".encode("latin-1")))
+    assert rows(read_manifest(replace(data, train=str(tmp_path / "latin.csv")), "train")) == [("\udce4.mp4", 0)]
     twice = write(tmp_path / "twice.txt", "x\ny\nx\n")
     with pytest.raises(ManifestError, match="'x' is there twice"):
         read_manifest(replace(data, train=str(tmp_path / "bom.csv"), classes=twice), "train")
 
 
-def test_bad_kinetics_times(data, tmp_path):
-    path = write(tmp_path / "t.csv", KINETICS_HEADER + "x,aaaaaaaaaaa,soon,later,train,0\n")
-    with pytest.raises(ManifestError, match="time_start='soon'"):
+def test_a_number_far_beyond_the_rows_is_no_class(data, tmp_path):
+    touch(tmp_path, "1.mp4")
+    for label in ("1634567890", "1" + "0" * 5000):
+        path = write(tmp_path / "t.csv", f"path,label\n1.mp4,3\n1.mp4,{label}\n")
+        with pytest.raises(ManifestError, match=r"t.csv: label \d+ would make \d+ classes of 2 rows; mend the label"):
+            read_manifest(replace(data, train=path), "train")
+    path = write(tmp_path / "t.csv", "path,label\n1.mp4,21840\n")  # one row of ImageNet-21k
+    assert len(read_manifest(replace(data, train=path), "train").classes) == 21841
+
+
+@pytest.mark.parametrize("format", ["csv", "list"])
+def test_an_annotation_in_the_current_folder_needs_no_root(data, tmp_path, monkeypatch, format):
+    touch(tmp_path, "1.mp4")
+    write(tmp_path / "t.csv", {"csv": "path,label\n1.mp4,x\n", "list": "1.mp4 x\n"}[format])
+    monkeypatch.chdir(tmp_path)
+    assert rows(read_manifest(replace(data, format=format, train="t.csv"), "train")) == [("1.mp4", 0)]
+
+
+@pytest.mark.parametrize("seconds", ["soon", "inf", "nan"])
+def test_bad_kinetics_times(data, tmp_path, seconds):
+    path = write(tmp_path / "t.csv", KINETICS_HEADER + f"x,aaaaaaaaaaa,{seconds},later,train,0\n")
+    with pytest.raises(ManifestError, match=f"time_start='{seconds}', .* of aaaaaaaaaaa are not seconds"):
         read_manifest(replace(data, format="kinetics", root=str(tmp_path), train=path), "train")
 
 
-def test_240000_rows_start_in_seconds_and_stay_small(data, tmp_path):
+def test_240000_rows_stay_small(data, tmp_path):
     num = 240_000
     for label in range(40):
         touch(tmp_path, f"train/class {label}/{'x' * 11}_{label:06d}_000010.mp4")
@@ -239,12 +264,9 @@ def test_240000_rows_start_in_seconds_and_stay_small(data, tmp_path):
         for i in range(num):
             name = f"train/class {i % 40}/{'x' * 11}_{i % 40:06d}_000010.mp4"
             writer.writerow([name, f"class {i % 40}", 250, 340, 256, "ok"])
-    start = time.process_time()
     manifest = read_manifest(replace(data, train=str(tmp_path / "t.csv")), "train")
-    seconds = time.process_time() - start
     assert len(manifest) == num
     assert manifest[num - 1].num_frames == 250
-    assert seconds < 10
     assert len(pickle.dumps(manifest)) < 30e6  # what stays: no object a row
 
 

@@ -12,7 +12,7 @@ from vidgn.cli import data_transcode
 from vidgn.data.decode import open_video
 from vidgn.data.decode.recode import Recoding, recode
 from vidgn.data.plan import Box, ResolvedClip
-from vidgn.errors import ConfigError, DecodeError
+from vidgn.errors import ConfigError, DecodeError, ManifestError
 
 RECODING = Recoding(short_side=32, keyframe_distance=8, crf=10, preset="veryfast")
 
@@ -111,6 +111,18 @@ def test_an_annotation_gets_its_manifest(tmp_path: Path) -> None:
         assert reader.num_frames == NUM_FRAMES
 
 
+def test_an_annotation_of_which_nothing_comes_out_gets_an_empty_manifest(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"no video")
+    (tmp_path / "list.txt").write_text("a.mp4 1\nb.mp4 0\n")
+    words = [str(tmp_path / "list.txt"), "--short-side", "32", "--workers", "1"]
+    assert data_transcode.run([words[0], str(tmp_path / "new"), *words[1:]]) == 1
+    assert (tmp_path / "new" / "manifest.csv").read_text().split() == ["path,label"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ManifestError, match=r"file/manifest.csv can't be written \(.*\); give another folder"):
+        data_transcode.run([words[0], str(tmp_path / "file"), *words[1:]])
+
+
 def test_a_video_is_never_written_over_itself(tmp_path: Path) -> None:
     KINDS["h264_closed"](tmp_path)
     with pytest.raises(Exception, match="would be written over itself"):
@@ -120,3 +132,8 @@ def test_a_video_is_never_written_over_itself(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give at least 2 pixels, at least 1 frame"):
         data_transcode.run([str(tmp_path), str(tmp_path), "--short-side", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        data_transcode.run([str(tmp_path), str(tmp_path), "--short-side", "32", "--preset", "foo"])
+    (tmp_path / "image.png").touch()
+    with pytest.raises(ManifestError, match=r"image\.png is an image: only videos are written anew"):
+        data_transcode.run([str(tmp_path), str(tmp_path / "new"), "--short-side", "32"])

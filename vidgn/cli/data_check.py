@@ -2,11 +2,11 @@
 
 import argparse
 
-from vidgn.cli.data_index import add_limit_arguments, add_source_arguments, sources_of
+from vidgn.cli.data_index import add_limit_arguments, add_source_arguments, checked, limits_of, sources_of
 
-SUMMARY = "decode every video of a folder or manifest and say why the bad ones are bad"
+SUMMARY = "decode every video or image of a folder or manifest and say why the bad ones are bad"
 _EPILOG = """\
-SOURCE is a folder, a video, or an annotation file (Kinetics csv, list, csv with a column path).
+SOURCE is a folder, a video, an image, or an annotation file (Kinetics csv, list, csv with a column path).
 Exit code 0: all good; 1: at least one file is missing, damaged, unreadable, or breaks a limit.
 
 example: vidgn data check /data/ucf101
@@ -26,19 +26,17 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--verbose", action="store_true", help="name every file that another decoder can't be trusted with"
     )
-    arguments = parser.parse_args(argv)
+    arguments = checked(parser, argv)
 
     from tqdm import tqdm
 
     from vidgn.data.check import check_files, report_text
-    from vidgn.data.isolate import Limits, usable_cores
 
     sources = sources_of(arguments)
     with tqdm(total=len(sources.files), unit="file", disable=None) as bar:
         report = check_files(
             sources,
-            workers=arguments.workers or usable_cores(),
-            limits=Limits(arguments.timeout, arguments.memory),
+            **limits_of(arguments),
             on_done=lambda source, status: bar.update(),
         )
     print(report_text(report, verbose=arguments.verbose))

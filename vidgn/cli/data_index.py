@@ -1,14 +1,19 @@
 """vidgn data index: one csv row for every video of a data set, by decoding each of them once."""
 
 import argparse
+import io
+import sys
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
-from vidgn.errors import ManifestError
+from vidgn.errors import ConfigError, ManifestError
 
+_LIMITS = {"workers": (1, 4096), "timeout": (0.001, 86_400), "memory": (1, 2**24)}
 SUMMARY = "decode every video of a data set once and write a manifest: frames, size, rate, codec, flags, status"
 _EPILOG = """\
-SOURCE is a folder (every video below it, labelled by the folder it lies in) or an annotation file: a Kinetics csv,
-a list of `path label`, or a csv with the columns path and label.
+SOURCE is a folder (every video below it, or every image where it has no video, labelled by the folder it lies in) or
+an annotation file: a Kinetics csv, a list of `path label`, or a csv with the columns path and label.
 
 columns: path, label, num_frames (that really decode, from the first on), width, height (as shown), fps,
 duration_seconds, codec, flags (vfr;open_gop;edit_list;rotated;late_start;no_timestamps), status, reason, bytes
@@ -33,12 +38,11 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--out", required=True, metavar="CSV", help="the manifest to write")
     parser.add_argument("--retry", action="store_true", help="look again at files whose status was not ok")
     add_limit_arguments(parser)
-    arguments = parser.parse_args(argv)
+    arguments = checked(parser, argv)
 
     from tqdm import tqdm
 
     from vidgn.data.index import write_index
-    from vidgn.data.isolate import Limits, usable_cores
 
     sources = sources_of(arguments)
     if not sources.files:
@@ -58,8 +62,7 @@ def run(argv: list[str]) -> int:
             summary = write_index(
                 sources.files,
                 arguments.out,
-                workers=arguments.workers or usable_cores(),
-                limits=Limits(arguments.timeout, arguments.memory),
+                **limits_of(arguments),
                 retry=arguments.retry,
                 on_done=count,
             )
@@ -81,7 +84,7 @@ def run(argv: list[str]) -> int:
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """What `sources_of` needs."""
     parser.add_argument("source", metavar="SOURCE", help="a folder, a video, or an annotation file")
-    parser.add_argument("--root", help="folder of the videos (default: that of the annotation file)")
+    parser.add_argument("--root", help="folder of the videos; a Kinetics csv needs it (default: of the annotation)")
     parser.add_argument("--format", choices=("kinetics", "list", "csv"), help="of the annotation (default: told by it)")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="of a Kinetics csv (default: val)")
     parser.add_argument("--separator", default=" ", help="between path and label of a list (default: a space)")
@@ -94,6 +97,35 @@ def add_limit_arguments(parser: argparse.ArgumentParser, *, timeout_seconds: flo
         "--timeout", type=float, default=timeout_seconds, metavar="SECONDS", help="for one file (default: %(default)g)"
     )
     parser.add_argument("--memory", type=int, default=4096, metavar="MIB", help="for one file (default: %(default)s)")
+
+
+def checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a verb that looks at files; names that are not UTF-8 can be printed from now on.
+
+    Raises: ConfigError for limits under which nothing would be looked at.
+    """
+    arguments = parser.parse_args(argv)
+    for name, (least, most) in _LIMITS.items():
+        value = getattr(arguments, name)
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"--{name} {value}: must lie between {least} and {most}; mend it or leave it out")
+    print_any_name()
+    return arguments
+
+
+def print_any_name() -> None:
+    """File names are bytes: let those that are not UTF-8 pass through stdout as they are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
+
+
+def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `run_isolated` takes."""
+    from vidgn.cores import num_cores
+    from vidgn.data.isolate import Limits
+
+    workers = num_cores() if arguments.workers is None else arguments.workers
+    return {"workers": workers, "limits": Limits(arguments.timeout, arguments.memory)}
 
 
 def sources_of(arguments: argparse.Namespace):

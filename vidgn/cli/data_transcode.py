@@ -3,10 +3,11 @@
 import argparse
 import os
 
-from vidgn.cli.data_index import add_limit_arguments, add_source_arguments, sources_of
+from vidgn.cli.data_index import add_limit_arguments, add_source_arguments, checked, limits_of, sources_of
 from vidgn.errors import ConfigError
 
 SUMMARY = "write videos anew at a smaller size with short closed GOPs and no audio, so that clips come out faster"
+_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _EPILOG = """\
 SOURCE is a folder or an annotation file; FOLDER gets the same tree, every file an H.264 .mp4 with the same frames at
 the same times. An annotation file also gets FOLDER/manifest.csv (path,label) for data=csv.
@@ -31,9 +32,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--short-side", type=int, required=True, metavar="N", help="pixels of the shorter side")
     parser.add_argument("--keyframes", type=int, default=30, metavar="K", help="frames between keyframes (default: 30)")
     parser.add_argument("--crf", type=int, default=20, help="x264's quality: 0 lossless, 51 worst (default: 20)")
-    parser.add_argument("--preset", default="medium", help="x264's preset (default: medium)")
+    parser.add_argument("--preset", choices=_PRESETS, default="medium", help="x264's (default: medium)")
     add_limit_arguments(parser, timeout_seconds=600.0)
-    arguments = parser.parse_args(argv)
+    arguments = checked(parser, argv)
     if arguments.short_side < 2 or arguments.keyframes < 1 or not 0 <= arguments.crf <= 51:
         raise ConfigError(
             f"--short-side {arguments.short_side} --keyframes {arguments.keyframes} --crf {arguments.crf}: "
@@ -43,7 +44,6 @@ def run(argv: list[str]) -> int:
     from tqdm import tqdm
 
     from vidgn.data.decode.recode import Recoding
-    from vidgn.data.isolate import Limits, usable_cores
     from vidgn.data.transcode import measure_gain, plan_jobs, transcode, write_manifest
 
     sources = sources_of(arguments)
@@ -52,8 +52,7 @@ def run(argv: list[str]) -> int:
     with tqdm(total=len(jobs), unit="file", disable=None) as bar:
         summary = transcode(
             jobs,
-            workers=arguments.workers or usable_cores(),
-            limits=Limits(arguments.timeout, arguments.memory),
+            **limits_of(arguments),
             on_done=lambda job, status: bar.update(),
         )
     for path, reason in (*summary.failed, *((path, "is not there") for path in sources.missing)):

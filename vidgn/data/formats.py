@@ -16,6 +16,7 @@ from vidgn.data.listing import (
     Split,
     annotation_path,
     csv_rows,
+    folder_of,
     keep_existing,
     read_lines,
     root_folder,
@@ -39,17 +40,18 @@ def read_labels(data: DataConfig, split: Split) -> Iterable[str]:
 def _list(data: DataConfig, split: Split) -> Listing:
     """`path label` a line (mmaction2, PySlowFast), split at the last `data.separator`."""
     path = annotation_path(data, split)
-    listing = Listing(root_folder(data, default=os.path.dirname(path)))
-    for file, label in _list_rows(path, data.separator):
+    listing = Listing(root_folder(data, default=folder_of(path)))
+    for file, label in list_rows(path, data.separator):
         listing.add(file, file, label)
     return keep_existing(listing)
 
 
 def _list_labels(data: DataConfig, split: Split) -> Iterable[str]:
-    return (label for _, label in _list_rows(annotation_path(data, split), data.separator))
+    return (label for _, label in list_rows(annotation_path(data, split), data.separator))
 
 
-def _list_rows(path: str, separator: str) -> Iterator[tuple[str, str]]:
+def list_rows(path: str, separator: str) -> Iterator[tuple[str, str]]:
+    """(path, label) of each line, parted at the last `separator`. Raises: ManifestError."""
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
@@ -57,7 +59,7 @@ def _list_rows(path: str, separator: str) -> Iterator[tuple[str, str]]:
         if not found or not file.strip():
             raise ManifestError(
                 f"{path}, line {number}: {line.strip()[:80]!r} is not a path and a label parted by {separator!r}; "
-                "set data.separator to what parts them"
+                "set data.separator (of vidgn data: --separator) to what parts them"
             )
         yield file.strip(), label.strip()
 
@@ -65,23 +67,28 @@ def _list_rows(path: str, separator: str) -> Iterator[tuple[str, str]]:
 def _csv(data: DataConfig, split: Split) -> Listing:
     """A header with `path` and `label`; columns that `vidgn data index` writes are used where they are there."""
     path = annotation_path(data, split)
-    listing = Listing(root_folder(data, default=os.path.dirname(path)))
+    listing = Listing(root_folder(data, default=folder_of(path)))
     for row in csv_rows(path, ("path", "label")):
         status = row.get("status") or "ok"
         if status != "ok" and split == "train":
             listing.unreadable.append(row["path"])
             continue
-        listing.add(row["path"], row["path"], row["label"], _indexed_size(row) if status == "ok" else (0, 0, 0))
-    if not any(any(size) for size in listing.sizes):
-        listing.sizes = []
+        listing.add(row["path"], row["path"], row["label"])
+        listing.num_frames.append(_num_frames(row, path) if status == "ok" else 0)
+    if not any(listing.num_frames):
+        listing.num_frames = []
     return keep_existing(listing)
 
 
-def _indexed_size(row: dict[str, str]) -> tuple[int, int, int]:
-    """(num_frames, height, width), 0 where not given."""
-    numbers = [row.get(name, "") for name in ("num_frames", "height", "width")]
-    num_frames, height, width = (int(number) if number.isdecimal() else 0 for number in numbers)
-    return num_frames, height, width
+def _num_frames(row: dict[str, str], path: str) -> int:
+    """0 where not given."""
+    number = row.get("num_frames", "")
+    if len(number) > 9:
+        raise ManifestError(
+            f"{path}: num_frames={number[:40]} of {row['path']} is no number of frames; index the videos anew "
+            "(vidgn data index)"
+        )
+    return int(number) if number.isdecimal() else 0
 
 
 def _csv_labels(data: DataConfig, split: Split) -> Iterable[str]:

@@ -39,12 +39,18 @@ class IndexSummary:
 
 
 def probe_all(sources: Iterable[Source], *, workers: int, limits: Limits) -> Iterator[tuple[Source, Probe]]:
-    """A Probe of every file, in order of completion; a file that breaks a limit gets it as its status."""
-    by_path = {source.full_path: source for source in sources}
+    """A Probe for every source, in order of completion; a file that breaks a limit gets it as its status.
+
+    A file that is named several times is looked at once.
+    """
+    by_path: dict[str, list[Source]] = {}
+    for source in sources:
+        by_path.setdefault(source.full_path, []).append(source)
     outcome: Outcome[str]
     for outcome in run_isolated(probe, by_path, workers=workers, limits=limits):
         found = outcome.value if outcome.failure is None else Probe(outcome.failure, outcome.reason)
-        yield by_path[outcome.item], found
+        for source in by_path[outcome.item]:
+            yield source, found
 
 
 def write_index(
@@ -56,7 +62,7 @@ def write_index(
     retry: bool = False,
     on_done: Callable[[Source, str], object] = lambda source, status: None,
 ) -> IndexSummary:
-    """Write the index of `sources` to the csv `out`, in their order.
+    """Write the index of `sources` to the csv `out`: a row for each, in their order, with its own label.
 
     Rows are kept in `out` + `.part` as they come, so that a run that was stopped goes on where it was; `out` itself is
     replaced in one step at the end. A file whose size has changed is looked at again, and with `retry` every file
@@ -70,7 +76,6 @@ def write_index(
         if source.path in done:
             on_done(source, done[source.path]["status"])
     todo = [source for source in sources if source.path not in done]
-    num_reused = len(done)
     try:
         _write_rows(part, done.values())
         with open(part, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -80,7 +85,7 @@ def write_index(
                 writer.writerow(done[source.path])
                 file.flush()
                 on_done(source, found.status)
-        rows = [done[source.path] for source in sources]
+        rows = [{**done[source.path], "label": source.label} for source in sources]
         _write_rows(part, rows)
         os.replace(part, out)
     except OSError as error:
@@ -89,7 +94,7 @@ def write_index(
     return IndexSummary(
         len(rows),
         len(good),
-        num_reused,
+        len(sources) - len(todo),
         sum(int(row["num_frames"]) for row in good),
         sum(float(row["duration_seconds"]) for row in good),
     )
@@ -119,13 +124,13 @@ def _size(path: str) -> int:
 def _reusable(
     sources: Iterable[Source], rows: Mapping[str, dict[str, str]], *, retry: bool
 ) -> dict[str, dict[str, str]]:
-    """Rows of files that have not changed, by path, with today's label."""
+    """Rows of files that have not changed, by path; their labels may be old."""
     kept = {}
     for source in sources:
         row = rows.get(source.path)
         if row is None or row["bytes"] != str(_size(source.full_path)) or (retry and row["status"] != OK):
             continue
-        kept[source.path] = {**row, "label": source.label}
+        kept[source.path] = row
     return kept
 
 

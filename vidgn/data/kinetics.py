@@ -13,8 +13,12 @@ _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 def read_kinetics(data: DataConfig, split: Split) -> Listing:
     """The official csv and any of: root/split/class name/, class_name/, or all in one folder (CVDF's archives)."""
-    path = annotation_path(data, split)
-    listing = Listing(root_folder(data))
+    return kinetics_listing(annotation_path(data, split), root_folder(data), split)
+
+
+def kinetics_listing(path: str, root: str, split: Split) -> Listing:
+    """The rows of the csv at `path` whose videos are below `root`. Raises: ManifestError."""
+    listing = Listing(root)
     files = _files(listing.base, split)
     for row in _rows(path, split):
         video = row["youtube_id"]
@@ -43,7 +47,7 @@ def _rows(path: str, split: Split) -> list[dict[str, str]]:
 def _clip_name(video: str, row: dict[str, str], path: str) -> str:
     try:
         start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-    except ValueError:
+    except (ValueError, OverflowError):
         times = f"time_start={row['time_start']!r}, time_end={row['time_end']!r}"
         raise ManifestError(f"{path}: {times} of {video} are not seconds; write whole seconds") from None
     return f"{video}_{start:06d}_{end:06d}"

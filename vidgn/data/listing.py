@@ -22,6 +22,7 @@ class Listing:
     """Rows of one split in the order of their annotation, as parallel lists.
 
     `paths` are relative to `base`, or absolute. `labels` are as written. `missing`: ids whose file is not there.
+    `num_frames`: from an index, 0 where not known; empty where no row has any.
     `unreadable`: ids that an index marks as not decodable, left out of training (a test counts them as wrong).
     """
 
@@ -29,17 +30,24 @@ class Listing:
     ids: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    sizes: list[tuple[int, int, int]] = field(default_factory=list)  # num_frames, height, width; from an index
+    num_frames: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
-    def add(self, id: str, path: str, label: str, size: tuple[int, int, int] | None = None) -> None:
-        """Appends a row. All rows of a listing have a size (zeros: not known), or none has."""
+    def add(self, id: str, path: str, label: str) -> None:
         self.ids.append(id)
         self.paths.append(path)
         self.labels.append(label)
-        if size is not None:
-            self.sizes.append(size)
+
+
+def is_image(path: str) -> bool:
+    """Whether the name says that it is a still image."""
+    return os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS
+
+
+def folder_of(path: str) -> str:
+    """The folder that a file lies in."""
+    return os.path.dirname(path) or os.curdir
 
 
 def annotation_path(data: DataConfig, split: Split) -> str:
@@ -63,33 +71,43 @@ def root_folder(data: DataConfig, *, default: str | None = None) -> str:
 
 
 def csv_rows(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Rows of a csv as dicts. Raises ManifestError without the `columns`, or for a line that is too short."""
-    reader = csv.reader(read_lines(path))
-    header = [name.strip() for name in next(reader, [])]
+    """Rows of a csv as dicts. Raises ManifestError without the `columns`, or for a line that is too short or no csv."""
+    rows = _numbered_rows(path)
+    header = [name.strip() for name in next(rows, (1, []))[1]]
     absent = [name for name in columns if name not in header]
     if absent:
         raise ManifestError(
             f"{path}: no column {', '.join(absent)} in its first line ({','.join(header)[:120]}); "
             f"the header must have {','.join(columns)}"
         )
-    for cells in reader:
-        if not cells:
-            continue
+    for line, cells in rows:
         if len(cells) < len(header):
             raise ManifestError(
-                f"{path}, line {reader.line_num}: {len(cells)} cells under {len(header)} columns; "
+                f"{path}, line {line}: {len(cells)} cells under {len(header)} columns; "
                 "mend the line, and quote values that hold a comma"
             )
         yield dict(zip(header, cells, strict=False))
 
 
-def read_lines(path: str) -> Iterator[str]:
-    """Lines of a text file. Raises ManifestError where it can't be read as UTF-8."""
+def _numbered_rows(path: str) -> Iterator[tuple[int, list[str]]]:
+    """(first line, cells) of each row that is not empty."""
+    reader, line = csv.reader(read_lines(path), strict=True), 1  # else an open quote swallows the rows behind it
     try:
-        with open(path, encoding="utf-8-sig", newline=None) as file:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ManifestError(f"{path}, line {line}: {error}; mend the line, and close every quote") from None
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """Lines of a text file in UTF-8; file names in it may hold other bytes. Raises ManifestError."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None) as file:
             return io.StringIO(file.read())  # whoever stops half-way leaves no open file
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: {error}; give a readable text file in UTF-8") from None
+    except OSError as error:
+        raise ManifestError(f"{path}: {error}; give a readable text file") from None
 
 
 def keep_existing(listing: Listing) -> Listing:
@@ -108,7 +126,7 @@ def keep_existing(listing: Listing) -> Listing:
         else:
             listing.missing.append(listing.ids[index])
     if listing.missing:
-        for name in ("ids", "paths", "labels", "sizes"):
+        for name in ("ids", "paths", "labels", "num_frames"):
             values = getattr(listing, name)
             setattr(listing, name, [values[i] for i in keep] if values else [])
     return listing

@@ -13,18 +13,17 @@ from vidgn.data.listing import Listing, Split
 from vidgn.errors import ManifestError
 
 _NUM_NAMED = 3  # files that an error names
+_MANY_CLASSES = 100_000  # without a list of their names
 
 
 @dataclass(frozen=True)
 class Row:
-    """One video. `path` can be opened as it is; sizes are known where the data set was indexed."""
+    """One video. `path` can be opened as it is; `num_frames` is known where the data set was indexed."""
 
     id: str
     path: str
     label: int
     num_frames: int | None
-    height: int | None
-    width: int | None
 
 
 class Manifest:
@@ -46,7 +45,7 @@ class Manifest:
         self._ids = _Strings(listing.ids)
         self._paths = self._ids if listing.paths == listing.ids else _Strings(listing.paths)
         self._labels = labels
-        self._sizes = np.array(listing.sizes, dtype=np.int32) if listing.sizes else None
+        self._num_frames = np.array(listing.num_frames, dtype=np.int32) if listing.num_frames else None
 
     @property
     def num_missing(self) -> int:
@@ -56,17 +55,15 @@ class Manifest:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Row:
-        sizes: tuple[int | None, ...] = (None, None, None)
-        if self._sizes is not None:
-            sizes = tuple(int(size) or None for size in self._sizes[index])
+        num_frames = None if self._num_frames is None else int(self._num_frames[index]) or None
         path = os.path.join(self._base, self._paths[index])
-        return Row(self._ids[index], path, int(self._labels[index]), *sizes)
+        return Row(self._ids[index], path, int(self._labels[index]), num_frames)
 
     def digest(self) -> str:
         """sha256 (hex) of the usable rows' ids and labels, in order; where the files lie does not enter."""
         hasher = hashlib.sha256()
         for index in range(len(self)):
-            hasher.update(f"{self._ids[index]}\0{self._labels[index]}\n".encode())
+            hasher.update(f"{self._ids[index]}\0{self._labels[index]}\n".encode("utf-8", "surrogateescape"))
         return hasher.hexdigest()
 
 
@@ -111,18 +108,30 @@ def read_classes(data: DataConfig) -> tuple[str, ...]:
     """Class names in label order: data.classes, else the training annotation's, else the validation annotation's.
 
     Annotations whose labels are all whole numbers give the classes `0` to the largest number.
+    Raises: ManifestError where that is far beyond the number of rows, and for files that can't be used.
     """
     if data.classes is not None:
         return _classes_file(data.classes)
     has_train = data.train is not None if data.format in ("kinetics", "list", "csv") else _has_train_folder(data)
-    labels = set(read_labels(data, "train" if has_train else "val"))
+    split: Split = "train" if has_train else "val"
+    labels = list(read_labels(data, split))
+    where = _describe(data, split)
     if not labels:
+        raise ManifestError(f"{where}: no rows; give an annotation with videos")
+    names = set(labels)
+    if not all(name.isdecimal() for name in names):
+        return tuple(sorted(names))
+    largest = max(map(_whole_number, names))
+    if largest >= max(_MANY_CLASSES, len(labels)):
         raise ManifestError(
-            f"{_describe(data, 'train' if has_train else 'val')}: no rows; give an annotation with videos"
+            f"{where}: label {largest} would make {largest + 1} classes of {len(labels)} rows; "
+            "mend the label, or list all classes in the file data.classes"
         )
-    if all(label.isdecimal() for label in labels):
-        return tuple(str(number) for number in range(max(map(int, labels)) + 1))
-    return tuple(sorted(labels))
+    return tuple(map(str, range(largest + 1)))
+
+
+def _whole_number(label: str) -> int:
+    return int(label.lstrip("0")[:20] or "0")  # Python refuses thousands of digits; twenty are too many classes
 
 
 def _has_train_folder(data: DataConfig) -> bool:
@@ -147,8 +156,8 @@ def _label_numbers(labels: Iterable[str], classes: tuple[str, ...], where: str) 
     found = []
     for label in labels:
         number = numbers.get(label)
-        if number is None and label.isdecimal() and int(label) < len(classes):
-            number = int(label)
+        if number is None and label.isdecimal() and _whole_number(label) < len(classes):
+            number = _whole_number(label)
         if number is None:
             raise ManifestError(
                 f"{where}: label {label!r} is not one of the {len(classes)} classes ({', '.join(classes[:3])}, ...); "

@@ -187,7 +187,8 @@ def plan_digest(position: int, row_id: str, plan: ClipPlan) -> int:
     """128-bit hash of a clip trained on: where, of which row, and how. Sums modulo 2**128 know no order."""
     numbers = (plan.start, plan.scale, plan.top, plan.left, *(x for pair in plan.resized for x in pair))
     packed = struct.pack(f"<q?{len(numbers)}d", position, plan.flip, *numbers)
-    return int.from_bytes(hashlib.blake2b(packed + row_id.encode(), digest_size=16).digest(), "little")
+    name = row_id.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(packed + name, digest_size=16).digest(), "little")
 
 
 def plan_for(data: DataConfig, seed: int, position: int, *, tag: Tag = Tag.CLIP) -> ClipPlan:

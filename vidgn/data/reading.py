@@ -1,12 +1,11 @@
 """What a reader process does: one file opened, all clips wanted of it read. Needs no torch of its own."""
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 
 from vidgn.config.schema import DataConfig, ViewsConfig
-from vidgn.data.listing import IMAGE_EXTENSIONS
+from vidgn.data.listing import is_image
 from vidgn.data.manifest import Row
 from vidgn.data.plan import ClipPlan, ResolvedClip, resolve_clip, resolve_views, view_size
 from vidgn.errors import DecodeError
@@ -67,7 +66,7 @@ def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
 def _open(path: str, geometry: ClipGeometry):
     from vidgn.data.decode import open_image, open_video
 
-    if os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS:
+    if is_image(path):
         return open_image(path)
     return open_video(path, decoder=geometry.decoder, timeout_seconds=geometry.timeout_seconds)
 

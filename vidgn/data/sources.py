@@ -1,13 +1,22 @@
-"""Which files are meant: a folder, one video, or any annotation file, for the verbs that look at files."""
+"""Which files are meant: a folder, one file, or any annotation file, for the verbs that look at files."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import cast, get_args
 
-from vidgn.config.schema import DataConfig
-from vidgn.data.formats import read_listing
-from vidgn.data.listing import VIDEO_EXTENSIONS, Listing, Split, csv_rows, read_lines
+from vidgn.data.formats import list_rows
+from vidgn.data.kinetics import kinetics_listing
+from vidgn.data.listing import (
+    IMAGE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    Listing,
+    Split,
+    csv_rows,
+    folder_of,
+    keep_existing,
+    read_lines,
+)
 from vidgn.errors import ManifestError
 
 
@@ -34,6 +43,7 @@ def find_sources(
 ) -> Sources:
     """The videos of `place`: a folder (all below it, labelled by the folder they lie in), a video, an annotation file.
 
+    A folder without videos gives its images; an image and an annotation of images are taken too.
     `format`: kinetics, list or csv; told from the first line where not given. `root`: folder of the videos.
     Raises: ManifestError.
     """
@@ -41,31 +51,38 @@ def find_sources(
         return _folder(place)
     if not os.path.isfile(place):
         raise ManifestError(f"{place}: no such file or folder; give a folder, a video or an annotation file")
-    if os.path.splitext(place)[1].lower() in VIDEO_EXTENSIONS:
-        return Sources(os.path.dirname(place), (Source(os.path.basename(place), place, ""),))
+    if os.path.splitext(place)[1].lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
+        return Sources(folder_of(place), (Source(os.path.basename(place), place, ""),))
     format = format or _told_format(place)
     if format not in ("kinetics", "list", "csv"):
         raise ManifestError(f"--format {format} is no format of annotation files; use kinetics, list or csv")
     if split not in get_args(Split):
         raise ManifestError(f"--split {split} is unknown; use train or val")
-    return _annotation(place, root=root, format=format, split=cast(Split, split), separator=separator)
+    listing = _listing(place, root=root, format=format, split=cast(Split, split), separator=separator)
+    rows = zip(listing.paths, listing.labels, strict=True)
+    files = tuple(Source(name, os.path.join(listing.base, name), label) for name, label in rows)
+    if not files and not listing.missing:
+        raise ManifestError(f"{place}: no rows; give an annotation with videos")
+    return Sources(listing.base, files, tuple(listing.missing))
 
 
 def _folder(folder: str) -> Sources:
+    paths = sorted(_walk(folder, VIDEO_EXTENSIONS)) or sorted(_walk(folder, IMAGE_EXTENSIONS))
+    if not paths:
+        extensions = ", ".join(sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS))
+        raise ManifestError(f"{folder}: no videos or images in it ({extensions}); give another folder")
     files = []
-    for path in sorted(_walk(folder)):
+    for path in paths:
         relative = os.path.relpath(path, folder)
         files.append(Source(relative, path, os.path.basename(os.path.dirname(path)) if os.sep in relative else ""))
-    if not files:
-        raise ManifestError(f"{folder}: no videos in it ({', '.join(sorted(VIDEO_EXTENSIONS))}); give another folder")
     return Sources(folder, tuple(files))
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, extensions: Collection[str]) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS and not name.startswith("."):
+            if os.path.splitext(name)[1].lower() in extensions and not name.startswith("."):
                 yield os.path.join(parent, name)
 
 
@@ -77,49 +94,21 @@ def _told_format(path: str) -> str:
     return "csv" if "path" in names else "list"
 
 
-def _annotation(path: str, *, root: str | None, format: str, split: Split, separator: str) -> Sources:
-    is_csv = format == "csv"
-    listing = _csv(path, root) if is_csv else read_listing(_data_config(path, root, format, separator), split)
-    rows = zip(listing.paths, listing.labels, strict=True)
-    files = tuple(Source(name, os.path.join(listing.base, name), label) for name, label in rows)
-    if not files and not listing.missing:
-        raise ManifestError(f"{path}: no rows; give an annotation with videos")
-    return Sources(listing.base, files, tuple(listing.missing))
-
-
-def _csv(path: str, root: str | None) -> Listing:
+def _listing(path: str, *, root: str | None, format: str, split: Split, separator: str) -> Listing:
     """Rows of any status: an index says again how its files are."""
-    listing = Listing(root if root is not None else os.path.dirname(path))
-    for row in csv_rows(path, ("path",)):
-        exists = os.path.isfile(os.path.join(listing.base, row["path"]))
-        if exists:
-            listing.add(row["path"], row["path"], row.get("label", ""))
-        else:
-            listing.missing.append(row["path"])
-    return listing
-
-
-def _data_config(path: str, root: str | None, format: str, separator: str) -> DataConfig:
-    """Enough of a configuration to read an annotation file."""
-    return DataConfig(
-        name=format,
-        format=format,  # type: ignore[arg-type]  # checked by the caller
-        root=root,
-        train=path,
-        val=path,
-        classes=None,
-        separator=separator,
-        decoder="auto",
-        workers=0,
-        missing="skip",
-        max_unreadable=0,
-        timeout_seconds=60.0,
-        flip=False,
-        short_side=(256, 256),
-        crop=224,
-        augment="video",
-        clips_per_video=1,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        synthetic=None,
-    )
+    if root is not None and not os.path.isdir(root):
+        raise ManifestError(f"--root {root}: no such folder; give the folder that holds the videos")
+    if format == "kinetics":
+        if root is None:
+            raise ManifestError(f"{path} is a Kinetics csv: give the folder that holds its videos with --root")
+        return kinetics_listing(path, root, split)
+    listing = Listing(folder_of(path) if root is None else root)
+    if format == "list":
+        if not separator:
+            raise ManifestError("--separator is empty; give what parts path and label, for example ','")
+        rows = list_rows(path, separator)
+    else:
+        rows = ((row["path"], row.get("label", "")) for row in csv_rows(path, ("path",)))
+    for file, label in rows:
+        listing.add(file, file, label)
+    return keep_existing(listing)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vidgn.config.schema import DataConfig, SyntheticConfig
+from vidgn.cores import num_cores
 from vidgn.data.decode.write import write_video
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.streams import Tag, stream
@@ -180,7 +181,7 @@ def _write_set(config: SyntheticConfig, folder: str) -> None:
         path, *which = job
         write_video(path, render_video(config, *which), fps=_FPS)
 
-    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(8, num_cores())) as pool:
         for _ in _progress(pool.map(write, jobs), len(jobs)):
             pass
 

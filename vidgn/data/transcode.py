@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from vidgn.data.decode import open_video
 from vidgn.data.decode.recode import Recoding, recode
 from vidgn.data.isolate import Limits, Outcome, run_isolated
+from vidgn.data.listing import is_image
 from vidgn.data.plan import plan_clip, resolve_clip
 from vidgn.data.sources import Source, Sources
 from vidgn.errors import DecodeError, ManifestError
@@ -42,6 +43,8 @@ def plan_jobs(sources: Sources, folder: str, recoding: Recoding) -> tuple[Job, .
     """Where each video goes: the same place below `folder`, named .mp4. Raises: ManifestError."""
     jobs, taken = [], set()
     for source in sources.files:
+        if is_image(source.full_path):
+            raise ManifestError(f"{source.full_path} is an image: only videos are written anew; give them alone")
         relative = os.path.relpath(source.full_path, sources.root or ".")
         if relative.startswith(os.pardir):
             raise ManifestError(f"{source.full_path} lies outside {sources.root}; give its folder with --root")
@@ -88,13 +91,17 @@ def transcode(
 
 
 def write_manifest(jobs: Iterable[Job], folder: str, path: str) -> None:
-    """A csv with path and label of the new files that are there."""
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(("path", "label"))
-        for job in jobs:
-            if os.path.exists(job.target):
-                writer.writerow((os.path.relpath(job.target, folder), job.source.label))
+    """A csv with path and label of the new files that are there. Raises: ManifestError where it can't be written."""
+    try:
+        os.makedirs(folder, exist_ok=True)  # no video may have come out
+        with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(("path", "label"))
+            for job in jobs:
+                if os.path.exists(job.target):
+                    writer.writerow((os.path.relpath(job.target, folder), job.source.label))
+    except OSError as error:
+        raise ManifestError(f"{path} can't be written ({error.strerror}); give another folder") from None
 
 
 def measure_gain(jobs: Iterable[Job]) -> float | None:

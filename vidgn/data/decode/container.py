@@ -63,8 +63,11 @@ def _video_stream(container: InputContainer, path: str) -> VideoStream:
 
 
 def _is_mp4(path: str) -> bool:
-    with open(path, "rb") as file:
-        return file.read(8)[4:] == b"ftyp"
+    try:
+        with open(path, "rb") as file:
+            return file.read(8)[4:] == b"ftyp"
+    except OSError as error:
+        raise decode_error(path, f"can't be opened ({error.strerror})") from None
 
 
 @contextmanager

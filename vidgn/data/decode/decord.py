@@ -1,13 +1,9 @@
 """decord behind the VideoReader face, for the files on which it gives the frames asked for."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from vidgn.data.decode.base import FrameSink
 from vidgn.data.decode.guarded import GuardedReader, distrust_any
 from vidgn.data.decode.pyav import PyavReader
-from vidgn.data.plan import Box
 
 
 class DecordReader(GuardedReader):
@@ -25,13 +21,6 @@ class DecordReader(GuardedReader):
         with self._errors_named():
             self._reader = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
             self.decoder_num_frames = len(self._reader)
-
-    def close(self) -> None:
-        del self._reader
-        super().close()
-
-    def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
-        self._deliver_whole(wanted, boxes, sink)
 
     def _frames(self, numbers: list[int]) -> np.ndarray:
         return self._reader.get_batch(numbers).asnumpy()

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class GuardedReader(VideoReader):
     """A decoder that gives whole RGB frames by number. `guide`: the same file, open in PyAV; taken over."""
 
     decoder_num_frames: int
+    _reader: Any  # of the decoder's own library
     _failures: tuple[type[Exception], ...] = ()
 
     def __init__(self, guide: PyavReader) -> None:
@@ -43,6 +45,7 @@ class GuardedReader(VideoReader):
         """Whole frames, uint8 (T, H, W, 3), RGB, rotation applied."""
 
     def close(self) -> None:
+        del self._reader
         self.guide.close()
 
     def disagreement(self) -> str | None:
@@ -51,7 +54,7 @@ class GuardedReader(VideoReader):
             return f"{self.decoder} counts {self.decoder_num_frames} frames, PyAV {self.num_frames}"
         return None
 
-    def _deliver_whole(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
+    def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
         for first in range(0, len(wanted), _FRAMES_AT_ONCE):
             numbers = wanted[first : first + _FRAMES_AT_ONCE]
             with self._errors_named():

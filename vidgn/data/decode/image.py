@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from vidgn.data.decode.base import FrameSink, VideoReader, check_file, check_size
+from vidgn.data.decode.base import OUT_OF_MEMORY, FrameSink, VideoReader, check_file, check_size
 from vidgn.data.plan import Box
 from vidgn.errors import DecodeError
 
@@ -14,7 +14,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 
 class ImageReader(VideoReader):
-    """A JPEG or PNG, turned as its EXIF data say; see VideoReader."""
+    """A JPEG or PNG, turned as its EXIF data say; see VideoReader. `codec`: jpeg, png, webp or bmp."""
 
     decoder = "pillow"
 
@@ -22,13 +22,16 @@ class ImageReader(VideoReader):
         """Raises: DecodeError."""
         super().__init__(check_file(path))
         try:
-            with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as image:
-                warnings.simplefilter("ignore")  # of broken EXIF data, palettes and sizes: the size is checked here
+            # Of broken EXIF data, palettes and sizes: the size is checked here.
+            with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
                 check_size(image.height, image.width, self.error)
+                self.codec = str(image.format).lower()
                 self._image_HWC = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            if isinstance(error, DecodeError):
-                raise
+        except DecodeError:
+            raise
+        except MemoryError:
+            raise self.error(OUT_OF_MEMORY) from None
+        except Exception as error:  # damaged EXIF data make Pillow raise whatever its parser runs into
             raise self.error(
                 f"is no image that can be read ({(str(error) or type(error).__name__).splitlines()[0]})"
             ) from None

@@ -1,10 +1,12 @@
-"""Whether a file may carry a display rotation, told from its headers without decoding anything."""
+"""Whether a container may carry a display rotation, told from its headers without decoding anything."""
 
 import os
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _MATRIX_BYTES = 36
+_MATRIX_OFFSETS = {b"mvhd": 36, b"tkhd": 40}  # from the version on, in version 0
 _IDENTITY = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 _MAX_HEADER = 64 * 2**20
 _MATROSKA_HEADER = 2**16
@@ -12,10 +14,13 @@ _MATROSKA_PROJECTION = b"\x76\x70"
 
 
 def may_be_rotated(path: str, format_name: str) -> bool:
-    """False only where the container surely has no rotation; True means: look at a decoded frame."""
+    """True means: look at a decoded frame. False: no header of a MOV, MP4 or Matroska file turns the picture.
+
+    Other containers have no such header. An orientation in the coded pictures (an SEI message) is not looked for.
+    """
     if format_name.startswith("mov,"):
         with open(path, "rb") as file:
-            return any(matrix != _IDENTITY for matrix in _track_matrices(_movie_header(file)))
+            return any(matrix != _IDENTITY for matrix in _matrices(_movie_header(file)))
     if format_name.startswith("matroska"):
         with open(path, "rb") as file:
             return _MATROSKA_PROJECTION in file.read(_MATROSKA_HEADER)
@@ -44,15 +49,14 @@ def _movie_header(file: BinaryIO) -> bytes:
     return b""
 
 
-def _track_matrices(movie: bytes) -> list[bytes]:
-    """The display matrices of all tracks: `tkhd` boxes, version 0 or 1."""
-    matrices = []
-    place = movie.find(b"tkhd")
-    while place >= 0:
-        version = movie[place + 4 : place + 5]
-        start = place + 4 + (52 if version == b"\x01" else 40)
-        matrix = movie[start : start + _MATRIX_BYTES]
-        if len(matrix) == _MATRIX_BYTES:
-            matrices.append(matrix)
-        place = movie.find(b"tkhd", place + 4)
-    return matrices
+def _matrices(movie: bytes) -> Iterator[bytes]:
+    """The display matrices of the movie (`mvhd`) and of its tracks (`tkhd`), which are multiplied."""
+    for kind, offset in _MATRIX_OFFSETS.items():
+        place = movie.find(kind)
+        while place >= 0:
+            is_long = movie[place + 4 : place + 5] == b"\x01"  # version 1 has times and duration of 8 bytes
+            start = place + 4 + offset + (12 if is_long else 0)
+            matrix = movie[start : start + _MATRIX_BYTES]
+            if len(matrix) == _MATRIX_BYTES:
+                yield matrix
+            place = movie.find(kind, place + 4)

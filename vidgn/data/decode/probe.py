@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vidgn.data.decode.base import OUT_OF_MEMORY
+from vidgn.data.decode.image import ImageReader
 from vidgn.data.decode.pyav import PyavReader
+from vidgn.data.listing import is_image
 from vidgn.errors import DecodeError
 
 OK = "ok"
@@ -37,11 +39,17 @@ class Probe:
     distrusted: tuple[tuple[str, str], ...] = field(default=())
 
 
-def probe(path: str | os.PathLike[str], *, timeout_seconds: float | None = None) -> Probe:
-    """Decode the whole file and say what it holds. Never raises DecodeError: what is wrong is in the answer."""
+def probe(path: str | os.PathLike[str]) -> Probe:
+    """Decode the whole file and say what it holds; an image is a video of one frame.
+
+    Never raises DecodeError: what is wrong is in the answer.
+    """
     name = os.fspath(path)
     try:
-        with PyavReader(name, timeout_seconds=timeout_seconds) as reader:
+        if is_image(name):
+            with ImageReader(name) as image:
+                return Probe(OK, num_frames=1, height=image.height, width=image.width, codec=image.codec)
+        with PyavReader(name) as reader:
             return _look(reader)
     except DecodeError as error:
         reason = str(error).removeprefix(f"{name}: ")

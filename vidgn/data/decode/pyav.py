@@ -49,11 +49,6 @@ class PyavReader(VideoReader):
             self.close()
             raise
 
-    @property
-    def pixel_format(self) -> str | None:
-        """FFmpeg's name of how the pixels are coded; None where it can't be told before a frame was decoded."""
-        return self._context.pix_fmt
-
     def close(self) -> None:
         self._container.close()
 

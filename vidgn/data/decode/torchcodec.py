@@ -1,13 +1,9 @@
 """torchcodec behind the VideoReader face (extra `torchcodec`; FFmpeg's libraries from the system)."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from vidgn.data.decode.base import FrameSink
 from vidgn.data.decode.guarded import GuardedReader, distrust_any
 from vidgn.data.decode.pyav import PyavReader
-from vidgn.data.plan import Box
 
 
 class TorchcodecReader(GuardedReader):
@@ -24,13 +20,6 @@ class TorchcodecReader(GuardedReader):
         with self._errors_named():
             self._reader = VideoDecoder(self.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
             self.decoder_num_frames = len(self._reader)
-
-    def close(self) -> None:
-        del self._reader
-        super().close()
-
-    def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
-        self._deliver_whole(wanted, boxes, sink)
 
     def _frames(self, numbers: list[int]) -> np.ndarray:
         return self._reader.get_frames_at(numbers).data.numpy()
