@@ -149,11 +149,22 @@ def test_an_image_network_looks_at_one_frame_and_at_pictures(tmp_path, videos, c
                           "views=image", "data.crop=56", "data.short_side=[64,64]"])  # fmt: skip
     net = build_model(config.model, config.norm, num_classes=7, frames=1, crop=56)
     save_model(net, tmp_path / "m", config=config, classes=NAMES, input_mean=config.data.mean, trained_steps=1)
-    Image.fromarray(np.zeros((70, 90, 3), np.uint8)).save(tmp_path / "black.png")
-    code, out, _ = predict(capsys, tmp_path / "m", tmp_path / "black.png", videos / "a.mp4", "--json")
+    names = [f"black.{extension}" for extension in ("png", "bmp", "webp", "JPEG")]
+    for name in names:
+        Image.fromarray(np.zeros((70, 90, 3), np.uint8)).save(tmp_path / name)
+    code, out, _ = predict(capsys, tmp_path / "m", *(tmp_path / name for name in names), videos / "a.mp4", "--json")
     assert code == 0
     assert json.loads(out)["views"] == "image"
-    assert [len(v["top"]) for v in json.loads(out)["videos"]] == [5, 5]
+    tops = [v["top"] for v in json.loads(out)["videos"]]
+    assert [len(top) for top in tops] == [5] * 5
+    assert tops[0] == tops[1] == tops[2] == tops[3]
+
+
+def test_the_decoder_is_the_one_of_training_or_the_one_asked_for(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "decord", None)  # not installed
+    export(tmp_path / "m", overrides=["data.decoder=decord"])
+    assert "data.decoder=decord can't be loaded" in predict(capsys, tmp_path / "m", videos / "a.mp4")[2]
+    assert predict(capsys, tmp_path / "m", videos / "a.mp4", "--decoder", "pyav")[0] == 0
 
 
 def fails(capsys, *argv):

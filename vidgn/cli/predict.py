@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from vidgn.cli.data_index import print_any_name
 from vidgn.errors import DecodeError
 
 SUMMARY = "name what a trained network sees in videos"
@@ -22,10 +23,11 @@ def run(argv: list[str]) -> int:
     Returns: 0, or 1 if a video could not be read.
     """
     arguments = _parser().parse_args(argv)
+    print_any_name()
     from vidgn.config.compose import load_config
     from vidgn.engine.predict import Predictor
 
-    predictor = Predictor(arguments.weights, device=arguments.device)
+    predictor = Predictor(arguments.weights, device=arguments.device, decoder=arguments.decoder)
     single = predictor.config.frames == 1
     name = arguments.views or ("image" if single else "center")
     views = load_config([f"views={name}", *(["frames=1", "span=1"] if single else [])]).views
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("videos", metavar="VIDEO", nargs="+")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--decoder", choices=("auto", "pyav", "decord", "torchcodec"), help="(default: as trained)")
     parser.add_argument(
         "--views",
         choices=("paper", "center", "image"),

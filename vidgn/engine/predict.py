@@ -1,20 +1,19 @@
 """What a trained network sees in a video: class names and scores, from one exported file and nothing else."""
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from vidgn.config.schema import ViewsConfig
-from vidgn.data.decode import open_image, open_video
-from vidgn.data.plan import resolve_views
+from vidgn.data.manifest import Row
+from vidgn.data.reading import ClipGeometry, ReadTask, read_clips
 from vidgn.engine.setup import DTYPES, ToModel, autocast, memory_format, set_precision
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.models.i3d import VideoResNet, build_model
 from vidgn.models.weights import ImportReport, load_file, load_weights, read_about
 
-_IMAGES = (".jpg", ".jpeg", ".png")
 _VIEWS_AT_ONCE = {"cpu": 1, "cuda": 6}
 
 
@@ -34,8 +33,11 @@ class Predictor:
     of the import.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, device: str = "auto") -> None:
-        """Raises: CheckpointError for a file that is no whole export; ConfigError for a device that is not there."""
+    def __init__(self, path: str | os.PathLike[str], *, device: str = "auto", decoder: str | None = None) -> None:
+        """`decoder`: as data.decoder; None: the one of training.
+
+        Raises: CheckpointError for a file that is no whole export; ConfigError for a device that is not there.
+        """
         self.device = choose_device(device)
         file = load_file(path)
         if file.metadata.get("format") != "vidgn":
@@ -62,6 +64,7 @@ class Predictor:
         if memory_format(self.config, self.device) == torch.channels_last_3d:
             model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.model: VideoResNet = model.eval()
+        self._decoder = decoder or self.config.data.decoder
         self._to_model = ToModel(self.config, self.device, input_mean=self.report.input_mean)
 
     @property
@@ -72,28 +75,17 @@ class Predictor:
     def scores(self, video: str | os.PathLike[str], views: ViewsConfig) -> torch.Tensor:
         """Softmax averaged over the final map and all `views`, as the test does: (K,), on the CPU, in float32 at least.
 
-        `views`: a uniform plan. Raises: DecodeError if the video can't be read.
+        `views`: a uniform plan. Raises: DecodeError if the video can't be read; ConfigError for a decoder that is not
+        installed.
         """
         config, parts = self.config, []
-        opened = (
-            open_image(video)
-            if Path(video).suffix.lower() in _IMAGES
-            else open_video(video, timeout_seconds=config.data.timeout_seconds)
-        )
-        with opened as reader:
-            clips = resolve_views(
-                views,
-                num_frames=reader.num_frames,
-                height=reader.height,
-                width=reader.width,
-                frames=config.frames,
-                stride=config.stride,
-                short_side=config.data.short_side,
-                crop=config.data.crop,
-            )
-            frames_VTHWC = [torch.from_numpy(view) for view in reader.read(clips)]
+        geometry = ClipGeometry.of(config.data, frames=config.frames, stride=config.stride, views=views)
+        row = Row(os.fspath(video), os.fspath(video), label=0, num_frames=None)
+        task = ReadTask(0, row, (), replace(geometry, decoder=self._decoder))
+        frames_VTHWC = np.empty((task.num_clips, *geometry.clip_shape), np.uint8)
+        read_clips(task, frames_VTHWC)
         with torch.inference_mode(), autocast(config, self.device):
-            for part in torch.stack(frames_VTHWC).split(_VIEWS_AT_ONCE[self.device.type]):
+            for part in torch.from_numpy(frames_VTHWC).split(_VIEWS_AT_ONCE[self.device.type]):
                 logits_VKTHW = self.model(self._to_model(part))
                 logits_VKTHW = logits_VKTHW.to(torch.promote_types(logits_VKTHW.dtype, torch.float32))
                 parts.append(logits_VKTHW.softmax(1).mean((2, 3, 4)))
