@@ -29,7 +29,7 @@ def folder(tiny_data: DataConfig, tmp_path: Path) -> Path:
 
 
 def vidgn(*words: object) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": ""}
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as where the locale is en_US.UTF-8
     command = [sys.executable, "-m", "vidgn", "data", *map(str, words), "--workers", "1"]
     return subprocess.run(command, capture_output=True, env=environment, check=False)
 
