@@ -10,9 +10,10 @@ import torch
 from vidgn.config.compose import load_config
 from vidgn.engine import run
 from vidgn.engine.distributed import Ranks
-from vidgn.engine.memory import fit, measure
-from vidgn.engine.memory.fit import check_fits, fitting_geometry, most_clips, parse_bytes, refusal, usable_bytes
+from vidgn.engine.memory import fit, measure, room, rows
+from vidgn.engine.memory.fit import check_fits, fitting_geometry, most_clips, parse_bytes, refusal
 from vidgn.engine.memory.predict import Prediction, predict
+from vidgn.engine.memory.room import usable_bytes
 from vidgn.engine.memory.rows import memory_row
 from vidgn.errors import ConfigError
 
@@ -27,8 +28,8 @@ def small(*overrides):
 @pytest.fixture(autouse=True)
 def exact_limits(monkeypatch):
     """A GPU of n bytes has n bytes for a prediction."""
-    monkeypatch.setattr(fit, "KEPT_FREE_BYTES", 0)
-    monkeypatch.setattr(fit, "KEPT_FREE_FRACTION", 0.0)
+    monkeypatch.setattr(room, "KEPT_FREE_BYTES", 0)
+    monkeypatch.setattr(room, "KEPT_FREE_FRACTION", 0.0)
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def in_the_head(monkeypatch):
         return Prediction(clips_per_forward, config.frames, 0, 0, 0, 0, 0, 0, training, 1500)
 
     monkeypatch.setattr(fit, "predict", pretend)
+    monkeypatch.setattr(rows, "predict", pretend)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,8 @@ def test_sizes_that_are_none(text):
 
 
 def test_some_is_kept_free(monkeypatch):
-    monkeypatch.setattr(fit, "KEPT_FREE_BYTES", 2**30)
-    monkeypatch.setattr(fit, "KEPT_FREE_FRACTION", 0.05)
+    monkeypatch.setattr(room, "KEPT_FREE_BYTES", 2**30)
+    monkeypatch.setattr(room, "KEPT_FREE_FRACTION", 0.05)
     assert usable_bytes(20 * 10**9) == 19 * 10**9 - 2**30
     assert usable_bytes(10**6) == 0
 
@@ -120,11 +122,15 @@ def test_a_refusal_goes_on_to_shorter_clips(in_the_head):
 
 
 def test_clips_that_are_written_down_may_fill_the_gpu(in_the_head, monkeypatch):
-    monkeypatch.setattr(fit, "KEPT_FREE_BYTES", 500)
+    monkeypatch.setattr(room, "KEPT_FREE_BYTES", 500)
     config = small("norm=gn", "clips_per_gpu=2", "gpus=2", "trainer.clips_per_forward=4")
     check_fits(config, world_size=1, gpu_bytes=4200)
     with pytest.raises(ConfigError, match=r"^trainer.clips_per_forward=4,.*write trainer.clips_per_forward=auto \(2 "):
         check_fits(config, world_size=1, gpu_bytes=4199)
+    row = memory_row(config, gpu_bytes=4200, is_measured=False)  # vidgn memory says what vidgn train does
+    assert (row["status"], row["training_bytes"], row["test_bytes"], row["peak_bytes"]) == ("ok", 4200, 1500, 4200)
+    told = memory_row(config, gpu_bytes=4199, is_measured=False)["status"]
+    assert told.startswith("does not fit: trainer.clips_per_forward=4,")
 
 
 def gpu_of(monkeypatch, num_bytes):

@@ -10,8 +10,9 @@ from vidgn.report.memory_table import MemoryRow, memory_markdown, paper_peaks, r
 MIB = 1 << 20
 
 
-def row(frames, clips, *, norm="bn", model="i3d_r50", per_clip=300 * MIB, measured=None, status="ok"):
+def row(frames, clips, *, norm="bn", model="i3d_r50", per_clip=300 * MIB, test=0, measured=None, status="ok"):
     saved, fixed = clips * per_clip * frames // 32, 100 * MIB
+    training = 3 * fixed + saved + clips * 10 * MIB
     return MemoryRow(
         model=model,
         norm=norm,
@@ -26,7 +27,9 @@ def row(frames, clips, *, norm="bn", model="i3d_r50", per_clip=300 * MIB, measur
         saved_bytes_per_clip=saved // clips,
         temporary_bytes=clips * 10 * MIB,
         ddp_bytes=0,
-        peak_bytes=3 * fixed + saved + clips * 10 * MIB,
+        training_bytes=training,
+        test_bytes=test,
+        peak_bytes=max(training, test),
         measured_peak_bytes=measured,
         measured_reserved_bytes=measured,
         status=status,
@@ -73,6 +76,15 @@ def test_a_geometry_that_was_asked_for_is_not_scaled(rows):
     (_, peaks), _ = paper_peaks([*rows, dataclasses.replace(row(64, 8), peak_bytes=123)])
     assert peaks[64, 8].predicted == 123
     assert peaks[32, 8].measured == 2900 * MIB
+
+
+def test_only_training_grows_with_the_clips_of_a_forward(rows):
+    r = row(64, 2, test=2000 * MIB)  # training: 300 + 2 * 610
+    assert r.peak_bytes == 2000 * MIB
+    assert r.peak_at(1) == 2000 * MIB
+    assert r.peak_at(4) == (300 + 4 * 610) * MIB
+    assert [r.clips_in(mib * MIB) for mib in (1999, 2000, 300 + 4 * 610, 300 + 4 * 610 - 1)] == [0, 2, 4, 3]
+    assert row(64, 2).clips_in(299 * MIB) == row(64, 2).clips_in(300 * MIB) == 0
 
 
 def test_another_net_has_no_papers_columns():

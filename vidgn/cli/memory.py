@@ -83,7 +83,7 @@ def fit_markdown(configs: "Sequence[Config]", sizes: dict[str, int]) -> str:
 
     An entry is `clips (peak | next legal clips: peak)`, peaks in GiB.
     """
-    from vidgn.engine.memory.fit import usable_bytes
+    from vidgn.engine.memory.room import usable_bytes
     from vidgn.engine.memory.rows import fit
     from vidgn.report.markdown import table
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vidgn.errors import ManifestError
-from vidgn.report.files import write_atomically
+from vidgn.files import write_atomic, write_text
 from vidgn.report.markdown import table
 from vidgn.report.published import KINETICS, KINETICS_NOT_RUN
 
@@ -34,7 +34,9 @@ class MemoryRow:
     saved_bytes_per_clip: int
     temporary_bytes: int
     ddp_bytes: int
-    peak_bytes: int  # predicted
+    training_bytes: int  # the peak of training
+    test_bytes: int  # the peak of the run's own tests, whose clips are their own
+    peak_bytes: int  # the larger of the two, predicted
     measured_peak_bytes: int | None
     measured_reserved_bytes: int | None
     status: str
@@ -50,8 +52,15 @@ class MemoryRow:
         return self.model, self.norm, self.precision, self.activation_memory
 
     def peak_at(self, clips: int) -> int:
-        """Predicted peak of a forward of `clips`: all but the fixed bytes grows with them."""
-        return self.fixed_bytes + (self.peak_bytes - self.fixed_bytes) * clips // self.clips_per_forward
+        """Predicted peak with forwards of `clips`: of training all but the fixed bytes grows with them."""
+        growing = (self.training_bytes - self.fixed_bytes) * clips // self.clips_per_forward
+        return max(self.test_bytes, self.fixed_bytes + growing)
+
+    def clips_in(self, num_bytes: int) -> int:
+        """The most clips of a forward whose predicted peak is within `num_bytes`; 0: not one, or not the test."""
+        if max(self.test_bytes, self.fixed_bytes) > num_bytes:
+            return 0
+        return (num_bytes - self.fixed_bytes) * self.clips_per_forward // (self.training_bytes - self.fixed_bytes)
 
 
 @dataclass(frozen=True)
@@ -92,9 +101,9 @@ def write_memory(directory: Path | str, rows: Iterable[MemoryRow | Mapping[str, 
     from vidgn.report import memory_plot, plots
 
     paths = directory / "memory.csv", directory / "memory.md", directory / "memory.png"
-    write_atomically(paths[0], lambda p: p.write_text(memory_csv(ready), encoding="utf-8"))
-    write_atomically(paths[1], lambda p: p.write_text(memory_markdown(ready), encoding="utf-8"))
-    write_atomically(paths[2], lambda p: p.write_bytes(plots.png(memory_plot.memory(ready))))
+    write_text(paths[0], memory_csv(ready), alone=False)
+    write_text(paths[1], memory_markdown(ready), alone=False)
+    write_atomic(paths[2], lambda f: f.write(plots.png(memory_plot.memory(ready))), alone=False)
     return paths
 
 

@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidgn.files import write_atomic, write_text
 from vidgn.report import differences, tables
 from vidgn.report.analysis import Analysis, analyse
 from vidgn.report.as_json import as_json
 from vidgn.report.collect import read_study
-from vidgn.report.files import write_atomically
 from vidgn.report.status import open_section, run_counts, unreadable_section
 
 
@@ -34,9 +34,9 @@ def write_report(study_dir: Path | str) -> WrittenReport:
     directory = analysis.study.directory
     pictures = _write_pictures(analysis)
     machine = json.dumps(as_json(analysis), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(directory / "report.json", lambda p: p.write_text(machine + "\n", encoding="utf-8"))
+    write_text(directory / "report.json", machine + "\n", alone=False)
     markdown = report_markdown(analysis, pictures=[p.name for p in pictures])
-    write_atomically(directory / "report.md", lambda p: p.write_text(markdown, encoding="utf-8"))
+    write_text(directory / "report.md", markdown, alone=False)
     paths = "\n".join(str(p) for p in (directory / "report.md", *pictures))
     console = "\n\n".join([*_sections(analysis), paths])
     return WrittenReport(console, machine, directory / "report.md", tuple(pictures))
@@ -74,6 +74,7 @@ def _write_pictures(analysis: Analysis) -> list[Path]:
         if figure is None:
             path.unlink(missing_ok=True)  # a picture of an earlier state would lie
         else:
-            write_atomically(path, lambda p, f=figure: p.write_bytes(plots.png(f)))
+            content = plots.png(figure)
+            write_atomic(path, lambda f, content=content: f.write(content), alone=False)
             written.append(path)
     return written

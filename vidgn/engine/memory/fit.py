@@ -11,13 +11,9 @@ from vidgn.config.schema import Config
 from vidgn.engine.distributed import Ranks
 from vidgn.engine.geometry import Geometry, choose_geometry, group_clips, legal_clips_per_forward
 from vidgn.engine.memory.predict import KINETICS_CLASSES, Prediction, evaluation_forwards, predict
+from vidgn.engine.memory.room import room_bytes, usable_bytes
 from vidgn.errors import ConfigError
 from vidgn.models.i3d import final_size
-
-# Kept free of a prediction: the CUDA context, cuDNN's and NCCL's workspaces, and what the allocator loses to
-# fragmentation. A rule of thumb, not measured here.
-KEPT_FREE_BYTES = 1 << 30
-KEPT_FREE_FRACTION = 0.05
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 _MODES = ("keep", "lean", "leaner", "block")
@@ -32,11 +28,6 @@ def parse_bytes(text: str) -> int:
     if not found or found[2].upper() not in _UNITS or float(found[1]) == 0:
         raise ConfigError(f"{text!r} is no size of memory: write a number and MB, GB, MiB or GiB, for example 24GB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def usable_bytes(gpu_bytes: int) -> int:
-    """What a prediction may fill of a GPU of `gpu_bytes`."""
-    return max(0, int(gpu_bytes * (1 - KEPT_FREE_FRACTION)) - KEPT_FREE_BYTES)
 
 
 def local_gpu_bytes(config: Config) -> int | None:
@@ -74,10 +65,9 @@ def check_fits(config: Config, *, world_size: int, gpu_bytes: int, num_classes: 
     if asked == "auto":
         if most_clips(config, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes) is not None:
             return
-        room = usable_bytes(gpu_bytes)
     else:
-        room = gpu_bytes
-        if predict(config, clips_per_forward=asked, world_size=world_size, num_classes=num_classes).peak_bytes <= room:
+        needed = predict(config, clips_per_forward=asked, world_size=world_size, num_classes=num_classes)
+        if needed.peak_bytes <= room_bytes(config, gpu_bytes):
             return
     raise ConfigError(refusal(config, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes))
 
@@ -87,7 +77,7 @@ def refusal(config: Config, *, world_size: int, gpu_bytes: int, num_classes: int
     asked = config.trainer.clips_per_forward
     clips = _legal(config, world_size)[0] if asked == "auto" else asked
     needed = predict(config, clips_per_forward=clips, world_size=world_size, num_classes=num_classes)
-    room = usable_bytes(gpu_bytes)
+    room = room_bytes(config, gpu_bytes)
     what = f"{'the fewest, ' if asked == 'auto' else ''}trainer.clips_per_forward={clips},"
     if needed.test_bytes > needed.training_bytes:
         tested, crop = max(evaluation_forwards(config), key=lambda t: t[0] * t[1] ** 2)

@@ -1,14 +1,16 @@
 """Cells of a command line as rows of memory.csv, and what of each fits where."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from vidgn.config.schema import Config
 from vidgn.engine.distributed import world_size_of
 from vidgn.engine.geometry import choose_geometry, group_clips, legal_clips_per_forward
-from vidgn.engine.memory.fit import most_clips, refusal, usable_bytes
+from vidgn.engine.memory.fit import most_clips, refusal
 from vidgn.engine.memory.measure import NOT_MEASURED, measure
 from vidgn.engine.memory.predict import KINETICS_CLASSES, Prediction, predict
+from vidgn.engine.memory.room import room_bytes
 
 
 def num_classes_of(config: Config) -> int:
@@ -30,6 +32,7 @@ def fit(config: Config, *, gpu_bytes: int) -> Fit:
 
     Raises: ConfigError if the processes of `config` can't carry the experiment at all.
     """
+    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, clips_per_forward="auto"))
     world_size, num_classes = world_size_of(config), num_classes_of(config)
     taken = most_clips(config, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes)
     legal = legal_clips_per_forward(config.slots_per_step, group_clips(config), world_size)
@@ -61,7 +64,7 @@ def memory_row(config: Config, *, gpu_bytes: int | None, is_measured: bool) -> d
         predicted = predict(
             config, clips_per_forward=geometry.clips_per_forward, world_size=world_size, num_classes=num_classes
         )
-    if gpu_bytes is not None and predicted.peak_bytes > usable_bytes(gpu_bytes):
+    if gpu_bytes is not None and predicted.peak_bytes > room_bytes(config, gpu_bytes):
         status = "does not fit: " + refusal(config, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes)
     measured = NOT_MEASURED
     if is_measured:
@@ -83,6 +86,8 @@ def memory_row(config: Config, *, gpu_bytes: int | None, is_measured: bool) -> d
         "saved_bytes_per_clip": predicted.saved_bytes // predicted.clips_per_forward,
         "temporary_bytes": predicted.temporary_bytes,
         "ddp_bytes": predicted.ddp_bytes,
+        "training_bytes": predicted.training_bytes,
+        "test_bytes": predicted.test_bytes,
         "peak_bytes": predicted.peak_bytes,
         "measured_peak_bytes": measured.peak_bytes,
         "measured_reserved_bytes": measured.reserved_bytes,
