@@ -8,7 +8,7 @@ import pytest
 
 from vidgn.report.analysis import analyse
 from vidgn.report.collect import read_study
-from vidgn.report.differences import gap_section
+from vidgn.report.differences import change_section, gap_section
 from vidgn.report.tables import accuracy_section, group_section
 
 
@@ -266,3 +266,27 @@ def test_a_changed_batch_within_an_arm(writer, make_ranks):
     (change,) = analysis_of(writer).changes
     assert change.points.mean == pytest.approx(100 * (np.mean(small == 0) - np.mean(large == 0)))
     assert change.baseline.column.clips_per_gpu == 8
+
+
+def test_a_changed_batch_with_another_learning_rate_is_not_compared(writer, make_ranks):
+    writer.finish(writer.config(norm="gn", clips_per_gpu=8, gpus=2), make_ranks(120, 0.8, seed=1))
+    small = with_optim(writer.config(norm="gn", clips_per_gpu=2, gpus=2), lr_per_clip=0.5)
+    small = dataclasses.replace(small, norm=dataclasses.replace(small.norm, groups=4))
+    writer.finish(small, make_ranks(120, 0.6, seed=2), plan_digest="p1")
+    analysis = analysis_of(writer)
+    (change,) = analysis.changes
+    assert not change.is_gap
+    assert change.refused == ("settings: norm.groups (4 / None), optim.lr_per_clip (0.5 / 0.00015625)",)
+    text = change_section(analysis)
+    assert "gn, i3d_tiny 32 frames, 2 clips/GPU × 2 against 8/GPU: **not compared**. More than the batch" in text
+    assert "| gn" not in text
+
+
+def test_a_changed_batch_where_another_division_serves(writer, make_ranks):
+    """gn at 8 x 1 stands in for the column 4 x 2, and for what its smaller batch changes."""
+    for norm, clips, gpus in (("bn", 8, 2), ("gn", 8, 2), ("bn", 4, 2), ("gn", 8, 1)):
+        writer.finish(writer.config(norm=norm, clips_per_gpu=clips, gpus=gpus), make_ranks(120, 0.7, seed=clips + gpus))
+    changes = {c.arm.norm: c for c in analysis_of(writer).changes}
+    assert changes["bn"].is_gap
+    assert changes["gn"].is_gap
+    assert [c.run_name for c in changes["gn"].arm.borrowed] == ["i3d_tiny_32f_8x1_gn_s0"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vidgn.cli.status import run
-from vidgn.engine.lock import locked
+from vidgn.engine.lock import LockedError, locked
 from vidgn.report.progress import duration, lines_backward, lines_of, read_progress
 
 CLOCK = {"time": 1.7e9, "clips_per_second": 41.26, "seconds_left": 754.0, "data_wait_fraction": 0.02}
@@ -112,6 +112,16 @@ def test_another_host_is_judged_by_age_and_says_so(writer, capsys, age_seconds, 
     line = status_of(writer, capsys, cell="bn_s0")
     assert state in line
     assert "on host elsewhere, judged by its last sign of life" in line
+
+
+def test_a_run_of_another_host_lives_though_the_clock_here_is_wrong(writer, capsys, monkeypatch):
+    """As the lock itself has it: it is not taken over, so status must not call it stopped."""
+    directory = writer.start(writer.config(), metrics=[train_line(8)], lock=lock_of(1, host="elsewhere"))
+    ahead = time.time() + 3600
+    monkeypatch.setattr("time.time", lambda: ahead)
+    assert "running" in status_of(writer, capsys, cell="bn_s0")
+    with pytest.raises(LockedError), locked(directory, print):
+        pass
 
 
 def test_a_finished_run_is_done_whatever_lies_about(writer, make_ranks):

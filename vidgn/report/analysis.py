@@ -1,13 +1,14 @@
 """What a study says: columns, arms, gaps, changes with the batch. Computed once; tables and pictures only show it."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from vidgn.report.arms import Arm, Arms, Column, GroupSizes, arms_of, columns_of, groups_of, norms_of
 from vidgn.report.collect import Cell, Study
-from vidgn.report.comparison import align, differences_to_know, is_borrowed, why_no_gap
+from vidgn.report.comparison import align, differences_to_know, is_borrowed, why_no_change, why_no_gap
 from vidgn.report.published import IMAGENET, KINETICS, Published, find
 from vidgn.report.statistics import (
     OverSeeds,
@@ -17,42 +18,6 @@ from vidgn.report.statistics import (
     paired_difference,
     sign_flip_test,
 )
-
-NORM_ORDER = ("bn", "sync_bn", "frozen_bn", "gn", "ln", "in")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One net, clip length and division of a step: a column of the paper's table 8."""
-
-    model: str
-    frames: int
-    clips_per_gpu: int
-    gpus: int
-    tag: str | None = None
-
-    @property
-    def slots_per_step(self) -> int:
-        return self.clips_per_gpu * self.gpus
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One norm in one column: its finished cells, one a seed, and the others."""
-
-    column: Column
-    norm: str
-    done: tuple[Cell, ...]
-    borrowed: tuple[Cell, ...]  # those of `done` that ran with another division of the same step
-    open: tuple[Cell, ...]  # asked for here and neither done nor served by a borrowed one
-
-    @property
-    def top1(self) -> OverSeeds:
-        return over_seeds([c.result["top1"] for c in self.done if c.result])
-
-    @property
-    def top5(self) -> OverSeeds:
-        return over_seeds([c.result["top5"] for c in self.done if c.result])
 
 
 @dataclass(frozen=True)
@@ -74,18 +39,6 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class GroupSizes:
-    """One net and clip length with a step of fixed size cut into statistics groups of several sizes."""
-
-    model: str
-    frames: int
-    tag: str | None
-    slots_per_step: int
-    sizes: tuple[int, ...]  # descending
-    arms: dict[str, dict[int, Arm]]  # norm -> size -> arm
-
-
-@dataclass(frozen=True)
 class Analysis:
     """A study and everything computed from it."""
 
@@ -93,9 +46,9 @@ class Analysis:
     columns: tuple[Column, ...]
     norms: tuple[str, ...]
     baseline: str | None
-    arms: dict[tuple[Column, str], Arm]
+    arms: Arms
     gaps: tuple[Comparison, ...]
-    changes: tuple[Comparison, ...]  # the same arm: a smaller batch against the largest
+    changes: tuple[Comparison, ...]  # the same arm: a smaller batch against the largest, and nothing else
     groups: tuple[GroupSizes, ...]
     faults: tuple[str, ...] = field(default=())  # files that contradict each other
 
@@ -147,15 +100,8 @@ class Analysis:
 
 def analyse(study: Study) -> Analysis:
     """Columns, arms and comparisons of a study. Pure but for reading per-video scores."""
-    columns = _columns(study.cells)
-    present = {c.norm for c in study.cells}
-    norms = tuple(n for n in NORM_ORDER if n in present) + tuple(sorted(present - {*NORM_ORDER}))
-    arms = {}
-    for column in columns:
-        for norm in norms:
-            arm = _arm(study.cells, column, norm)
-            if arm.done or arm.open:
-                arms[column, norm] = arm
+    columns, norms = columns_of(study.cells), norms_of(study.cells)
+    arms = arms_of(study.cells, columns, norms)
     baseline = norms[0] if len(norms) > 1 else None
     return Analysis(
         study=study,
@@ -165,41 +111,12 @@ def analyse(study: Study) -> Analysis:
         arms=arms,
         gaps=tuple(_gaps(columns, norms, arms)),
         changes=tuple(_changes(columns, norms, arms)),
-        groups=tuple(_groups(columns, norms, arms)),
+        groups=tuple(groups_of(columns, norms, arms)),
         faults=tuple(_faults(study.cells)),
     )
 
 
-def _columns(cells: Sequence[Cell]) -> tuple[Column, ...]:
-    models = list(dict.fromkeys(c.model for c in cells))
-    found = {Column(c.model, c.frames, c.clips_per_gpu, c.gpus, c.tag) for c in cells}
-    return tuple(
-        sorted(found, key=lambda c: (models.index(c.model), c.tag or "", c.frames, -c.clips_per_gpu, -c.gpus)),
-    )
-
-
-def _arm(cells: Sequence[Cell], column: Column, norm: str) -> Arm:
-    of_norm = [
-        c for c in cells if (c.model, c.frames, c.tag, c.norm) == (column.model, column.frames, column.tag, norm)
-    ]
-    own = [c for c in of_norm if (c.clips_per_gpu, c.gpus) == (column.clips_per_gpu, column.gpus)]
-    done = {c.seed: c for c in own if c.result}
-    borrowed = {}
-    for cell in of_norm:
-        lends = cell.group_free and cell.result and cell.slots_per_step == column.slots_per_step
-        if lends and cell.seed not in done and cell.seed not in borrowed:
-            borrowed[cell.seed] = cell
-    served = {**done, **borrowed}
-    return Arm(
-        column=column,
-        norm=norm,
-        done=tuple(served[s] for s in sorted(served)),
-        borrowed=tuple(borrowed[s] for s in sorted(borrowed)),
-        open=tuple(c for c in own if c.seed not in served),
-    )
-
-
-def _gaps(columns: Sequence[Column], norms: Sequence[str], arms: dict[tuple[Column, str], Arm]) -> list[Comparison]:
+def _gaps(columns: Sequence[Column], norms: Sequence[str], arms: Arms) -> list[Comparison]:
     found = []
     for column in columns:
         for norm in norms[1:]:
@@ -210,7 +127,7 @@ def _gaps(columns: Sequence[Column], norms: Sequence[str], arms: dict[tuple[Colu
     return found
 
 
-def _twin_of_other_tag(arms: dict[tuple[Column, str], Arm], column: Column, norm: str) -> Arm | None:
+def _twin_of_other_tag(arms: Arms, column: Column, norm: str) -> Arm | None:
     """The baseline of another tag, for a tag that names a variant of the arm: the conditions of a gap decide."""
     key = (column.model, column.frames, column.clips_per_gpu, column.gpus)
     twins = [a for (c, n), a in arms.items() if n == norm and (c.model, c.frames, c.clips_per_gpu, c.gpus) == key]
@@ -218,20 +135,31 @@ def _twin_of_other_tag(arms: dict[tuple[Column, str], Arm], column: Column, norm
 
 
 def _gap(arm: Arm, baseline: Arm) -> Comparison:
-    ours, theirs = ({c.seed: c for c in a.done} for a in (arm, baseline))
-    pairs = [(ours[s], theirs[s]) for s in sorted({*ours} & {*theirs})]
-    if not pairs:
-        shown = [", ".join(map(str, sorted(seeds))) for seeds in (ours, theirs)]
-        return Comparison(arm, baseline, (), None, None, None, (f"the seeds done so far ({shown[0]} / {shown[1]})",))
-    refusals = {one.seed: why_no_gap(one, other) for one, other in pairs}
-    good = [pair for pair in pairs if not refusals[pair[0].seed]]
-    refused = _by_seed({s: r for s, r in refusals.items() if r}, name_seeds=len(pairs) > 1)
-    remarks = dict.fromkeys(r for pair in good for r in differences_to_know(*pair))
-    for one, other in good:
+    gap = _compare(arm, baseline, why_no_gap)
+    remarks = dict.fromkeys(r for pair in _pairs(gap) for r in differences_to_know(*pair))
+    for one, other in _pairs(gap):
         if is_borrowed(one, other):
             where = f"{one.clips_per_gpu}×{one.gpus}"
             remarks[f"{arm.norm} has no statistics group: its run at {where} serves this column, not run again"] = None
-    return _compare(arm, baseline, good, refused=refused, remarks=tuple(remarks))
+    return dataclasses.replace(gap, remarks=tuple(remarks))
+
+
+def _compare(arm: Arm, baseline: Arm, why_not: Callable[[Cell, Cell], list[str]]) -> Comparison:
+    """The difference over the seeds that both have, less those for which `why_not` names something that differs."""
+    ours, theirs = ({c.seed: c for c in a.done} for a in (arm, baseline))
+    common = sorted({*ours} & {*theirs})
+    if not common:
+        shown = [", ".join(map(str, sorted(seeds))) for seeds in (ours, theirs)]
+        return Comparison(arm, baseline, (), None, None, None, (f"the seeds done so far ({shown[0]} / {shown[1]})",))
+    refusals = {s: why_not(ours[s], theirs[s]) for s in common}
+    refused = _by_seed({s: r for s, r in refusals.items() if r}, name_seeds=len(common) > 1)
+    return _measure(arm, baseline, [(ours[s], theirs[s]) for s in common if not refusals[s]], refused)
+
+
+def _pairs(comparison: Comparison) -> list[tuple[Cell, Cell]]:
+    """The cells that are compared, one pair a seed."""
+    ours, theirs = ({c.seed: c for c in a.done} for a in (comparison.arm, comparison.baseline))
+    return [(ours[s], theirs[s]) for s in comparison.seeds]
 
 
 def _by_seed(refusals: dict[int, list[str]], *, name_seeds: bool) -> tuple[str, ...]:
@@ -242,18 +170,17 @@ def _by_seed(refusals: dict[int, list[str]], *, name_seeds: bool) -> tuple[str, 
     return tuple(f"seed {', '.join(map(str, s))}: {r}" if name_seeds else r for r, s in found.items())
 
 
-def _compare(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], **told: Any) -> Comparison:
-    """The difference over `pairs` (one a seed), whatever it is called."""
+def _measure(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], refused: tuple[str, ...]) -> Comparison:
     seeds = tuple(one.seed for one, _ in pairs)
     if not pairs:
-        return Comparison(arm, baseline, seeds, None, None, None, **told)
+        return Comparison(arm, baseline, seeds, None, None, None, refused)
     points = [one.result["top1"] - other.result["top1"] for one, other in pairs if one.result and other.result]
     outcomes = [_outcomes(one, other) for one, other in pairs]
     videos = None
     aligned = [o for o in outcomes if o is not None]
     if len(aligned) == len(pairs) and len({len(o[0]) for o in aligned}) == 1:
         videos = paired_difference(np.stack([o[0] for o in aligned]), np.stack([o[1] for o in aligned]))
-    return Comparison(arm, baseline, seeds, over_seeds(points), videos, sign_flip_test(points), **told)
+    return Comparison(arm, baseline, seeds, over_seeds(points), videos, sign_flip_test(points), refused)
 
 
 def _outcomes(one: Cell, other: Cell) -> tuple[np.ndarray, np.ndarray] | None:
@@ -261,7 +188,7 @@ def _outcomes(one: Cell, other: Cell) -> tuple[np.ndarray, np.ndarray] | None:
     return align(videos[0], videos[1]) if videos[0] is not None and videos[1] is not None else None
 
 
-def _changes(columns: Sequence[Column], norms: Sequence[str], arms: dict[tuple[Column, str], Arm]) -> list[Comparison]:
+def _changes(columns: Sequence[Column], norms: Sequence[str], arms: Arms) -> list[Comparison]:
     """Each arm at a smaller batch against its largest, the number of GPUs the same."""
     found = []
     for norm in norms:
@@ -273,24 +200,8 @@ def _changes(columns: Sequence[Column], norms: Sequence[str], arms: dict[tuple[C
             ]
             largest = max(peers, key=lambda c: c.clips_per_gpu)
             arm, reference = arms.get((column, norm)), arms.get((largest, norm))
-            if column == largest or not arm or not reference:
-                continue
-            ours, theirs = ({c.seed: c for c in a.done} for a in (arm, reference))
-            pairs = [(ours[s], theirs[s]) for s in sorted({*ours} & {*theirs})]
-            pairs = [(a, b) for a, b in pairs if a.result and b.result and a.result["views"] == b.result["views"]]
-            if pairs:
-                found.append(_compare(arm, reference, pairs))
-    return found
-
-
-def _groups(columns: Sequence[Column], norms: Sequence[str], arms: dict[tuple[Column, str], Arm]) -> list[GroupSizes]:
-    found = []
-    for key in dict.fromkeys((c.model, c.frames, c.tag, c.slots_per_step) for c in columns):
-        peers = [c for c in columns if (c.model, c.frames, c.tag, c.slots_per_step) == key]
-        sizes = tuple(sorted({c.clips_per_gpu for c in peers}, reverse=True))
-        if len(sizes) > 1:
-            of_norm = {n: {c.clips_per_gpu: arms[c, n] for c in peers if (c, n) in arms} for n in norms}
-            found.append(GroupSizes(*key, sizes, {n: a for n, a in of_norm.items() if a}))
+            if column != largest and arm and reference and arm.done and reference.done:
+                found.append(_compare(arm, reference, why_no_change))
     return found
 
 

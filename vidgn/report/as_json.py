@@ -4,7 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from vidgn.report import published
-from vidgn.report.analysis import Analysis, Arm, Column, Comparison
+from vidgn.report.analysis import Analysis, Comparison
+from vidgn.report.arms import Arm, Column
 from vidgn.report.collect import Cell
 
 FORMAT_VERSION = 1

@@ -112,7 +112,7 @@ class Cell:
         return {name: r for name, r in found.items() if isinstance(r, Mapping) and "top1" in r}
 
     def experiment(self) -> dict[str, Any] | None:
-        """Flat keys that can change a result, as a pair fingerprint takes them: identity.json, else config.yaml.
+        """Flat keys that can change a result, as a fingerprint takes them: identity.json, else config.yaml.
 
         The config alone doesn't know the usable rows. None where neither can be read by this version.
         """
@@ -123,7 +123,7 @@ class Cell:
             except ConfigError:
                 return None
             flat = {k: v for k, v in flat.items() if k != DATA_ROWS}
-        return {k: v for k, v in flat.items() if not k.startswith(("norm.", "weights"))}
+        return dict(flat)
 
 
 @dataclass(frozen=True)

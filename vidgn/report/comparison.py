@@ -8,6 +8,8 @@ import numpy as np
 from vidgn.report.collect import DATA_ROWS, Cell, VideoScores
 
 _GEOMETRY = ("clips_per_gpu", "gpus")
+_OF_THE_ARM = ("norm.", "weights")  # what may differ in a gap
+_UNREADABLE = "settings (a config.yaml can't be read by this version, so its keys can't be named)"
 _FIRST_VALUES = ("initial", "initial_value")  # of audit.json
 
 
@@ -71,13 +73,22 @@ def align(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, np.ndarr
     return arm.correct[orders[0]], baseline.correct[orders[1]]
 
 
-def config_differences(arm: Cell, baseline: Cell) -> dict[str, tuple[Any, Any]] | None:
-    """Keys that can change a result and differ, less norm and weights; None if a config can't be read."""
-    one, other = arm.experiment(), baseline.experiment()
-    if one is None or other is None:
+def why_no_change(cell: Cell, larger: Cell) -> list[str]:
+    """What differs between two finished runs of one norm besides the batch, in words; empty if nothing does."""
+    differing = _differing_keys(cell, larger, but=_GEOMETRY)
+    if differing is None:
+        return [_UNREADABLE]
+    return [*([_keys(differing)] if differing else []), *_differing_tests(cell, larger)]
+
+
+def _differing_keys(cell: Cell, other: Cell, *, but: tuple[str, ...]) -> dict[str, tuple[Any, Any]] | None:
+    """Keys that can change a result and differ, but for those that begin so; None if a config can't be read."""
+    ours, theirs = cell.experiment(), other.experiment()
+    if ours is None or theirs is None:
         return None
-    keys = {*one, *other} - ({DATA_ROWS} if DATA_ROWS not in one or DATA_ROWS not in other else set())
-    return {k: (one.get(k), other.get(k)) for k in sorted(keys) if one.get(k) != other.get(k)}
+    keys = {*ours, *theirs} - ({DATA_ROWS} if DATA_ROWS not in ours or DATA_ROWS not in theirs else set())
+    differing = sorted(k for k in keys if ours.get(k) != theirs.get(k) and not k.startswith(but))
+    return {k: (ours.get(k), theirs.get(k)) for k in differing}
 
 
 def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
@@ -88,12 +99,12 @@ def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
         return ["pair_fingerprint is missing in result.json, so equal settings can't be shown"]
     if fingerprints[0] == fingerprints[1]:
         return []
-    differing = config_differences(arm, baseline)
+    borrowed = is_borrowed(arm, baseline)
+    differing = _differing_keys(arm, baseline, but=(*_OF_THE_ARM, *(_GEOMETRY if borrowed else ())))
     if differing is None:
-        return ["settings (a config.yaml can't be read by this version, so its keys can't be named)"]
-    if is_borrowed(arm, baseline):
-        differing = {k: v for k, v in differing.items() if k not in _GEOMETRY}
-        return [_keys(differing)] if differing else []
+        return [_UNREADABLE]
+    if not differing and borrowed:
+        return []
     if not differing:
         return [
             "settings outside config.yaml: pair_fingerprint differs and no key does, so the usable videos or their "

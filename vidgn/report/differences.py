@@ -37,20 +37,31 @@ def change_section(analysis: Analysis) -> str:
     """What a smaller batch costs each arm."""
     if not analysis.changes:
         return ""
+    with_model = len(analysis.models) > 1
     rows = []
     for c in analysis.changes:
-        assert c.points is not None
-        at, against = (column_name(a.column, unit=analysis.unit) for a in (c.arm, c.baseline))
-        against = f"{c.baseline.column.clips_per_gpu}/GPU"
-        rows.append([c.arm.norm, at, against, *_difference(analysis, c)])
-    header = ["norm", "at", "against", "change", "95 % interval", "over seeds"]
-    intro = "Step and statistics group fall together here, as in the paper; the learning rate follows the step."
-    if len(analysis.models) > 1:
-        header.insert(1, "net")
-        for row, c in zip(rows, analysis.changes, strict=True):
-            row.insert(1, c.arm.column.model)
+        if c.is_gap:
+            at = column_name(c.arm.column, unit=analysis.unit)
+            net = [c.arm.column.model] if with_model else []
+            rows.append([c.arm.norm, *net, at, f"{c.baseline.column.clips_per_gpu}/GPU", *_difference(analysis, c)])
+    header = ["norm", *(["net"] if with_model else []), "at", "against", "change", "95 % interval", "over seeds"]
     what = "error" if analysis.is_imagenet else "accuracy"
-    return f"## What the smaller batch changes: top-1 {what}, points\n\n{intro}\n\n{table(header, rows)}"
+    parts = [
+        f"## What the smaller batch changes: top-1 {what}, points",
+        "Step and statistics group fall together here, as in the paper; the learning rate follows the step.",
+    ]
+    parts += [table(header, rows)] if rows else []
+    lines = []
+    for c in analysis.changes:
+        if c.refused:
+            at = column_name(c.arm.column, unit=analysis.unit, with_model=True)
+            verdict = "seeds left out" if c.is_gap else "not compared"
+            against = f"{c.baseline.column.clips_per_gpu}/GPU"
+            lines.append(
+                f"- {c.arm.norm}, {at} against {against}: **{verdict}**. More than the batch differs: "
+                f"{'; '.join(c.refused)}."
+            )
+    return "\n\n".join([*parts, *(["\n".join(lines)] if lines else [])])
 
 
 def _gap_header() -> list[str]:

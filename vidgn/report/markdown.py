@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vidgn.report.analysis import Column
+from vidgn.report.arms import Column
 from vidgn.report.statistics import OverSeeds
 
 MINUS = "−"

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from vidgn.report.analysis import Analysis, Column, Comparison
+from vidgn.report.analysis import Analysis, Comparison
+from vidgn.report.arms import Column
 from vidgn.report.collect import Cell
 from vidgn.report.markdown import column_name, plural
 from vidgn.report.published import SOURCE

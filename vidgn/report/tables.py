@@ -1,7 +1,8 @@
 """The tables of a report as markdown. Each function makes one section; an empty string says there is nothing to say."""
 
 from vidgn.report import published
-from vidgn.report.analysis import Analysis, Arm, Column
+from vidgn.report.analysis import Analysis
+from vidgn.report.arms import Arm, Column
 from vidgn.report.markdown import column_name, listed, percent, plural, table
 from vidgn.report.statistics import over_seeds, wilson_interval
 
