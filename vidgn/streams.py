@@ -25,6 +25,7 @@ class Tag(IntEnum):
     INIT = 8  # (seed, index): initial weights of the index-th parameter tensor
     BOOTSTRAP = 9  # (seed,): resampling in reports
     SYNTHETIC = 10  # (seed, split, class, item): one synthetic video
+    TEST_GROUPS = 11  # (seed,): test videos that share batch statistics
 
 
 def stream(tag: Tag, seed: int, *coordinates: int) -> np.random.Generator:

@@ -41,10 +41,10 @@ def last_state(config: Config) -> dict:
 
 def in_world(size: int, function, *arguments) -> None:
     """Run `function(rank, join, *arguments)` in `size` processes; `join()` sets torch's variables for a new group."""
-    mp.spawn(_rank, (size, _free_ports(100), function, arguments), nprocs=size)
+    mp.spawn(_rank, (size, free_ports(100), function, arguments), nprocs=size)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
@@ -64,11 +64,11 @@ def _rank(rank: int, size: int, ports: list[int], function, arguments) -> None:
 
 def train_cells(rank: int, join, configs: list[Config]) -> None:
     """Train and test every cell, then test it with running averages and with the test clips' statistics."""
-    from vidgn.engine.run import run, test_run
+    from vidgn.engine.run import evaluate_run, run
 
     for config in configs:
         join()
         run(config)
         for use in ("ema", "batch") if config.norm.kind != "gn" else ():
             join()
-            test_run(dataclasses.replace(config, bn_stats=use))
+            evaluate_run(dataclasses.replace(config, bn_stats=use))

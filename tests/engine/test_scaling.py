@@ -9,7 +9,7 @@ import torch
 
 from vidgn.config.compose import load_config
 from vidgn.engine.geometry import Geometry, group_clips, legal_world_sizes
-from vidgn.engine.scaling import Link, all_reduce_seconds, efficiency, step_seconds, traffic
+from vidgn.engine.scaling import Link, all_reduce_seconds, step_seconds, traffic
 from vidgn.models.i3d import build_model
 
 REPO = Path(__file__).resolve().parents[2]
@@ -98,7 +98,7 @@ def test_table_on_paper(precision, flops):
             gradient_bytes=PAPER_BYTES,
             link=link,
         )
-        share = efficiency(seconds, slots=64, world_size=gpus, clip_seconds=clip)
+        share = 64 / gpus * clip / seconds
         row = (
             f"| {precision} | {gpus} | {64 // gpus} | {1e3 * seconds:.1f} | {64 / seconds:.0f} | {100 * share:.0f} % |"
         )

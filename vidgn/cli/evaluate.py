@@ -1,19 +1,23 @@
 """`vidgn evaluate RUN`: test a trained run with other views, or with other BN statistics."""
 
 import dataclasses
+import os
 from pathlib import Path
 
+from vidgn.cli.ranks import said_once
 from vidgn.errors import ConfigError
 
 SUMMARY = "test a trained run with other views or BN statistics"
 
 _HELP = """usage: vidgn evaluate RUN [KEY=VALUE ...] [--debug]
 
-Tests the last checkpoint of a run (runs_dir/study/run_name) and writes tests/{views}-{bn_stats}.json and .csv there.
+Tests the last checkpoint of a run (runs_dir/study/run_name) and writes tests/{views}-{bn_stats}.json and .csv there;
+with other videos than the run's own, to a name that says so.
 
   vidgn evaluate runs/study/i3d_r50_32f_8x8_bn_s0 views=center
   vidgn evaluate runs/study/i3d_r50_32f_8x8_bn_s0 bn_stats=ema
   vidgn evaluate RUN launch.nproc_per_node=8
+  torchrun --nproc-per-node=8 -m vidgn evaluate RUN      joins the ranks that are there
 
 keys
   views=paper|center|curve|image   what is seen of a video
@@ -44,20 +48,25 @@ def run(argv: list[str]) -> int:
     if not argv or "=" in argv[0]:
         print(_HELP)
         return 2
+    return said_once(lambda: _run(Path(argv[0]), argv[1:]))
+
+
+def _run(path: Path, overrides: list[str]) -> int:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported: its warnings come with stacks
     from vidgn.config.build import build, to_plain
     from vidgn.config.check import check_config
     from vidgn.config.compose import load_config, load_run_config
     from vidgn.config.schema import Config
 
-    path = Path(argv[0])
     config = load_run_config(path)
     plain = to_plain(config)
-    for override in argv[1:]:
+    for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"can't read {override!r}: write KEY=VALUE")
         if key == "views":
-            plain["views"] = to_plain(load_config([f"views={value}"]).views)
+            clip = [f"frames={config.frames}", f"span={config.span}"]  # what a view may be depends on it
+            plain["views"] = to_plain(load_config([f"views={value}", *clip]).views)
             continue
         if key not in _KEYS and not key.startswith("launch."):
             raise ConfigError(f"{key} can't be changed for a test: views, {', '.join(_KEYS)} and launch.* can")
@@ -69,19 +78,24 @@ def run(argv: list[str]) -> int:
     if changed.run_dir.name != here.name:
         raise ConfigError(f"{path} was renamed: its run is {changed.run_dir.name}; give the folder that name again")
     check_config(changed)
-    from vidgn.engine.run import test_run
+    from vidgn.engine.environment import adopt_slurm_ranks
 
-    test_run(changed)
+    adopt_slurm_ranks(changed)
+    from vidgn.engine.run import evaluate_run
+
+    evaluate_run(changed)
     return 0
 
 
 def _set(plain: dict, key: str, text: str) -> None:
-    """`text` as yaml, at the dotted key."""
+    """`text` as yaml, at the key, which has no dot or one."""
     import yaml
 
-    *groups, last = key.split(".")
-    for group in groups:
-        plain = plain[group]
-    if last not in plain:
-        raise ConfigError(f"unknown key {key!r}: known there are {', '.join(plain)}")
-    plain[last] = yaml.safe_load(text)
+    group, _, last = key.rpartition(".")
+    values = plain.get(group, {}) if group else plain
+    if last not in values:
+        raise ConfigError(f"unknown key {key!r}: known there are {', '.join(plain['launch'])}")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{key}={text}: can't be read; write a number, a word, or a quoted text") from None

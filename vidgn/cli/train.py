@@ -8,7 +8,8 @@ import sys
 from contextlib import redirect_stderr
 from typing import Any, TextIO, cast
 
-from vidgn.errors import EXIT_AGAIN, ConfigError, StopRequested, VidgnError
+from vidgn.cli.ranks import said_once
+from vidgn.errors import ConfigError, VidgnError
 
 SUMMARY = "train and test one run; with -m a sweep, ending with its report"
 
@@ -49,19 +50,7 @@ def run(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(_HELP.format(groups=_groups()))
         return 0
-    from vidgn.engine.signals import Stop, heard
-
-    try:
-        with heard(Stop()):  # from here on a signal means the same as in training
-            return _run(argv)
-    except VidgnError as error:
-        if _is_said_by_another_rank(error):
-            return 1
-        raise
-    except StopRequested:
-        if _is_said_by_another_rank(None):
-            return EXIT_AGAIN
-        raise
+    return said_once(lambda: _run(argv))
 
 
 def _run(argv: list[str]) -> int:
@@ -111,14 +100,6 @@ def _refuse_sweep(overrides: list[str]) -> str:
         f"sweep by itself. Start it once, and it starts the ranks of every cell: vidgn train -m "
         f"launch.nproc_per_node={here} {others}"
     )
-
-
-def _is_said_by_another_rank(error: VidgnError | None) -> bool:
-    """Whether one of several ranks is enough to print this: all have it before they meet, then one and its echoes."""
-    from vidgn.engine.environment import is_first_rank
-
-    heard_of = getattr(error, "heard_of", None)
-    return not is_first_rank() if heard_of is None else heard_of
 
 
 def _hydra(argv: list[str]) -> int:

@@ -12,16 +12,16 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from vidgn.config.schema import Config
+from vidgn.config.schema import BnStats, Config
 from vidgn.engine.distributed import Ranks
 from vidgn.models.norm import BatchNorm, has_running_statistics, norm_layers
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]  # layer -> mean, variance
 
 
-def has_statistics(config: Config) -> bool:
-    """Whether the arm has BN statistics to choose at test (`bn_stats` is null otherwise)."""
-    return config.norm.kind in ("bn", "sync_bn")
+def statistics_used(config: Config) -> BnStats | None:
+    """Where the arm's statistics at test come from; None for a norm that has no choice."""
+    return config.bn_stats if config.norm.kind in ("bn", "sync_bn") else None
 
 
 def statistics_layers(model: nn.Module) -> list[tuple[str, BatchNorm]]:

@@ -5,6 +5,7 @@ Videos are taken in blocks whose make-up depends on the experiment alone, so a v
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -13,12 +14,15 @@ import torch
 from torch import nn
 
 from vidgn.config.schema import Config, ViewsConfig
-from vidgn.data.loader import VideoViews, test_videos
+from vidgn.data.loader import VideoViews, view_videos
 from vidgn.data.manifest import Manifest
 from vidgn.engine.bn_stats import batch_statistics
 from vidgn.engine.distributed import Ranks
+from vidgn.engine.forward import class_scores
+from vidgn.engine.geometry import group_clips
 from vidgn.engine.metrics import TOP_K, label_ranks
 from vidgn.models.norm import set_statistics_groups
+from vidgn.streams import Tag, stream
 
 CURVE = ViewsConfig(name="curve", clips=1, crops=1, crop="training", plan="training")  # GN paper, figure 7
 BLOCK = 8  # videos of one clip that go through the model at once
@@ -67,6 +71,13 @@ class SplitScores:
         return text.getvalue()
 
 
+def clips_at_once(config: Config, views: ViewsConfig, *, use_batch_statistics: bool) -> int:
+    """Clips that go through the model at once: a statistics group, videos of one clip, or a part of a video's."""
+    if use_batch_statistics:
+        return group_clips(config)
+    return BLOCK if views.clips * views.crops == 1 else config.clips_per_gpu
+
+
 def evaluate(
     model: nn.Module,
     manifest: Manifest,
@@ -81,14 +92,19 @@ def evaluate(
     """Scores of every video of `manifest`, the same on every rank and for every world size.
 
     `to_model` turns uint8 (N, T, H, W, C) into what the model takes. The caller chooses the statistics the model tests
-    with; with `use_batch_statistics`, BN normalises each view of `clips_per_gpu` consecutive videos together.
+    with; with `use_batch_statistics`, BN normalises each view of as many videos together as a statistics group has
+    clips; they are drawn, since a manifest may be sorted by class.
     `each_block` is called with the number of videos this rank has done, equally often on every rank, so it may hold a
     collective.
     """
     single = views.clips * views.crops == 1
-    block = config.clips_per_gpu if use_batch_statistics else BLOCK if single else 1
-    rows = [i for i in range(len(manifest)) if i // block % ranks.world_size == ranks.rank]
-    videos = test_videos(
+    clips = clips_at_once(config, views, use_batch_statistics=use_batch_statistics)
+    block = clips if single or use_batch_statistics else 1
+    order = list(range(len(manifest)))
+    if use_batch_statistics:
+        order = stream(Tag.TEST_GROUPS, config.seed).permutation(len(manifest)).tolist()
+    rows = [i for place, i in enumerate(order) if place // block % ranks.world_size == ranks.rank]
+    reading = view_videos(
         manifest,
         config.data,
         views,
@@ -100,7 +116,7 @@ def evaluate(
     )
     scored: list[tuple[int, VideoScore, str | None]] = []
     calls = math.ceil(len(manifest) / (block * ranks.world_size))
-    with torch.no_grad():
+    with reading as videos, torch.no_grad():
         for group in _blocks(videos, block):
             readable = [v for v in group if v.clips_VTHWC is not None]
             if use_batch_statistics:
@@ -108,7 +124,7 @@ def evaluate(
             elif single:
                 scores = _each_first(model, readable, to_model)
             else:
-                scores = [_one_video(model, v, to_model, config.clips_per_gpu) for v in readable]
+                scores = [_one_video(model, v, to_model, clips) for v in readable]
             by_index = {v.index: s for v, s in zip(readable, scores, strict=True)}
             scored += [(v.index, _score(v, by_index.get(v.index)), v.error) for v in group]
             each_block(len(scored))
@@ -128,29 +144,16 @@ def top_percents(scores: SplitScores) -> dict[str, float]:
 
 
 def _blocks(videos: Iterator[VideoViews], size: int) -> Iterator[list[VideoViews]]:
-    """Consecutive videos of the manifest whose index falls in the same block."""
-    group: list[VideoViews] = []
-    for video in videos:
-        if group and video.index // size != group[0].index // size:
-            yield group
-            group = []
-        group.append(video)
-    if group:
+    """A rank's blocks, one after another: all are full but the last of all ranks'."""
+    while group := list(itertools.islice(videos, size)):
         yield group
-
-
-def _probabilities(model: nn.Module, clip_NCTHW: torch.Tensor) -> torch.Tensor:
-    """Softmax over classes, averaged over the final map: (N, K), at least fp32."""
-    logits_NKTHW = model(clip_NCTHW)
-    logits_NKTHW = logits_NKTHW.to(torch.promote_types(logits_NKTHW.dtype, torch.float32))
-    return logits_NKTHW.softmax(1).mean((2, 3, 4))
 
 
 def _one_video(
     model: nn.Module, video: VideoViews, to_model: Callable[[torch.Tensor], torch.Tensor], clips: int
 ) -> torch.Tensor:
     assert video.clips_VTHWC is not None
-    parts = [_probabilities(model, to_model(part)) for part in video.clips_VTHWC.split(clips)]
+    parts = [class_scores(model(to_model(part))) for part in video.clips_VTHWC.split(clips)]
     return torch.cat(parts).mean(0)
 
 
@@ -160,7 +163,7 @@ def _each_first(
     if not videos:
         return []
     clips = torch.cat([v.clips_VTHWC for v in videos if v.clips_VTHWC is not None])
-    return list(_probabilities(model, to_model(clips)))
+    return list(class_scores(model(to_model(clips))))
 
 
 def _together(
@@ -169,10 +172,10 @@ def _together(
     """Each view of all `videos` as one statistics group."""
     if not videos:
         return []
-    clips_NVTHWC = torch.stack([v.clips_VTHWC for v in videos if v.clips_VTHWC is not None])
     set_statistics_groups(model, group_clips=len(videos))
+    by_view = zip(*(v.clips_VTHWC for v in videos if v.clips_VTHWC is not None), strict=True)
     with batch_statistics(model):
-        views = [_probabilities(model, to_model(clips)) for clips in clips_NVTHWC.unbind(1)]
+        views = [class_scores(model(to_model(torch.stack(clips)))) for clips in by_view]
     return list(torch.stack(views).mean(0))
 
 

@@ -56,11 +56,6 @@ class Geometry:
         n = self.ranks_per_group
         return [list(range(first, first + n)) for first in range(0, self.world_size, n)]
 
-    def statistics_groups(self, rank: int, forward: int) -> list[range]:
-        """Slots of each statistics group that touches this forward, whole groups, also the part on other ranks."""
-        g, mine = self.group_clips, self.slots(rank, forward)
-        return [range(first, first + g) for first in range(mine.start // g * g, mine.stop, g)]
-
 
 def is_legal(slots: int, group: int, world_size: int, clips: int) -> bool:
     """The rule: W*m divides S, and (g divides m, or m divides g and g/m divides W)."""

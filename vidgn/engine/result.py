@@ -2,19 +2,24 @@
 
 from typing import Any
 
-from vidgn.config.fingerprint import fingerprint, pair_fingerprint
+from vidgn.config.fingerprint import DATA_ROWS, fingerprint, pair_fingerprint
 from vidgn.config.schema import Config
-from vidgn.engine import bn_stats
+from vidgn.engine.bn_stats import statistics_used
 from vidgn.engine.evaluate import SplitScores, top_percents
 from vidgn.engine.setup import versions
 from vidgn.engine.train import Trainer
+from vidgn.files import read_json
 from vidgn.models.weights import save_model
 
 
-def test_name(config: Config) -> str:
-    """Files of a test in the run's directory, without their endings."""
-    use = config.bn_stats if bn_stats.has_statistics(config) else "none"
-    return f"tests/{config.views.name}-{use}"
+def test_name(config: Config, identity: dict[str, Any]) -> str:
+    """Files of a test in the run's directory, without their endings; another name where its data has other rows.
+
+    `identity`: of the test.
+    """
+    name = f"tests/{config.views.name}-{statistics_used(config) or 'none'}"
+    rows = identity[DATA_ROWS]
+    return name if read_json(config.run_dir / "identity.json")[DATA_ROWS] == rows else f"{name}-{rows[:8]}"
 
 
 def items(config: Config) -> str:
@@ -32,7 +37,7 @@ def write_test(trainer: Trainer, identity: dict[str, Any], *, is_result: bool) -
         if not trainer.ranks.is_first:
             return
         result = _result(trainer, scores, identity)
-        name = test_name(config)
+        name = test_name(config, identity)
         run.write_whole(f"{name}.csv", scores.csv())
         run.write_whole(f"{name}.json", {**result, "unreadable": list(scores.unreadable)})
         if is_result:
@@ -42,7 +47,7 @@ def write_test(trainer: Trainer, identity: dict[str, Any], *, is_result: bool) -
     unreadable = f", {len(scores.unreadable)} unreadable" if scores.unreadable else ""
     run.say(
         f"{config.views.name}{use}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
-        f"of {scores.num_videos} {items(config)}{unreadable}"
+        f"of {scores.num_videos} {items(config)}{unreadable} (in {name}.json)"
     )
 
 
@@ -56,7 +61,7 @@ def _result(trainer: Trainer, scores: SplitScores, identity: dict[str, Any]) -> 
         "num_unreadable": len(scores.unreadable),
         "num_missing": trainer.val_rows.num_missing,
         "views": config.views.name,
-        "bn_stats": config.bn_stats if bn_stats.has_statistics(config) else None,
+        "bn_stats": statistics_used(config),
         "frames": config.frames,
         "clips_per_gpu": config.clips_per_gpu,
         "gpus": config.gpus,

@@ -9,18 +9,19 @@ from typing import Any
 import yaml
 
 from vidgn.config.build import to_plain
-from vidgn.config.fingerprint import identity
+from vidgn.config.fingerprint import WEIGHTS, identity
 from vidgn.config.schema import Config
 from vidgn.data.loader import check_data
 from vidgn.data.manifest import Manifest, read_manifest
 from vidgn.engine import rundir
 from vidgn.engine.audit import audit, audit_table
+from vidgn.engine.checkpoint import list_checkpoints
 from vidgn.engine.distributed import Ranks, joined, world_size_of
 from vidgn.engine.environment import ranks_are_set
 from vidgn.engine.launch import Work, check_launch, launch
 from vidgn.engine.lock import locked, sweep
 from vidgn.engine.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
-from vidgn.engine.result import items, test_name, write_test
+from vidgn.engine.result import items, write_test
 from vidgn.engine.rundir import RunDirectory, StopRequested
 from vidgn.engine.scaling import traffic
 from vidgn.engine.setup import (
@@ -36,7 +37,7 @@ from vidgn.engine.setup import (
 from vidgn.engine.signals import RankStop, Stop, heard
 from vidgn.engine.train import Trainer
 from vidgn.engine.wanted import stopped_with_sweep
-from vidgn.errors import VidgnError
+from vidgn.errors import CheckpointError, VidgnError
 from vidgn.files import read_json, write_json, write_text
 from vidgn.models.i3d import VideoResNet
 from vidgn.models.weights import load_weights
@@ -91,10 +92,10 @@ def _claim_and_train(config: Config, stop: Stop) -> str | None:
         return launch(config, stop, "train")
 
 
-def test_run(config: Config) -> dict[str, Any]:
-    """Test a finished run with the views and statistics in `config`.
+def evaluate_run(config: Config) -> None:
+    """Test a finished run with the views and statistics in `config`; the result goes to its tests/.
 
-    Returns: what is in its tests/{views}-{bn_stats}.json.
+    Raises: as `run`.
     """
     check_before_start(config, is_test=True)
     stop = Stop()
@@ -104,7 +105,6 @@ def test_run(config: Config) -> dict[str, Any]:
         else:
             outcome = launch(config, stop, "test")
     _finish(outcome)
-    return read_json(config.run_dir / f"{test_name(config)}.json")
 
 
 def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -> str | None:
@@ -122,10 +122,10 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
         if not claimed and not _first_claims(config, ranks, held):
             return None
         train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
-        identified = _identity(config, train, val)
+        identified = _identity(config, train, val, is_test=work == "test")
         run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop, identity=identified)
         try:
-            model, input_mean = _first_model(config, train, run_directory, ranks)
+            model, input_mean = _first_model(config, train, run_directory, ranks, is_test=work == "test")
             geometry = fitting_geometry(config, ranks, num_classes=len(train.classes), is_test=work == "test")
             to_model = ToModel(config, ranks.device, input_mean=input_mean)
             trainer = Trainer(
@@ -165,7 +165,7 @@ def _claim(config: Config, held: ExitStack) -> bool:
     """
     path = config.run_dir
     train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
-    identified = _identity(config, train, val)
+    identified = _identity(config, train, val, is_test=False)
     if (path / "result.json").exists():
         rundir.claim(path, identified)
         sweep(path)
@@ -193,23 +193,40 @@ def _first_claims(config: Config, ranks: Ranks, held: ExitStack) -> bool:
     return outcome
 
 
-def _identity(config: Config, train: Manifest, val: Manifest) -> dict[str, Any]:
+def _identity(config: Config, train: Manifest, val: Manifest, *, is_test: bool) -> dict[str, Any]:
     digest = hashlib.sha256(f"{train.digest()} {val.digest()}".encode()).hexdigest()[:32]
-    weights = None if config.weights is None else _sha256(resolve_path(config.weights))
+    weights = None
+    if (path := _weights_file(config, is_test=is_test)) is not None:
+        with open(path, "rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+    elif config.weights is not None:
+        weights = read_json(config.run_dir / "identity.json")[WEIGHTS]
     return identity(config, data_digest=digest, weights_digest=weights)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _weights_file(config: Config, *, is_test: bool) -> Path | None:
+    """The file to start from; None where there is none, in a test, and where it is gone and a checkpoint is there."""
+    if config.weights is None or is_test:
+        return None
+    try:
+        return resolve_path(config.weights)
+    except CheckpointError:
+        if list_checkpoints(config.run_dir / "checkpoints"):
+            return None
+        raise
 
 
-def _first_model(config: Config, train: Manifest, run: RunDirectory, ranks: Ranks) -> tuple[VideoResNet, Triple | None]:
-    """The network as step 0 has it, audited; and the input mean that came with its weights."""
+def _first_model(
+    config: Config, train: Manifest, run: RunDirectory, ranks: Ranks, *, is_test: bool
+) -> tuple[VideoResNet, Triple | None]:
+    """The network as step 0 has it, audited; and the input mean that came with its weights.
+
+    Without its weights where a checkpoint will replace them.
+    """
     model = make_model(config, num_classes=len(train.classes))
     input_mean = None
-    if config.weights is not None:
-        report = load_weights(model, config.weights, std=config.data.std)
+    if (path := _weights_file(config, is_test=is_test)) is not None:
+        report = load_weights(model, path, std=config.data.std)
         input_mean = report.input_mean
         run.say(str(report))
     audited = audit(model, config)

@@ -72,8 +72,3 @@ def step_seconds(
     backward = BACKWARD_SHARE * clips_per_forward * clip_seconds
     tail = all_reduce_seconds(min(gradient_bytes, BUCKET_BYTES), world_size, link)
     return compute + max(tail, all_reduce_seconds(gradient_bytes, world_size, link) - backward)
-
-
-def efficiency(seconds: float, *, slots: int, world_size: int, clip_seconds: float) -> float:
-    """Share of the processes' time that is forward and backward."""
-    return slots / world_size * clip_seconds / seconds

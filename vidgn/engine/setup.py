@@ -9,6 +9,7 @@ import torch
 
 from vidgn import __version__
 from vidgn.config.schema import Config
+from vidgn.engine.checkpoint import list_checkpoints
 from vidgn.engine.distributed import Ranks
 from vidgn.engine.environment import threads_per_rank
 from vidgn.engine.geometry import choose_geometry, group_clips
@@ -39,9 +40,9 @@ def set_precision(config: Config) -> None:
     torch.backends.cuda.matmul.fp32_precision = precision  # type: ignore[attr-defined]
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not config.trainer.deterministic
+    torch.use_deterministic_algorithms(config.trainer.deterministic)
     if config.trainer.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
 
 
 def check_bf16(device: torch.device) -> None:
@@ -139,7 +140,7 @@ def place_model(model: VideoResNet, config: Config, device: torch.device) -> Vid
 
 
 def check_experiment(config: Config, *, world_size: int) -> None:
-    """What can be told without data or processes: clip size, norm groups, batch geometry, weights file.
+    """What can be told without data or processes: clip size, norm groups, batch geometry, weights file to start from.
 
     Raises: ConfigError.
     """
@@ -155,7 +156,7 @@ def check_experiment(config: Config, *, world_size: int) -> None:
             f"data.clips_per_video={k} would put two clips of a video in one statistics group of {group}: "
             f"at most {config.slots_per_step // group} go with this batch and norm"
         )
-    if config.weights is not None:
+    if config.weights is not None and not list_checkpoints(config.run_dir / "checkpoints"):
         try:
             resolve_path(config.weights)
         except CheckpointError as error:

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch.nn import functional as F
 
 from vidgn.config.schema import Config
 from vidgn.data.loader import Batch, train_batches
 from vidgn.data.manifest import Manifest, read_manifest
 from vidgn.engine.distributed import choose_device
 from vidgn.engine.geometry import choose_geometry
-from vidgn.engine.setup import ToModel, autocast, make_model, place_model, set_precision
-from vidgn.models.norm import set_statistics_groups
+from vidgn.engine.memory.step import StepAlone
+from vidgn.engine.setup import make_model, place_model, set_precision
 
 
 @dataclass(frozen=True)
@@ -81,26 +80,18 @@ def _loader_rate(config: Config, rows: Manifest, *, workers: int, seconds: float
 def _model_rate(config: Config, device: torch.device, *, num_classes: int, seconds: float) -> float:
     """Clips per second through forward and backward, after two warm rounds."""
     geometry = choose_geometry(config, world_size=1)
-    clips = geometry.clips_per_forward
     model = place_model(make_model(config, num_classes=num_classes), config, device)
-    set_statistics_groups(model, group_clips=min(geometry.group_clips, clips))
-    crop = config.data.crop
-    clip_NTHWC = torch.zeros(clips, config.frames, crop, crop, 3, dtype=torch.uint8)
-    scale_NC = torch.ones(clips, model.head.num_features, dtype=torch.float32, device=device)
-    to_model, label_N = ToModel(config, device), torch.zeros(clips, dtype=torch.int64, device=device)
+    step = StepAlone(config, model, geometry=geometry, device=device)
 
     def once() -> None:
-        with autocast(config, device):
-            logits_NK = model(to_model(clip_NTHWC), scale_NC.to(to_model.dtype)).flatten(1)
-        F.cross_entropy(logits_NK.float(), label_N).backward()
+        step.backward(step.forward())
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    model.train()
     once()
     once()
     began, done = time.monotonic(), 0
     while time.monotonic() - began < seconds or done == 0:
         once()
-        done += clips
+        done += geometry.clips_per_forward
     return done / (time.monotonic() - began)

@@ -11,25 +11,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from vidgn.config.schema import Config, ViewsConfig
-from vidgn.data.loader import Batch, train_batches
+from vidgn.data.loader import Batch, Substitution, train_batches
 from vidgn.data.manifest import Manifest
-from vidgn.data.plan import plan_for
 from vidgn.engine import bn_stats
 from vidgn.engine.checkpoint import load_latest
-from vidgn.engine.distributed import Ranks, wrapped
+from vidgn.engine.distributed import Ranks, statistics_process_group, wrapped
 from vidgn.engine.evaluate import CURVE, SplitScores, evaluate
+from vidgn.engine.forward import backward, dropout_scale, positions, summed_loss
 from vidgn.engine.geometry import Geometry
+from vidgn.engine.nonfinite import end_at_nonfinite, gradients_are_finite
 from vidgn.engine.optim import learning_rate, make_optimizer, set_learning_rate
 from vidgn.engine.rundir import RunDirectory, StopRequested
 from vidgn.engine.setup import ToModel, autocast, epoch_of, total_steps
-from vidgn.errors import CheckpointError, DecodeError, NonFiniteError
+from vidgn.errors import CheckpointError, ConfigError, DecodeError
 from vidgn.models.i3d import VideoResNet
 from vidgn.models.norm import set_statistics_groups
-from vidgn.streams import Tag, stream
+from vidgn.models.weights.files import resolve_path
+from vidgn.streams import Tag
 
 _DIGEST_MODULUS = 2**128
 
@@ -55,7 +56,7 @@ class Trainer:
         self.total_steps = total_steps(config, len(train))
         self.optimizer = make_optimizer(model, config)
         self.step_statistics = bn_stats.StepStatistics(model)
-        self.group = _statistics_process_group(geometry)
+        self.group = statistics_process_group(geometry)
         self.step = 0
         self.digest = 0  # of this rank's clips since the start (rank 0: and of all before the last checkpoint)
         self.num_substituted = 0
@@ -112,14 +113,17 @@ class Trainer:
             loss_sum, num_correct = loss_sum + loss, num_correct + correct
         counts = self.ranks.sum(self._counts(loss_sum, num_correct, used))
         stop, loss_sum, num_correct, num_substituted = counts.tolist()
-        finite = math.isfinite(loss_sum) and self._gradients_are_finite()
+        finite = math.isfinite(loss_sum) and gradients_are_finite(self.model)
         if finite:
             self.optimizer.step()
             self.step_statistics.update_running(self.ranks)
             self.digest = (self.digest + sum(b.digest for b in used)) % _DIGEST_MODULUS
         else:
             self.step_statistics.forget()
-            self._on_nonfinite(used)
+            self.num_skipped += 1
+            if self.config.trainer.on_nonfinite == "stop":
+                state = self.state(0)
+                end_at_nonfinite(self.config, self.run, self.ranks, step=self.step + 1, state=state, used=used)
         return self._write_line(
             lr, loss_sum, num_correct, finite=finite, stop=bool(stop), used=used, new=int(num_substituted)
         )
@@ -135,19 +139,17 @@ class Trainer:
             with autocast(self.config, self.ranks.device):
                 logits_NK = forward(self.to_model(batch.clip_NTHWC), self._dropout_scale(index)).flatten(1)
             label_N = batch.label_N.to(self.ranks.device, non_blocking=True)
-            losses = F.cross_entropy(
-                logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32)), label_N, reduction="sum"
-            )
+            loss = summed_loss(logits_NK, label_N)
             self.step_statistics.add_forward()
-            # DDP takes the mean over ranks: scaled so that it is the mean over the slots of a step.
-            (losses * (self.geometry.world_size / self.geometry.slots_per_step)).backward()
-        return float(losses.detach()), int((logits_NK.detach().argmax(1) == label_N).sum())
+            backward(loss, self.geometry)
+        return float(loss.detach()), int((logits_NK.detach().argmax(1) == label_N).sum())
 
     def precise_statistics(self) -> bn_stats.Statistics:
         """BN statistics over `bn_stats_steps` steps of plans of their own, at most an epoch; the same on every rank."""
         set_statistics_groups(self.model, group_clips=self._group_clips_here(), process_group=self.group)
         one_epoch = -(-len(self.train_rows) // self.geometry.slots_per_step)
         steps = range(min(self.config.bn_stats_steps, one_epoch))
+        replaced: list[Substitution] = []
         with (
             self._batches(steps, tag=Tag.BN_STATS, order_tag=Tag.BN_STATS_ORDER) as batches,
             self.run.progress(0, len(steps) * self.geometry.forwards_per_step, "BN statistics") as progress,
@@ -156,16 +158,24 @@ class Trainer:
             def forwards() -> Iterator[torch.Tensor]:
                 for batch in batches:
                     self.stop_if_asked()
+                    replaced.extend(batch.substitutions)
                     yield self.to_model(batch.clip_NTHWC)
                     progress.advance()
 
             with autocast(self.config, self.ranks.device):
-                return bn_stats.precise_statistics(self.model, forwards(), self.ranks)
+                statistics = bn_stats.precise_statistics(self.model, forwards(), self.ranks)
+        ids = [s.id for part in self.ranks.gather(replaced) for s in part]
+        if ids:
+            self.run.say(
+                f"BN statistics: {len(ids)} clips that could not be read were replaced, "
+                f"of {', '.join(sorted(set(ids))[:3])} (vidgn data check lists all such videos)"
+            )
+        return statistics
 
     @contextmanager
     def tested(self, views: ViewsConfig, *, unit: str | None = None) -> Iterator[SplitScores]:
         """Scores of the validation split; inside, the model still has the statistics it was tested with."""
-        use = self.config.bn_stats if bn_stats.has_statistics(self.config) else None
+        use = bn_stats.statistics_used(self.config)
         statistics = self.precise_statistics() if use == "precise" else None
         with (
             bn_stats.statistics_at_test(self.model, statistics),
@@ -255,6 +265,8 @@ class Trainer:
         step = self.ranks.gather(None if state is None else state["step"])[0]
         if step is not None:
             self._take(self.run.load_step(step) if state is None else state)
+        elif self.config.weights is not None:
+            resolve_path(self.config.weights)  # its error: the file is gone, and no checkpoint is left that had it
 
     def _take(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -262,17 +274,25 @@ class Trainer:
         self.step = state["step"]
         self.digest = int(state["plan_digest"], 16) if self.ranks.is_first else 0
         self.num_substituted, self.num_skipped = state["num_substituted"], state["num_skipped"]
+        self.to_model = ToModel(self.config, self.ranks.device, input_mean=state["input_mean"])
 
     def load_finished(self) -> None:
         """The last checkpoint of a trained run, for a test; nothing of the run is changed.
 
-        Raises: CheckpointError where there is none.
+        Raises: CheckpointError where there is none; ConfigError where the data has another number of classes.
         """
         state = load_latest(self.run.checkpoints, self.run.say)
         if state is None:
             raise CheckpointError(f"{self.run.path} has no checkpoint to test: train it first with vidgn train")
         if state["step"] < self.total_steps:
             self.run.say(f"testing an unfinished run: step {state['step']} of {self.total_steps}")
+        classifier = f"blocks.{len(self.model.blocks) - 1}.proj.bias"
+        trained, given = len(state["model"][classifier]), len(self.val_rows.classes)
+        if trained != given:
+            raise ConfigError(
+                f"{self.run.path} was trained on {trained} classes, and this data has {given}: write data.classes=FILE "
+                f"with the {trained} names in label order, or the data.train the run was started with"
+            )
         self._take(state)
 
     # -- pieces of a step -------------------------------------------------------------------------------------------
@@ -283,63 +303,32 @@ class Trainer:
 
     def _batches(self, steps: range | None = None, *, tag: Tag = Tag.CLIP, order_tag: Tag = Tag.ORDER) -> Any:
         steps = range(self.step, self.total_steps) if steps is None else steps
-        g = self.geometry
-        positions = (
-            [step * g.slots_per_step + slot for slot in g.slots(self.ranks.rank, forward)]
-            for step in steps
-            for forward in range(g.forwards_per_step)
-        )
         return train_batches(
             self.train_rows,
             self.config.data,
             seed=self.config.seed,
             frames=self.config.frames,
             stride=self.config.stride,
-            positions=positions,
-            slots_per_step=g.slots_per_step,
+            positions=positions(self.geometry, rank=self.ranks.rank, steps=steps),
+            slots_per_step=self.geometry.slots_per_step,
             tag=tag,
             order_tag=order_tag,
             pin_memory=self.ranks.device.type == "cuda",
         )
 
     def _dropout_scale(self, index: int) -> torch.Tensor | None:
-        """(N, C) of 0 and 1/(1-p), drawn per slot: which process holds a clip does not matter."""
-        p = self.config.model.dropout
-        if p == 0:
-            return None
-        channels = self.model.head.num_features
-        slots = self.geometry.slots(self.ranks.rank, index)
-        rows = [stream(Tag.DROPOUT, self.config.seed, self.step, slot).random(channels) >= p for slot in slots]
-        keep_NC = torch.stack([torch.from_numpy(row) for row in rows])
-        return (keep_NC.to(self.to_model.dtype) / (1 - p)).to(self.ranks.device, non_blocking=True)
+        scale_NC = dropout_scale(
+            self.config,
+            channels=self.model.head.num_features,
+            step=self.step,
+            slots=self.geometry.slots(self.ranks.rank, index),
+            dtype=self.to_model.dtype,
+        )
+        return None if scale_NC is None else scale_NC.to(self.ranks.device, non_blocking=True)
 
     def _counts(self, loss_sum: float, num_correct: int, used: list[Batch]) -> torch.Tensor:
         substituted = sum(len(b.substitutions) for b in used)
         return torch.tensor([self.run.stop.is_set(), loss_sum, num_correct, substituted], dtype=torch.float64)
-
-    def _gradients_are_finite(self) -> bool:
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
-
-    def _on_nonfinite(self, used: list[Batch]) -> None:
-        """Count the step, which changes nothing else; with on_nonfinite=stop, end with all there is to look at."""
-        self.num_skipped += 1
-        if self.config.trainer.on_nonfinite == "skip":
-            return
-        here = [
-            {"position": p, "id": i, "plan": vars(plan_for(self.config.data, self.config.seed, p, tag=Tag.CLIP))}
-            for batch in used
-            for p, i in zip(batch.positions, batch.ids, strict=True)
-        ]
-        clips = sorted((c for part in self.ranks.gather(here) for c in part), key=lambda c: c["position"])
-        if self.ranks.is_first:
-            self.run.save_nonfinite(self.step + 1, self.state(0), clips)
-        self.ranks.barrier()  # the state is saved before any rank ends the others
-        raise NonFiniteError(
-            f"the loss or a gradient of step {self.step + 1} is not finite; the state before it and the plan of its "
-            f"clips are in {self.run.nonfinite_path(self.step + 1)}: lower optim.lr_per_clip, or leave such steps out "
-            f"with trainer.on_nonfinite=skip"
-        )
 
     def _write_line(
         self, lr: float, loss_sum: float, num_correct: int, *, finite: bool, stop: bool, used: list[Batch], new: int
@@ -369,11 +358,3 @@ class Trainer:
                 f"(vidgn data check lists them all)"
             )
         return {**line, "stop": stop}
-
-
-def _statistics_process_group(geometry: Geometry) -> Any:
-    """The process group this rank normalises with, None where groups lie within a forward."""
-    if geometry.ranks_per_group == 1:
-        return None
-    groups = [torch.distributed.new_group(ranks) for ranks in geometry.rank_groups()]
-    return groups[torch.distributed.get_rank() // geometry.ranks_per_group]

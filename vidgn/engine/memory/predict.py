@@ -7,7 +7,9 @@ from functools import lru_cache
 import torch
 
 from vidgn.config.schema import Config, ViewsConfig
-from vidgn.engine.evaluate import BLOCK, CURVE
+from vidgn.data.plan import view_size
+from vidgn.engine.bn_stats import statistics_used
+from vidgn.engine.evaluate import CURVE, clips_at_once
 from vidgn.engine.geometry import Geometry, group_clips
 from vidgn.engine.memory.fake import LiveBytes, fake_gpu
 from vidgn.engine.memory.step import StepAlone
@@ -89,11 +91,8 @@ def evaluation_forwards(config: Config) -> list[tuple[int, int]]:
 
 
 def _evaluation_forward(config: Config, views: ViewsConfig) -> tuple[int, int]:
-    single = views.clips * views.crops == 1
-    batch_statistics = config.bn_stats == "batch" and config.norm.kind in ("bn", "sync_bn")
-    clips = BLOCK if single and not batch_statistics else config.clips_per_gpu
-    crop = round(config.data.crop * 256 / 224) if views.crop == "scaled" else config.data.crop
-    return clips, crop
+    clips = clips_at_once(config, views, use_batch_statistics=statistics_used(config) == "batch")
+    return clips, view_size(views, config.data.crop)
 
 
 def _step(config: Config, geometry: Geometry, num_classes: int) -> StepAlone:

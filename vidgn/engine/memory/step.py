@@ -5,10 +5,10 @@ The order of allocations is that of vidgn.engine.train.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vidgn.config.schema import Config
 from vidgn.engine.bn_stats import StepStatistics
+from vidgn.engine.forward import backward, class_scores, summed_loss
 from vidgn.engine.geometry import Geometry
 from vidgn.engine.optim import make_optimizer
 from vidgn.engine.setup import ToModel, autocast
@@ -56,10 +56,9 @@ class StepAlone:
     def backward(self, logits_NK: Tensor) -> None:
         """Loss and its gradients, added to those that are there."""
         label_N = torch.zeros(logits_NK.shape[0], dtype=torch.int64, device=self.device)
-        dtype = torch.promote_types(logits_NK.dtype, torch.float32)
-        losses = F.cross_entropy(logits_NK.to(dtype), label_N, reduction="sum")
+        loss = summed_loss(logits_NK, label_N)
         self.step_statistics.add_forward()
-        (losses * (self.geometry.world_size / self.geometry.slots_per_step)).backward()
+        backward(loss, self.geometry)
 
     def update(self) -> None:
         """The optimizer's update."""
@@ -69,8 +68,7 @@ class StepAlone:
         """One forward of an evaluation, while the last step's gradients are still there."""
         self.model.eval()
         with torch.no_grad(), autocast(self.config, self.device):
-            logits_NKTHW = self.model(self.to_model(self._clips(clips, crop)))
-            logits_NKTHW.to(torch.promote_types(logits_NKTHW.dtype, torch.float32)).softmax(1).mean((2, 3, 4))
+            class_scores(self.model(self.to_model(self._clips(clips, crop))))
         self.model.train()
 
     def _clips(self, clips: int | None = None, crop: int | None = None) -> Tensor:
@@ -80,8 +78,8 @@ class StepAlone:
     def _dropout_scale(self) -> Tensor | None:
         if self.config.model.dropout == 0:
             return None
-        channels = int(self.model.blocks[-1].proj.in_features)  # type: ignore[union-attr, arg-type]
-        return torch.ones(self.geometry.clips_per_forward, channels, device=self.device, dtype=self.to_model.dtype)
+        shape = (self.geometry.clips_per_forward, self.model.head.num_features)
+        return torch.ones(shape, device=self.device, dtype=self.to_model.dtype)
 
     def _reduce_into_buckets(self) -> None:
         """What DDP does to each finished gradient: copied into its bucket, then a view of it (bucket views)."""
