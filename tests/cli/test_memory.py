@@ -12,8 +12,9 @@ from vidgn.cli import main as entry
 from vidgn.cli import memory
 from vidgn.config.compose import load_config
 from vidgn.engine.memory import fit, rows
-from vidgn.engine.memory.fit import parse_bytes, usable_bytes
+from vidgn.engine.memory.fit import parse_bytes
 from vidgn.engine.memory.predict import Prediction, predict
+from vidgn.engine.memory.room import usable_bytes
 from vidgn.report.memory_table import MemoryRow
 
 TINY = ["model=i3d_tiny", "data=synthetic", "frames=8", "span=8"]
@@ -74,6 +75,16 @@ def test_a_table_of_several_gpus(gigabyte_a_clip, tmp_path, capsys):
 def test_mistakes_cost_a_line(arguments, capsys, tmp_path):
     assert entry.main(["memory", "--out", str(tmp_path), *arguments]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_file_where_the_folder_should_be(capsys, tmp_path):
+    (tmp_path / "taken").write_text("")
+    assert entry.main(["memory", *TINY, "--out", str(tmp_path / "taken")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vidgn memory: {tmp_path}/taken: File exists: ")
+    assert entry.main(["memory", *TINY, "--out", str(tmp_path / "taken" / "in")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vidgn memory: {tmp_path}/taken/in: Not a directory: ")
 
 
 def test_help_without_torch():

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,7 +15,7 @@ from vidgn.engine.metrics import MetricsLog, read_metrics
 from vidgn.engine.rundir import RunDirectory
 from vidgn.engine.signals import Stop
 from vidgn.errors import CheckpointError
-from vidgn.files import write_atomic, write_json
+from vidgn.files import silent_seconds, write_atomic, write_json
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -48,6 +49,27 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(tmp_path):
             write_atomic(path, write)
         assert json.loads(path.read_text()) == {"x": 1}
         assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_of_many_writers_at_once_each_writes_it_whole(tmp_path):
+    path, mask = tmp_path / "a.json", os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: write_json(path, [i] * 5000, alone=False), range(64)))
+    finally:
+        os.umask(mask)
+    assert len(set(json.loads(path.read_text()))) == 1
+    assert os.listdir(tmp_path) == ["a.json"]
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_silence_is_told_by_the_clock_of_the_files(tmp_path, monkeypatch):
+    path = tmp_path / "lock.json"
+    path.touch()
+    monkeypatch.setattr("time.time", lambda: 0.0)  # a host whose clock is wrong
+    assert 0 <= silent_seconds(path) < 60
+    os.utime(path, (1, 1))
+    assert silent_seconds(path) > 10**9
 
 
 def test_a_number_that_is_no_json_is_not_written(tmp_path):

@@ -46,8 +46,10 @@ def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
     arguments = sweep(tmp_path, launcher, "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
+    run(tmp_path, 3).mkdir(parents=True)
+    (run(tmp_path, 3) / "error.txt").write_text("of an earlier start\n")  # no failure of this one, which won't reach it
     with started(arguments, tmp_path) as command:
-        wait_until(lambda: _running(tmp_path, command) > 0, 300, command.output)
+        wait_until(lambda: _steps(tmp_path, 0, command) > 0, 300, command.output)
         os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
         assert command.wait(300) == 75, command.output()
         command.assert_nothing_left()
@@ -61,6 +63,22 @@ def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
         assert not (run(tmp_path, 2) / "log.txt").exists()
 
 
-def _running(folder: Path, command: Command) -> int:
+def test_interrupt_after_a_failed_cell_has_ended_the_launchers_wait(tmp_path):
+    """submitit tells of the first failure at once; the other cells run on, and are still waited for."""
+    run(tmp_path, 0).mkdir(parents=True)
+    (run(tmp_path, 0) / "checkpoints").write_text("in the way")
+    arguments = sweep(tmp_path, "submitit_local", "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
+    with started(arguments, tmp_path) as command:
+        wait_until(lambda: max(_steps(tmp_path, seed, command) for seed in (1, 2, 3)) > 5, 300, command.output)
+        os.killpg(command.process.pid, signal.SIGINT)
+        assert command.wait(300) == 75, command.output()
+        assert not command.processes(), "the sweep has waited for cells that were saving"
+    said = command.output()
+    assert "Traceback" not in said
+    assert "3 cells to go: the same command goes on with them" in said
+    assert any(list(run(tmp_path, seed).glob("checkpoints/step_*.pt")) for seed in (1, 2, 3))
+
+
+def _steps(folder: Path, seed: int, command: Command) -> int:
     assert command.process.poll() is None, command.output()
-    return steps_done(run(folder, 0))
+    return steps_done(run(folder, seed))

@@ -72,6 +72,23 @@ def test_wrong_launch(refused, overrides, parts):
         assert part in line
 
 
+@pytest.mark.parametrize("flags", [[], ["-m", "seed=0,1"]])
+def test_a_file_where_runs_should_go(refused, flags):
+    Path("taken").write_text("")
+    line = refused(*flags, "runs_dir=taken")
+    assert line.startswith("vidgn train: taken/")
+    assert "Not a directory: a file is where a folder should be; move it away, or give another path" in line
+
+
+def test_cells_of_more_ranks_than_gpus(refused, monkeypatch):
+    monkeypatch.setattr("vidgn.engine.distributed.num_gpus", lambda config: 2)
+    side_by_side = ["-m", "seed=0,1", "hydra/launcher=joblib"]
+    line = refused(*side_by_side, "launch.nproc_per_node=4", "gpus=4")
+    assert "1 cells side by side x 4 processes need 4 GPUs, here are 2: write launch.nproc_per_node=2" in line
+    line = refused(*side_by_side, "hydra.launcher.n_jobs=2", "launch.nproc_per_node=2")
+    assert line.endswith("need 4 GPUs, here are 2: write hydra.launcher.n_jobs=1")
+
+
 def test_sweep_under_torchrun(refused):
     line = refused("-m", "seed=0,1", **RANK)
     assert "vidgn train -m launch.nproc_per_node=2 model=i3d_tiny" in line

@@ -12,6 +12,18 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+# what a user can do about the operating system's refusal
+_REMEDIES = {
+    errno.ENOSPC: "free some space, then start again",
+    errno.EDQUOT: "your share of the disk is used up: free some, then start again",
+    errno.EACCES: "get the right to it, or give another path",
+    errno.EROFS: "give a path that can be written",
+    errno.ENOENT: "give a path that exists",
+    errno.ENOTDIR: "a file is where a folder should be; move it away, or give another path",
+    errno.EEXIST: "something else is where a folder should be; move it away, or give another path",
+    errno.EISDIR: "a folder is where a file should be; move it away, or give another path",
+}
+
 # verb -> module with SUMMARY and run(argv) -> exit code
 _VERBS = {
     "train": "vidgn.cli.train",
@@ -57,9 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if debug or error.errno not in _REMEDIES:
             raise
-        print(f"vidgn {name}: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
+        print(f"vidgn {name}: {where}{error.strerror}: {_REMEDIES[error.errno]}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print(f"vidgn {name}: interrupted", file=sys.stderr)

@@ -1,6 +1,5 @@
 """A sweep: the list of its cells, every cell that can be run, and the report at the end whatever happened."""
 
-import json
 import logging
 import os
 import signal
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from vidgn.cli.launchers import Jobs, check_sweep_launch, shared_machine
 from vidgn.config.compose import Composition
@@ -17,6 +17,7 @@ from vidgn.config.schema import Config, run_name
 from vidgn.engine.signals import Stop, blocked_in_children, heard
 from vidgn.engine.wanted import wanted
 from vidgn.errors import EXIT_AGAIN, VidgnError
+from vidgn.files import one_at_a_time, read_json, write_json
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_OF_GRACE = 25.0  # in which a launcher should have noticed that its jobs are gone
@@ -24,6 +25,25 @@ _SECONDS_OF_GRACE = 25.0  # in which a launcher should have noticed that its job
 
 class _Over(Exception):  # noqa: N818  # not an error
     """There is nothing left to wait for in Hydra's launcher."""
+
+
+class _Wait:
+    """The wait in Hydra's launcher; only while it lasts does the signal handler `leave` raise _Over."""
+
+    def __init__(self) -> None:
+        self._lasts = False
+
+    def through(self, run_all: Callable[[], int]) -> None:
+        self._lasts = True
+        try:
+            run_all()
+        finally:
+            self._lasts = False
+
+    def leave(self, *_: object) -> None:
+        if self._lasts:
+            self._lasts = False
+            raise _Over
 
 
 def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> int:
@@ -37,14 +57,14 @@ def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> 
     studies = sorted({Path(c.runs_dir) / c.study for c in composition.configs})
     for study in studies:
         _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study])
-    stop = Stop()
+    stop, old_errors = Stop(), _errors(composition)
     try:
         with shared_machine(composition) as overrides, heard(stop):
             _run_cells(composition, lambda: run_all(overrides), studies[0], stop)
     finally:
         for study in studies:
             _report(study)
-    return _say_what_is_open(composition, stopped=stop.is_set())
+    return _say_what_is_open(composition, old_errors, stopped=stop.is_set())
 
 
 def _check_cells(composition: Composition) -> None:
@@ -62,16 +82,16 @@ def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path
 
     Cells in other processes do not hear a Ctrl-C: this process does, and tells them by no longer wanting them.
     """
-    jobs = None
+    jobs, wait = None, _Wait()
     if composition.jobs_folder is not None:
         os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when submitit is imported; vidgn listens to USR1
         logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns every minute of a Slurm without accounting
         jobs = Jobs(composition.jobs_folder, slurm=composition.launcher == "submitit_slurm")
     apart = blocked_in_children() if composition.launcher != "basic" else nullcontext()
     try:
-        with wanted(study) as file, _watched(stop, file, jobs), apart:
+        with wanted(study) as file, _watched(stop, file, jobs, wait), apart:
             try:
-                run_all()
+                wait.through(run_all)
             except _Over:
                 pass
             except Exception as error:  # a cell's own is in its error.txt
@@ -85,12 +105,9 @@ def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path
 
 
 @contextmanager
-def _watched(stop: Stop, file: Path, jobs: Jobs | None) -> Iterator[None]:
+def _watched(stop: Stop, file: Path, jobs: Jobs | None, wait: _Wait) -> Iterator[None]:
     """Once `stop` is set the cells are not wanted any more. Leaves a launcher that waits for jobs which are gone."""
     main, over = os.getpid(), threading.Event()
-
-    def leave(*_: object) -> None:
-        raise _Over
 
     def watch() -> None:
         alive_at = None
@@ -110,7 +127,7 @@ def _watched(stop: Stop, file: Path, jobs: Jobs | None) -> Iterator[None]:
                     return
                 next_look = time.monotonic() + 5
 
-    before = signal.signal(signal.SIGUSR2, leave) if jobs is not None else None
+    before = signal.signal(signal.SIGUSR2, wait.leave) if jobs is not None else None
     watcher = threading.Thread(target=watch, name="vidgn-sweep", daemon=True)
     watcher.start()
     try:
@@ -123,51 +140,61 @@ def _watched(stop: Stop, file: Path, jobs: Jobs | None) -> Iterator[None]:
 
 
 def _list_cells(study: Path, configs: list[Config]) -> None:
-    """study.json: every cell ever asked for, so that a missing one can be named."""
+    """study.json: every cell ever asked for, so that a missing one can be named. Other sweeps may add theirs now."""
     study.mkdir(parents=True, exist_ok=True)
     file = study / "study.json"
-    known = {c["run_name"]: c for c in json.loads(file.read_text())["cells"]} if file.exists() else {}
-    for config in configs:
-        values = {
-            "frames": config.frames,
-            "clips_per_gpu": config.clips_per_gpu,
-            "gpus": config.gpus,
-            "norm": config.norm.kind,
-            "model": config.model.name,
-            "tag": config.tag,
-            "seed": config.seed,
-        }
-        known[run_name(config)] = {"run_name": run_name(config), "values": values}
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"cells": list(known.values())}, indent=1) + "\n")
-    partial.replace(file)
+    with one_at_a_time(study / ".study.lock"):
+        known = _listed(file)
+        for config in configs:
+            values = {
+                "frames": config.frames,
+                "clips_per_gpu": config.clips_per_gpu,
+                "gpus": config.gpus,
+                "norm": config.norm.kind,
+                "model": config.model.name,
+                "tag": config.tag,
+                "seed": config.seed,
+            }
+            known[run_name(config)] = {"run_name": run_name(config), "values": values}
+        write_json(file, {"cells": list(known.values())}, alone=False)
 
 
-def _error_of(config: Config) -> str | None:
-    file = config.run_dir / "error.txt"
-    return file.read_text().strip() if file.exists() else None
+def _listed(file: Path) -> dict[str, Any]:
+    """Cells by name; none where the file is absent or was not written by a sweep."""
+    try:
+        return {c["run_name"]: c for c in read_json(file)["cells"]}
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def _errors(composition: Composition) -> dict[Path, tuple[int, str]]:
+    """What made cells fail, with the time of its writing, by run directory."""
+    files = {c.run_dir: c.run_dir / "error.txt" for c in composition.configs}
+    return {run: (f.stat().st_mtime_ns, f.read_text().strip()) for run, f in files.items() if f.exists()}
 
 
 def _say_unless_a_cells(error: Exception, composition: Composition) -> None:
     from vidgn.engine.rundir import StopRequested
 
     line = " ".join(str(error).split())
-    if not isinstance(error, StopRequested) and not any(
-        line and line in (_error_of(c) or "") for c in composition.configs
-    ):
+    is_a_cells = any(line and line in text for _, text in _errors(composition).values())
+    if not isinstance(error, StopRequested) and not is_a_cells:
         print(f"vidgn train: {type(error).__name__}: {line[:500]}", file=sys.stderr)
 
 
-def _say_what_is_open(composition: Composition, *, stopped: bool) -> int:
-    """A line for each cell without a result. Returns: the exit code."""
-    undone = [c for c in composition.configs if not (c.run_dir / "result.json").exists()]
+def _say_what_is_open(composition: Composition, old_errors: dict[Path, tuple[int, str]], *, stopped: bool) -> int:
+    """A line for each cell without a result; one that failed at an earlier start alone has not failed at this one.
+
+    Returns: the exit code.
+    """
+    undone = [c.run_dir for c in composition.configs if not (c.run_dir / "result.json").exists()]
+    errors = _errors(composition)
     waiting = 0
-    for config in undone:
-        reason = _error_of(config)
-        if reason is None and stopped:
+    for run in undone:
+        if stopped and (run not in errors or errors[run] == old_errors.get(run)):
             waiting += 1
         else:
-            print(f"{config.run_dir}: {reason or 'not finished'}", file=sys.stderr)
+            print(f"{run}: {errors[run][1] if run in errors else 'not finished'}", file=sys.stderr)
     if waiting:
         print(f"vidgn train: stopped, {waiting} cells to go: the same command goes on with them", file=sys.stderr)
     return (EXIT_AGAIN if waiting else 1) if undone else 0
