@@ -3,6 +3,8 @@
 Of the sweep one cell fails, and one is stopped twice: near its time limit, and by a requeue as a preemption is.
 """
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +51,40 @@ def test_sweep(tmp_path):
     assert "FileExistsError" in failed
     assert "3 done, 1 failed" in (study / "report.md").read_text()
     assert "Traceback" not in output
+
+
+def test_interrupted_sweep_empties_the_queue_and_goes_on(tmp_path):
+    """The first of four cells runs, three wait in the queue."""
+    study = tmp_path / "runs" / "s"
+    runs = [study / f"i3d_tiny_8f_1x2_gn_s{seed}" for seed in range(4)]
+    arguments = ["train", "-m", *tiny(tmp_path / "data", "hydra/launcher=submitit_slurm", "seed=0,1,2,3")]
+    arguments += [f"trainer.max_steps={STEPS}", "trainer.checkpoint_steps=1000"]
+    with slurm() as cluster:
+        alone = "hydra.launcher.cpus_per_task=2"
+        with started([*arguments, alone], tmp_path, cluster.env) as command:
+            wait_until(lambda: _alive(command) and steps_done(runs[0]) > 0, PATIENCE, command.output)
+            assert sorted(job.split()[1] for job in cluster.queue()) == ["PENDING"] * 3 + ["RUNNING"]
+            os.killpg(command.process.pid, signal.SIGINT)
+            assert command.wait(PATIENCE) == 75, command.output()
+            assert cluster.queue() == []
+            command.assert_nothing_left()
+        said = command.output()
+        assert "Traceback" not in said
+        assert "4 cells to go: the same command goes on with them" in said
+        assert [bool(list(run.glob("checkpoints/step_*.pt"))) for run in runs] == [True, False, False, False]
+
+        two_at_a_time = "hydra.launcher.cpus_per_task=1"
+        with started([*arguments, two_at_a_time], tmp_path, cluster.env) as command:
+            assert command.wait(PATIENCE) == 0, command.output()
+            assert cluster.queue() == []
+            command.assert_nothing_left()
+    assert all((run / "result.json").exists() for run in runs)
+    assert "going on from step" in (runs[0] / "log.txt").read_text()
+
+
+def _alive(command: Command) -> bool:
+    assert command.process.poll() is None, command.output()
+    return True
 
 
 def _stop(cluster: Slurm, command: Command, run: Path, steps: int, *how: str) -> str:
