@@ -108,3 +108,14 @@ def test_error_by_group_where_the_step_is_fixed(writer, make_ranks):
     assert ax.get_title() == "i3d_tiny, 32 frames\nstep of 16 clips"
     flat = [line.get_ydata() for line in ax.lines if line.get_linestyle() == "-"]
     assert sum(len(set(line)) == 1 for line in flat) == 1  # gn, one run in every place
+
+
+def test_panels_of_unlike_batches_share_ticks_and_legend(writer, make_ranks):
+    for clips, gpus, norm in ((8, 1, "bn"), (4, 1, "bn"), (2, 1, "bn"), (16, 2, "gn"), (4, 2, "gn"), (1, 2, "gn")):
+        writer.finish(writer.config(norm=norm, clips_per_gpu=clips, gpus=gpus), make_ranks(100, 0.5, seed=clips))
+    figure = plots.batches(analysis_of(writer))
+    assert len(figure.axes) == 2
+    for ax in figure.axes:
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2", "4", "8", "16"]
+        assert not ax.containers[0].has_yerr, "one seed has no spread"
+    assert labels_of(figure) == ["bn", "gn"]

@@ -74,7 +74,7 @@ def test_missing_failed_and_unfinished_cells(writer, make_ranks):
     assert (table["gn"], table["ln"], table["in"]) == (["missing"], ["failed"], ["stopped"])
     assert "- i3d_tiny_32f_8x2_gn_s0: missing\n" in report
     assert "- i3d_tiny_32f_8x2_ln_s0: failed, DecodeError: a.mp4: not a video\n" in report
-    assert "- i3d_tiny_32f_8x2_in_s0: stopped, half done at step 120 of 400" in report
+    assert "- i3d_tiny_32f_8x2_in_s0: stopped, at step 120 of 400" in report
     assert "## Gap" not in report
 
 

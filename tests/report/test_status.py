@@ -44,7 +44,7 @@ def test_every_state_has_its_line(writer, capsys, make_ranks):
         "gn_s0": "pending",
         "ln_s0": "running step 120 of 400, 41.3 clips/s, 12 min left",
         "in_s0": "failed ConfigError: groups=3 does not divide 64",
-        "sync_bn_s0": "stopped half done at step 30 of 400, not running: start it again to go on",
+        "sync_bn_s0": "stopped at step 30 of 400, not running: start it again to go on",
     }
     assert lines[-1] == "5 cells: 1 done, 1 running, 1 stopped, 1 failed, 1 pending"
 

@@ -97,7 +97,7 @@ def gaps(analysis: Analysis) -> Figure | None:
         return None
     columns = [c for c in analysis.columns if any(g.arm.column == c for g in found)]
     norms = list(dict.fromkeys(g.arm.norm for g in found))
-    figure = Figure(figsize=(min(14.0, 2.6 + 1.35 * len(columns)), 4.2), layout="constrained")
+    figure = Figure(figsize=(min(14.0, max(5.2, 2.6 + 1.35 * len(columns))), 4.2), layout="constrained")
     ax = figure.add_subplot()
     ax.axhline(0, color=GREY, linewidth=1)
     offsets = np.linspace(-0.5, 0.5, len(norms) + 2)[1:-1] * 0.6
@@ -141,24 +141,27 @@ def batches(analysis: Analysis) -> Figure | None:
     if not panels:
         return None
     figure, axes = _panels(1, len(panels))
+    sizes = sorted({c.clips_per_gpu for columns in panels.values() for c in columns})  # panels share their ticks
     for ax, (title, columns) in zip(axes.flat, panels.items(), strict=True):
         for i, norm in enumerate(analysis.norms):
             ours = {c.clips_per_gpu: a for c in columns if (a := analysis.arms.get((c, norm))) and a.done}
             told = {c.clips_per_gpu: p for c in columns if (p := analysis.published_for(c, norm))}
             style = {"color": _of(COLOURS, i), "marker": _of(MARKERS, i)}
             spread = [a.top1.deviation or 0.0 for a in ours.values()]
-            ax.errorbar(list(ours), [100 - a.top1.mean for a in ours.values()], spread, label=norm, capsize=2, **style)
+            bars = spread if any(spread) else None  # none where all have one seed
+            ax.errorbar(list(ours), [100 - a.top1.mean for a in ours.values()], bars, label=norm, capsize=2, **style)
             if told:
                 errors = [100 - p.top1 for p in told.values()]
                 ax.plot(list(told), errors, linestyle=":", fillstyle="none", label=f"{norm}, {SOURCE}", **style)
         ax.set_xscale("log", base=2)
-        ax.set_xticks([c.clips_per_gpu for c in columns], [str(c.clips_per_gpu) for c in columns])
+        ax.set_xticks(sizes, map(str, sizes))
         ax.set_xlabel(f"{analysis.unit} per GPU")
         ax.set_title(title, fontsize="medium")
         ax.grid(alpha=0.25)
     axes.flat[0].invert_xaxis()  # shared by all panels: large to small, as in the paper
     figure.supylabel("validation error (%)")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    labelled = {name: h for ax in axes.flat for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(labelled.values(), labelled.keys(), loc="outside right center", frameon=False)
     return figure
 
 

@@ -55,7 +55,7 @@ def describe(cell: Cell) -> str:
             return ", ".join(parts) + (f" ({p.remark})" if p.remark else "")
         case "stopped":
             remark = f" ({p.remark})" if p.remark else ""
-            return f"half done at {_step(cell)}, not running{remark}: start it again to go on"
+            return f"at {_step(cell)}, not running{remark}: start it again to go on"
     return ""
 
 
