@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -105,9 +106,14 @@ def compare(job: Job, *, clips: int, rounds: int) -> None:
 
 
 def resident_bytes() -> int:
-    """Pages that this process and those below it have each to themselves; what they share has a fixed size."""
+    """Memory that this process and those below it have written, each for itself; pages of files come and go."""
     me = psutil.Process()
-    return sum(process.memory_full_info().uss for process in (me, *me.children(recursive=True)))
+    lines = (
+        line
+        for process in (me, *me.children(recursive=True))
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+    )
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 
 def memory(job: Job, clips: int) -> float:
