@@ -9,6 +9,7 @@ import torch
 from vidgn.config.schema import ViewsConfig
 from vidgn.data.manifest import Row
 from vidgn.data.reading import ClipGeometry, ReadTask, read_clips
+from vidgn.engine.forward import class_scores
 from vidgn.engine.setup import DTYPES, ToModel, autocast, memory_format, set_precision
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.models.i3d import VideoResNet, build_model
@@ -86,9 +87,7 @@ class Predictor:
         read_clips(task, frames_VTHWC)
         with torch.inference_mode(), autocast(config, self.device):
             for part in torch.from_numpy(frames_VTHWC).split(_VIEWS_AT_ONCE[self.device.type]):
-                logits_VKTHW = self.model(self._to_model(part))
-                logits_VKTHW = logits_VKTHW.to(torch.promote_types(logits_VKTHW.dtype, torch.float32))
-                parts.append(logits_VKTHW.softmax(1).mean((2, 3, 4)))
+                parts.append(class_scores(self.model(self._to_model(part))))
         return torch.cat(parts).mean(0).cpu()
 
     def top(self, video: str | os.PathLike[str], views: ViewsConfig, *, count: int = 5) -> list[Guess]:

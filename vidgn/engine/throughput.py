@@ -1,7 +1,6 @@
 """What the loader delivers on this machine, and what the configured model eats of it."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from vidgn.config.schema import Config
+from vidgn.cores import num_cores
 from vidgn.data.loader import Batch, train_batches
 from vidgn.data.manifest import Manifest, read_manifest
 from vidgn.engine.distributed import choose_device
@@ -40,7 +40,7 @@ def measure(config: Config, *, seconds: float, say: Callable[[str], None]) -> Th
     """
     set_precision(config)
     rows = read_manifest(config.data, "train")
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     counts = sorted({min(2**i, cores) for i in range(cores.bit_length() + 1)})
     by_workers = []
     for workers in counts:
