@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -176,10 +177,12 @@ def _errors(composition: Composition) -> dict[Path, tuple[int, str]]:
 def _say_unless_a_cells(error: Exception, composition: Composition) -> None:
     from vidgn.engine.rundir import StopRequested
 
-    line = " ".join(str(error).split())
-    is_a_cells = any(line and line in text for _, text in _errors(composition).values())
+    raised = re.findall(r"^\w[\w.]*(?:Error|Exception): .*", str(error), re.MULTILINE)  # submitit quotes a traceback
+    line = raised[-1] if raised else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    message = line.partition(": ")[2]
+    is_a_cells = any(message and message in text for _, text in _errors(composition).values())
     if not isinstance(error, StopRequested) and not is_a_cells:
-        print(f"vidgn train: {type(error).__name__}: {line[:500]}", file=sys.stderr)
+        print(f"vidgn train: {line[:500]}", file=sys.stderr)
 
 
 def _say_what_is_open(composition: Composition, old_errors: dict[Path, tuple[int, str]], *, stopped: bool) -> int:
