@@ -1,6 +1,5 @@
 """The one family of errors a user can cause. Each message has the value, the rule and the remedy, in one line."""
 
-
 EXIT_AGAIN = 75  # stopped by a signal with everything saved: start me again (EX_TEMPFAIL of sysexits.h)
 
 
