@@ -109,9 +109,6 @@ def launch(config: Config, stop: Stop, work: Work) -> str | None:
             f"{config.launch.timeout_seconds:g} s: start the same command on each, and see that they reach that port "
             f"({' '.join(str(error).split())})"
         ) from None
-    raised = [o for o in outcomes.values() if isinstance(o, VidgnError)]
-    if raised:
-        raise min(raised, key=lambda error: bool(getattr(error, "heard_of", False)))
     return next((o for o in outcomes.values() if o is not None), None)
 
 
@@ -167,23 +164,22 @@ def _check_port(place: Meeting) -> None:
         )
 
 
-def _rank(config: Config, stop: Stop, work: Work, launcher: int, roll: Roll) -> str | VidgnError | None:
-    """What a started rank runs.
-
-    Returns: as work_as_rank; on one node also the error that starting again would not mend, which is not tried.
-    """
+def _rank(config: Config, stop: Stop, work: Work, launcher: int, roll: Roll) -> str | None:
+    """What a started rank runs. An error that starting again would not mend ends the next starts at once."""
     from vidgn.engine.run import work_as_rank
 
     _die_with(launcher)
     own = RankStop(stop)
     own.listen()
     sign(roll, int(os.environ["LOCAL_RANK"]), start=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if (why := roll.refused()) is not None:
+        raise error_of_kind(why) or RankError(why)
     try:
         outcome = work_as_rank(config, own, work, claimed=work == "test" or config.launch.nnodes == 1)
     except VidgnError as error:
-        if isinstance(error, RankError) or config.launch.nnodes > 1:  # another node would wait for one that has ended
-            raise
-        outcome = error
+        if not isinstance(error, RankError):
+            roll.refuse(f"{type(error).__name__}: {error}")
+        raise
     roll.done()
     return outcome
 

@@ -45,9 +45,9 @@ class RunDirectory:
         """A line on the terminal and in log.txt."""
         if self.writes:
             Progress.print(text)
-            with suppress(OSError):  # a full disk must not end the run here
-                with open(self.path / "log.txt", "a", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(text + "\n")
+            # A full disk must not end the run here, nor the name of a file that is not UTF-8.
+            with suppress(OSError), open(self.path / "log.txt", "a", errors="surrogateescape") as file:
+                file.write(text + "\n")
 
     @contextmanager
     def progress(self, done: int, total: int, unit: str) -> Iterator[Progress]:

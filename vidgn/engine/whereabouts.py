@@ -17,6 +17,7 @@ from typing import Protocol
 from vidgn.processes import lives
 
 _SLOT_BYTES = 256
+_REFUSAL_BYTES = 4096
 _DONE = "done"
 _LOOK_SECONDS = 0.5
 _GRACE_SECONDS = 2.0  # for a rank to hear by itself, from a broken connection, that another is gone
@@ -36,6 +37,7 @@ class Roll:
     def __init__(self, size: int) -> None:
         self._size = size
         self._bytes = multiprocessing.get_context("spawn").RawArray("c", size * _SLOT_BYTES)
+        self._refusal = multiprocessing.get_context("spawn").RawArray("c", _REFUSAL_BYTES)
         self._mine: int | None = None
         self._start = ""
 
@@ -56,6 +58,14 @@ class Roll:
     def done(self) -> None:
         """This rank ends as it should."""
         self.note(_DONE)
+
+    def refuse(self, why: str) -> None:
+        """Leave word for the next start of the group that it need not try: it would end in the same error."""
+        self._refusal.value = why.encode()[: _REFUSAL_BYTES - 1]
+
+    def refused(self) -> str | None:
+        """What a rank has left for this start."""
+        return self._refusal.value.decode(errors="replace") or None
 
     def kill(self) -> None:
         """End all ranks at once."""
