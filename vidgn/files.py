@@ -32,8 +32,8 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object], *, alone: bool
 
 
 def write_text(path: Path, text: str, *, alone: bool = True) -> None:
-    """`write_atomic` for text."""
-    write_atomic(path, lambda f: f.write(text.encode()), alone=alone)
+    """`write_atomic` for text, in which file names that are not UTF-8 stay the bytes they are."""
+    write_atomic(path, lambda f: f.write(text.encode(errors="surrogateescape")), alone=alone)
 
 
 def write_json(path: Path, value: Any, *, alone: bool = True) -> None:

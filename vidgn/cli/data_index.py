@@ -1,8 +1,6 @@
 """vidgn data index: one csv row for every video of a data set, by decoding each of them once."""
 
 import argparse
-import io
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -100,7 +98,7 @@ def add_limit_arguments(parser: argparse.ArgumentParser, *, timeout_seconds: flo
 
 
 def checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a verb that looks at files; names that are not UTF-8 can be printed from now on.
+    """The arguments of a verb that looks at files.
 
     Raises: ConfigError for limits under which nothing would be looked at.
     """
@@ -109,14 +107,7 @@ def checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Na
         value = getattr(arguments, name)
         if value is not None and not least <= value <= most:
             raise ConfigError(f"--{name} {value}: must lie between {least} and {most}; mend it or leave it out")
-    print_any_name()
     return arguments
-
-
-def print_any_name() -> None:
-    """File names are bytes: let those that are not UTF-8 pass through stdout as they are."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:

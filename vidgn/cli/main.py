@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns: 0 done, 1 an error of the user's (one line on stderr), 2 usage, 75 stopped and to be started again,
     130 interrupted.
     """
+    _print_any_name()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -77,6 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"vidgn {name}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _print_any_name() -> None:
+    """File names are bytes: let those that are not UTF-8 pass through as they are."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
 
 
 def _find_verb(arguments: list[str]) -> tuple[str | None, list[str], str]:

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 
-from vidgn.cli.data_index import print_any_name
 from vidgn.errors import DecodeError
 
 SUMMARY = "name what a trained network sees in videos"
@@ -23,7 +22,6 @@ def run(argv: list[str]) -> int:
     Returns: 0, or 1 if a video could not be read.
     """
     arguments = _parser().parse_args(argv)
-    print_any_name()
     from vidgn.config.compose import load_config
     from vidgn.engine.predict import Predictor
 

@@ -55,7 +55,7 @@ def adopt_slurm_ranks(config: Config) -> None:
         raise ConfigError(
             f"srun has started {tasks} tasks, but launch.nnodes={config.launch.nnodes} and launch.nproc_per_node="
             f"{config.launch.nproc_per_node}: start one task per node (srun --ntasks-per-node=1, launch.nnodes=the "
-            f"nodes), or one per GPU and leave both keys out"
+            f"nodes), or one per GPU with launch.nnodes=1 launch.nproc_per_node=1"
         )
     environment = os.environ
     environment["RANK"] = environment["SLURM_PROCID"]

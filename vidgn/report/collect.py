@@ -11,14 +11,13 @@ import numpy as np
 import yaml
 
 from vidgn.config.build import build
-from vidgn.config.fingerprint import identity
+from vidgn.config.fingerprint import DATA_ROWS, identity
 from vidgn.config.schema import Config
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.report.progress import Progress, lines_of, read_json, read_progress
 
 # Norms whose statistics never leave a clip, or are fixed: how a step is cut into groups can't reach them.
 GROUP_FREE = ("gn", "ln", "in", "frozen_bn")
-DATA_ROWS = "data rows"  # identity.json's key for the digest of the usable videos and their labels
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def read_videos(path: Path, mtime_ns: int) -> VideoScores:
     Raises: OSError if the file is not there, ManifestError if it is not such a file.
     """
     ids, labels, ranks = [], [], []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         try:
             for row in csv.DictReader(file):
                 if row["status"] != "missing":

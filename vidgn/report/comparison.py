@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from vidgn.report.collect import DATA_ROWS, Cell, VideoScores
+from vidgn.config.fingerprint import DATA_ROWS
+from vidgn.report.collect import Cell, VideoScores
 
 _GEOMETRY = ("clips_per_gpu", "gpus")
 _OF_THE_ARM = ("norm.", "weights")  # what may differ in a gap
