@@ -23,7 +23,7 @@ from vidgn.errors import ConfigError, ManifestError
 from vidgn.streams import Tag, stream
 
 _FPS = 24
-_VERSION = 1  # of the pictures: part of the folder's name
+_VERSION = 2  # of the files: part of the folder's name
 _SPLITS = ("train", "val")
 
 
