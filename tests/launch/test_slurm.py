@@ -100,7 +100,7 @@ def _stop(cluster: Slurm, command: Command, run: Path, steps: int, *how: str) ->
     cluster.ask(*how[:-1], how[-1].format(job=job))
     wait_until(lambda: f"{job} PENDING" in cluster.queue(), 100, lambda: f"{cluster.queue()} {log.read_text()}")
     assert steps_done(run) < STEPS
-    cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+    cluster.start_now(job)
     return job
 
 
@@ -113,9 +113,10 @@ def test_a_job_by_hand_goes_on_after_its_time_limit(tmp_path):
         wait_until(lambda: steps_done(cut) >= 5, PATIENCE, lambda: str(cluster.queue()))
         cluster.ask("scancel", "--signal=USR1", "2.0")
         wait_until(lambda: "2 PENDING" in cluster.queue(), 100, lambda: str(cluster.queue()))
-        cluster.ask("scontrol", "update", "JobId=2", "StartTime=now")
+        cluster.start_now("2")
         wait_until(lambda: not cluster.queue(), PATIENCE, lambda: str(cluster.queue()))
     assert "going on from step" in (cut / "log.txt").read_text()
+    assert "Traceback" not in (tmp_path / "vidgn-2.log").read_text()
     assert_same_run(cut, whole)
 
 

@@ -113,6 +113,18 @@ def ended_by_second_interrupt(end: Callable[[], None]) -> Iterator[None]:
         _hearing.end_at_once = lambda: None
 
 
+def start_tracker() -> None:
+    """Start Python's resource tracker, deaf to what batch systems send to all processes of a job: it would die of it.
+
+    Later, by the first child, is too late: starting it unblocks SIGINT and SIGTERM.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
 def blocked_in_children() -> Iterator[None]:
     """Processes started inside begin with these signals blocked: one that comes early is kept until they listen.
@@ -122,7 +134,7 @@ def blocked_in_children() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    resource_tracker.ensure_running()  # started later, by the first child, it would unblock SIGINT and SIGTERM
+    start_tracker()
     over = threading.Event()
     ear = threading.Thread(target=over.wait, name="vidgn-ear", daemon=True)
     ear.start()
