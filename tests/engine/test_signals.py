@@ -14,7 +14,7 @@ SLOW = """
 import time, vidgn.engine.train as train
 step = train.Trainer.train_step
 def slow(*arguments):
-    time.sleep(0.1)
+    time.sleep(0.3)
     return step(*arguments)
 train.Trainer.train_step = slow
 """
@@ -135,7 +135,7 @@ def test_ctrl_c_once_and_twice(warm, undisturbed, shared_data, tmp_path, measure
     assert started.wait() == AGAIN, started.log.read_text()
     assert "stopping after this step; Ctrl-C again stops at once" in started.log.read_text()
     assert "Traceback" not in started.log.read_text()
-    hang = SLOW.replace("0.1", "60")
+    hang = SLOW.replace("0.3", "60")
     started = warm.start(arguments, folder=tmp_path, patch=hang)
     while "going on from step" not in started.log.read_text():
         assert started.poll() is None, started.log.read_text()
