@@ -48,10 +48,11 @@ def test_what_killed_processes_left_is_swept_away(tmp_path):
     left = tmp_path / f"{lock._beside_prefix()}{gone.pid}-1"  # killed between a file of its own and the lock
     living = tmp_path / f"{lock._beside_prefix()}{os.getpid()}-1"
     (tmp_path / "lock.json").write_text(json.dumps(killed))
-    left.touch()
-    living.touch()
+    others = tmp_path / f"{lock._beside_prefix()}{gone.pid}-4711-1"  # of a host whose name begins as this one's
+    for file in (left, living, others):
+        file.touch()
     lock.sweep(tmp_path)
-    assert list(tmp_path.iterdir()) == [living]
+    assert {*tmp_path.iterdir()} == {living, others}
     (tmp_path / "lock.json").write_text(json.dumps(lock._me()))
     lock.sweep(tmp_path)
     assert (tmp_path / "lock.json").exists()  # its owner lives

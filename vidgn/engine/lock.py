@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -54,8 +55,9 @@ def locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 def sweep(run_dir: Path) -> None:
     """Remove what killed processes of this host have left of their locks; a lock that is held stays."""
-    for left in run_dir.glob(f"{_beside_prefix()}*"):
-        if not lives(int(left.name.removeprefix(_beside_prefix()).split("-")[0])):
+    for left in run_dir.glob(".lock-*"):
+        mine = re.fullmatch(re.escape(_beside_prefix()) + r"(\d+)-\d+", left.name)  # not those of a host node-2 on node
+        if mine is not None and not lives(int(mine[1])):
             left.unlink(missing_ok=True)
     path = run_dir / "lock.json"
     owner = _read(path)

@@ -113,7 +113,7 @@ def ended_by_second_interrupt(end: Callable[[], None]) -> Iterator[None]:
         _hearing.end_at_once = lambda: None
 
 
-def start_tracker() -> None:
+def _start_tracker() -> None:
     """Start Python's resource tracker, deaf to what batch systems send to all processes of a job: it would die of it.
 
     Later, by the first child, is too late: starting it unblocks SIGINT and SIGTERM.
@@ -134,7 +134,7 @@ def blocked_in_children() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    start_tracker()
+    _start_tracker()
     over = threading.Event()
     ear = threading.Thread(target=over.wait, name="vidgn-ear", daemon=True)
     ear.start()
