@@ -6,8 +6,8 @@ Bytes are those each process hands to collectives in one step, fp32. They do not
 """
 
 from vidgn.config.compose import load_config
-from vidgn.engine.geometry import Geometry, group_clips, legal_clips_per_forward
-from vidgn.engine.scaling import traffic
+from vidgn.distributed.scaling import traffic
+from vidgn.geometry import Geometry, group_clips, legal_clips_per_forward
 from vidgn.models.i3d import assemble_model
 
 MOST_CLIPS = (8, 2)  # that fit a GPU at once: the paper's, and a small card's

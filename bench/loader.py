@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from vidgn.config.compose import load_config
 from vidgn.config.schema import DataConfig
-from vidgn.data.loader import train_batches
-from vidgn.data.manifest import Manifest, read_manifest
-from vidgn.data.plan import plan_for, row_at
-from vidgn.data.reading import ClipGeometry, ReadTask, read_clips
+from vidgn.data.clips.plan import plan_for, row_at
+from vidgn.data.clips.read import ClipGeometry, ReadTask, read_clips
+from vidgn.data.datasets.manifest import Manifest, read_manifest
+from vidgn.data.loading.batches import train_batches
 
 BATCH = 8
 

@@ -21,11 +21,11 @@ import torch
 
 from vidgn.config.compose import load_config
 from vidgn.config.schema import Config
-from vidgn.engine.geometry import Geometry, group_clips
-from vidgn.engine.memory.measure import measure
-from vidgn.engine.memory.predict import Prediction, predict
-from vidgn.engine.memory.step import StepAlone
-from vidgn.engine.setup import make_model, place_model, set_precision, versions
+from vidgn.geometry import Geometry, group_clips
+from vidgn.memory.measure import measure
+from vidgn.memory.prediction import Prediction, predict
+from vidgn.memory.step_alone import StepAlone
+from vidgn.training.setup import make_model, place_model, set_precision, versions
 
 MODES = ("keep", "lean", "leaner", "block")
 NORMS = ("bn", "gn")

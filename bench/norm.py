@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vidgn.models.norm import BatchNorm, ClipNorm, set_statistics_groups
+from vidgn.models.norms.layers import BatchNorm, ClipNorm, set_statistics_groups
 
 SHAPES = {
     "res2": (8, 64, 8, 55, 55),

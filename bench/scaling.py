@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from vidgn.engine.scaling import Link, all_reduce_seconds, step_seconds
+from vidgn.distributed.scaling import Link, all_reduce_seconds, step_seconds
 
 SLOTS = 8
 CELL = [

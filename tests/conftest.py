@@ -1,10 +1,13 @@
 """Fixtures of all rooms."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.killing import overrides, run_dir
+from tests.warm import Warm
 from vidgn.config.schema import DataConfig, SyntheticConfig, ViewsConfig
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so every process they start.
@@ -15,9 +18,9 @@ REPO = Path(__file__).resolve().parent.parent
 
 _TOGETHER = {  # folder or file of tests -> group, run by one of pytest-xdist's workers: what it shares is made once
     "tests/launch/": "launched",
-    "tests/engine/test_kill.py": "disturbed",
-    "tests/engine/test_signals.py": "disturbed",
-    "tests/engine/test_one_experiment.py": "one_experiment",
+    "tests/runs/test_kill.py": "disturbed",
+    "tests/distributed/test_signals.py": "disturbed",
+    "tests/training/test_one_experiment.py": "one_experiment",
 }
 
 
@@ -78,3 +81,21 @@ def all_views() -> dict[str, ViewsConfig]:
         "curve": ViewsConfig("curve", clips=1, crops=1, crop="training", plan="training"),
         "image": ViewsConfig("image", clips=1, crops=1, crop="training", plan="uniform"),
     }
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """A server that starts commands without their imports; see tests/warm.py."""
+    server = Warm()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(warm: Warm, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a 2-rank run on real files that ran from start to end."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    started = warm.start(overrides(shared_data), folder=folder)
+    assert started.wait(300) == 0, started.log.read_text()
+    started.assert_no_orphans()
+    return run_dir(folder)

@@ -49,3 +49,8 @@ def _answers(pid: int) -> bool:
     except (OSError, OverflowError):
         return False
     return pid > 0
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

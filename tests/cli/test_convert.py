@@ -12,7 +12,7 @@ from vidgn.cli.main import main
 from vidgn.config.compose import load_config
 from vidgn.models.i3d import build_model
 from vidgn.models.weights import load_file, load_weights
-from vidgn.models.weights.files import write_safetensors
+from vidgn.models.weights.containers import write_safetensors
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_images import IMAGE, TINY, write_images
+from tests.training.test_images import IMAGE, TINY, write_images
 from vidgn.cli.main import main
-from vidgn.engine.checkpoint import list_checkpoints
+from vidgn.runs.checkpoint import list_checkpoints
 
 RUN = Path("runs/study/resnet_tiny_1f_4x1_bn_w_s0")
 MEAN = [100.0, 110.0, 120.0]  # of the run that the weights are from

@@ -11,11 +11,10 @@ import pytest
 from vidgn.cli import main as entry
 from vidgn.cli import memory
 from vidgn.config.compose import load_config
-from vidgn.engine.memory import fit, rows
-from vidgn.engine.memory.fit import parse_bytes
-from vidgn.engine.memory.predict import Prediction, predict
-from vidgn.engine.memory.room import usable_bytes
-from vidgn.report.memory_table import MemoryRow
+from vidgn.memory import fit
+from vidgn.memory.fit import parse_bytes, usable_bytes
+from vidgn.memory.prediction import Prediction, predict
+from vidgn.report.read.memory_rows import MemoryRow
 
 TINY = ["model=i3d_tiny", "data=synthetic", "frames=8", "span=8"]
 DOCS = Path(__file__).parents[2] / "docs" / "memory.md"
@@ -51,7 +50,6 @@ def gigabyte_a_clip(monkeypatch):
         return Prediction(clips_per_forward, config.frames, 0, 0, 0, 0, size, 0, size, 0)
 
     monkeypatch.setattr(fit, "predict", pretend)
-    monkeypatch.setattr(rows, "predict", pretend)
 
 
 def test_the_most_that_fits_and_what_does_not(gigabyte_a_clip, tmp_path, capsys):

@@ -6,12 +6,10 @@ import signal
 import time
 from pathlib import Path
 
-from tests.engine.conftest import warm  # noqa: F401  # a fixture
-
 CELLS = [f"i3d_tiny_8f_2x1_{norm}_s{seed}" for norm in ("bn", "gn") for seed in (0, 1, 2)]
 FAILING = "i3d_tiny_8f_2x1_gn_s1"
 FAULT = f"""
-import time, vidgn.engine.train as train
+import time, vidgn.training.loop as train
 from vidgn.errors import DecodeError
 step = train.Trainer.train_step
 def faulty(self, *arguments):
@@ -73,7 +71,7 @@ def done(study: Path) -> list[str]:
     return [c for c in CELLS if (study / c / "result.json").exists()]
 
 
-def test_a_sweep_stopped_killed_and_with_a_cell_that_fails(warm, tmp_path):  # noqa: F811
+def test_a_sweep_stopped_killed_and_with_a_cell_that_fails(warm, tmp_path):
     study = tmp_path / "runs" / "six"
 
     started = warm.start(arguments(tmp_path), folder=tmp_path, patch=FAULT)

@@ -5,8 +5,8 @@ import pytest
 from vidgn.config.build import build, to_plain
 from vidgn.config.compose import compose_all, config_dir, load_config
 from vidgn.config.schema import Config
-from vidgn.engine.evaluate import CURVE
 from vidgn.errors import ConfigError
+from vidgn.training.tester import CURVE
 
 GROUPS = {
     "model": ["i3d_r50", "i3d_r50_8x8", "i3d_r101", "i3d_tiny", "resnet50", "resnet101", "resnet_tiny"],

@@ -1,21 +1,13 @@
-"""A server that starts commands without their imports; see tests/engine/warm.py."""
+"""What tests of starts share: a free port, and one run to compare with."""
 
 import socket
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.engine.warm import Warm
 from tests.launch.commands import tiny
-
-
-@pytest.fixture(scope="session")
-def warm() -> Iterator[Warm]:
-    server = Warm()
-    yield server
-    server.close()
+from tests.warm import Warm
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.warm import Started, Warm
 from tests.launch.commands import assert_same_run, steps_done, tiny, wait_until
+from tests.warm import Started, Warm
 
 RUN = Path("runs/s/i3d_tiny_8f_1x2_gn_s0")
 

@@ -13,8 +13,8 @@ from tests.launch.commands import tiny
 from vidgn.cli.launchers import check_plugin
 from vidgn.cli.main import main
 from vidgn.config.compose import load_config
-from vidgn.engine.environment import Slots, cells_side_by_side, first_slurm_host, take_slot, threads_per_rank
-from vidgn.engine.launch import meeting
+from vidgn.distributed.environment import Slots, cells_side_by_side, first_slurm_host, take_slot, threads_per_rank
+from vidgn.distributed.launcher import meeting
 from vidgn.errors import ConfigError
 
 RANK = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -81,7 +81,7 @@ def test_a_file_where_runs_should_go(refused, flags):
 
 
 def test_cells_of_more_ranks_than_gpus(refused, monkeypatch):
-    monkeypatch.setattr("vidgn.engine.distributed.num_gpus", lambda config: 2)
+    monkeypatch.setattr("vidgn.distributed.ranks.num_gpus", lambda config: 2)
     side_by_side = ["-m", "seed=0,1", "hydra/launcher=joblib"]
     line = refused(*side_by_side, "launch.nproc_per_node=4", "gpus=4")
     assert "1 cells side by side x 4 processes need 4 GPUs, here are 2: write launch.nproc_per_node=2" in line

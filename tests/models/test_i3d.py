@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vidgn.config.compose import load_config
 from vidgn.config.schema import NormConfig
-from vidgn.engine.setup import set_precision
 from vidgn.errors import ConfigError
 from vidgn.models.i3d import (
     assemble_model,
@@ -20,7 +19,8 @@ from vidgn.models.i3d import (
     max_over_windows,
     parameter_roles,
 )
-from vidgn.models.norm import has_running_statistics, norm_layers
+from vidgn.models.norms.layers import has_running_statistics, norm_layers
+from vidgn.training.setup import set_precision
 
 KINDS = ["bn", "sync_bn", "frozen_bn", "gn", "ln", "in"]
 

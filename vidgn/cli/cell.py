@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,20 +29,20 @@ def run_config(config: Config) -> dict[str, Any]:
     Returns: its result. Raises: whatever made it fail, after leaving it in the cell's error.txt; never exits the
     process, but for a batch job that was stopped and is to be started again.
     """
-    from vidgn.engine.environment import adopt_slurm_ranks, take_slot
-    from vidgn.engine.wanted import is_wanted
+    from vidgn.distributed.environment import adopt_slurm_ranks, take_slot
+    from vidgn.distributed.signals import is_wanted
 
     if os.environ.get("SUBMITIT_EXECUTOR"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))  # a sweep blocks them here
         _link_log(config.run_dir)
     if not take_slot(is_wanted):  # torch is not imported yet: a cell that waits takes no memory
         raise StopRequested("not started: the sweep was stopped")
-    from vidgn.engine.lock import LockedError
-    from vidgn.engine.rundir import OtherExperimentError, write_error
+    from vidgn.runs.directory import OtherExperimentError, write_error
+    from vidgn.runs.lock import LockedError
 
     try:
         adopt_slurm_ranks(config)
-        from vidgn.engine.run import run
+        from vidgn.run import run
 
         return run(config)
     except StopRequested:
@@ -76,9 +77,37 @@ def _leave_job() -> None:
     """
     from submitit import JobEnvironment
 
-    from vidgn.engine.signals import heard_last
+    from vidgn.distributed.signals import heard_last
 
     number = JobEnvironment()._usr_sig()
     if heard_last() == number:
         signal.raise_signal(number)
     raise SystemExit(EXIT_AGAIN)
+
+
+def said_once(work: Callable[[], int]) -> int:
+    """Do `work`, signals heard from the start; an error that another rank prints is but this one's exit code.
+
+    Returns: the exit code of vidgn.cli.main. Raises: VidgnError, StopRequested where this rank is to print it.
+    """
+    from vidgn.distributed.signals import Stop, heard
+
+    try:
+        with heard(Stop()):  # from here on a signal means the same as in training
+            return work()
+    except VidgnError as error:
+        if _is_said_by_another_rank(error):
+            return 1
+        raise
+    except StopRequested:
+        if _is_said_by_another_rank(None):
+            return EXIT_AGAIN
+        raise
+
+
+def _is_said_by_another_rank(error: VidgnError | None) -> bool:
+    """Whether one of several ranks is enough to print this: all have it before they meet, then one and its echoes."""
+    from vidgn.distributed.environment import is_first_rank
+
+    heard_of = getattr(error, "heard_of", None)
+    return not is_first_rank() if heard_of is None else heard_of

@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
     from vidgn.config.compose import load_config
 
     config = load_config(argv)
-    from vidgn.engine.throughput import measure
+    from vidgn.training.throughput import measure
 
     found = measure(config, seconds=seconds, say=print)
     most_workers, most = found.by_workers[-1]

@@ -30,7 +30,7 @@ def run(argv: list[str]) -> int:
 
     from tqdm import tqdm
 
-    from vidgn.data.check import check_files, report_text
+    from vidgn.data.tools.probe import check_files, report_text
 
     sources = sources_of(arguments)
     with tqdm(total=len(sources.files), unit="file", disable=None) as bar:

@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
 
     from tqdm import tqdm
 
-    from vidgn.data.index import write_index
+    from vidgn.data.tools.index import write_index
 
     sources = sources_of(arguments)
     if not sources.files:
@@ -112,8 +112,8 @@ def checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Na
 
 def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `run_isolated` takes."""
-    from vidgn.cores import num_cores
-    from vidgn.data.isolate import Limits
+    from vidgn.data.loading.isolate import Limits
+    from vidgn.processes import num_cores
 
     workers = num_cores() if arguments.workers is None else arguments.workers
     return {"workers": workers, "limits": Limits(arguments.timeout, arguments.memory)}
@@ -121,7 +121,7 @@ def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def sources_of(arguments: argparse.Namespace):
     """The files that the arguments name. Raises: ManifestError."""
-    from vidgn.data.sources import find_sources
+    from vidgn.data.datasets.sources import find_sources
 
     return find_sources(
         arguments.source,

@@ -12,8 +12,8 @@ def run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     from vidgn.config.compose import load_config
-    from vidgn.data.manifest import read_manifest
-    from vidgn.data.synthetic import ensure_synthetic
+    from vidgn.data.datasets.manifest import read_manifest
+    from vidgn.data.datasets.synthetic import ensure_synthetic
 
     data = load_config(["data=synthetic", *arguments.overrides]).data
     folder = ensure_synthetic(data).root

@@ -43,8 +43,8 @@ def run(argv: list[str]) -> int:
 
     from tqdm import tqdm
 
-    from vidgn.data.decode.recode import Recoding
-    from vidgn.data.transcode import measure_gain, plan_jobs, transcode, write_manifest
+    from vidgn.data.decode.write import Recoding
+    from vidgn.data.tools.transcode import measure_gain, plan_jobs, transcode, write_manifest
 
     sources = sources_of(arguments)
     recoding = Recoding(arguments.short_side, arguments.keyframes, arguments.crf, arguments.preset)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from vidgn.cli.ranks import said_once
+from vidgn.cli.cell import said_once
 from vidgn.errors import ConfigError
 
 SUMMARY = "test a trained run with other views or BN statistics"
@@ -78,10 +78,10 @@ def _run(path: Path, overrides: list[str]) -> int:
     if changed.run_dir.name != here.name:
         raise ConfigError(f"{path} was renamed: its run is {changed.run_dir.name}; give the folder that name again")
     check_config(changed)
-    from vidgn.engine.environment import adopt_slurm_ranks
+    from vidgn.distributed.environment import adopt_slurm_ranks
 
     adopt_slurm_ranks(changed)
-    from vidgn.engine.run import evaluate_run
+    from vidgn.run import evaluate_run
 
     evaluate_run(changed)
     return 0

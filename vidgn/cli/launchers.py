@@ -67,7 +67,7 @@ def shared_machine(composition: Composition) -> Iterator[list[str]]:
     Returns: overrides for Hydra.
     Raises: ConfigError where there are too few GPUs.
     """
-    from vidgn.engine.environment import SLOTS, Slots
+    from vidgn.distributed.environment import SLOTS, Slots
 
     if composition.launcher not in _SIDE_BY_SIDE:
         yield []
@@ -85,8 +85,8 @@ def shared_machine(composition: Composition) -> Iterator[list[str]]:
 
 def _division(composition: Composition) -> tuple[int, tuple[str, ...]]:
     """Cells at a time, and each one's CUDA_VISIBLE_DEVICES."""
-    from vidgn.cores import num_cores
-    from vidgn.engine.distributed import num_gpus
+    from vidgn.distributed.ranks import num_gpus
+    from vidgn.processes import num_cores
 
     ranks = max(c.launch.nproc_per_node for c in composition.configs)
     num = max(num_gpus(c) for c in composition.configs)

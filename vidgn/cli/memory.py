@@ -55,9 +55,8 @@ def run(argv: list[str]) -> int:
 
 
 def _write_rows(configs: "Sequence[Config]", gpu_bytes: int | None, folder: Path, *, is_measured: bool) -> int:
-    from vidgn.engine.memory.fit import local_gpu_bytes
-    from vidgn.engine.memory.rows import memory_row
-    from vidgn.report.memory_table import memory_markdown, read_memory, write_memory
+    from vidgn.memory.fit import local_gpu_bytes, memory_row
+    from vidgn.report.read.memory_rows import memory_markdown, read_memory, write_memory
 
     has_gpu = all(local_gpu_bytes(c) is not None for c in configs)
     rows = [memory_row(c, gpu_bytes=gpu_bytes, is_measured=is_measured and has_gpu) for c in configs]
@@ -83,9 +82,8 @@ def fit_markdown(configs: "Sequence[Config]", sizes: dict[str, int]) -> str:
 
     An entry is `clips (peak | next legal clips: peak)`, peaks in GiB.
     """
-    from vidgn.engine.memory.room import usable_bytes
-    from vidgn.engine.memory.rows import fit
-    from vidgn.report.markdown import table
+    from vidgn.memory.fit import fit, usable_bytes
+    from vidgn.report.show.markdown import table
 
     body, refusals = [], []
     for config in configs:
@@ -117,7 +115,7 @@ def _sizes(text: str | None, config: "Config") -> dict[str, int]:
     """Bytes by name as written: `24GB,40GB` or `own`."""
     if text is None:
         return {}
-    from vidgn.engine.memory.fit import local_gpu_bytes, parse_bytes
+    from vidgn.memory.fit import local_gpu_bytes, parse_bytes
 
     if text == "own":
         own = local_gpu_bytes(config)

@@ -23,7 +23,7 @@ def run(argv: list[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     from vidgn.config.compose import load_config
-    from vidgn.engine.predict import Predictor
+    from vidgn.training.predictor import Predictor
 
     predictor = Predictor(arguments.weights, device=arguments.device, decoder=arguments.decoder)
     single = predictor.config.frames == 1

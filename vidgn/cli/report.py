@@ -12,7 +12,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print report.json instead of the tables")
     arguments = parser.parse_args(argv)
 
-    from vidgn.report.study import write_report
+    from vidgn.report.show.report_files import write_report
 
     written = write_report(arguments.study)
     print(written.json if arguments.json else written.console)

@@ -13,8 +13,8 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="for machines")
     arguments = parser.parse_args(argv)
 
-    from vidgn.report.collect import read_study
-    from vidgn.report.status import status_json, status_text
+    from vidgn.report.read.study import read_study
+    from vidgn.report.show.status import status_json, status_text
 
     study = read_study(arguments.study)
     print(json.dumps(status_json(study), indent=1) if arguments.json else status_text(study))

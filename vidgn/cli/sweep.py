@@ -12,13 +12,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from vidgn.atomic_files import one_at_a_time, read_json, write_json
 from vidgn.cli.launchers import Jobs, check_sweep_launch, shared_machine
 from vidgn.config.compose import Composition
 from vidgn.config.schema import Config, run_name
-from vidgn.engine.signals import Stop, blocked_in_children, heard
-from vidgn.engine.wanted import wanted
+from vidgn.distributed.signals import Stop, blocked_in_children, heard, wanted
 from vidgn.errors import EXIT_AGAIN, VidgnError
-from vidgn.files import one_at_a_time, read_json, write_json
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_OF_GRACE = 25.0  # in which a launcher should have noticed that its jobs are gone
@@ -69,7 +68,7 @@ def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> 
 
 
 def _check_cells(composition: Composition) -> None:
-    from vidgn.engine.run import check_before_start
+    from vidgn.run import check_before_start
 
     for cell, config in zip(composition.cells, composition.configs, strict=True):
         try:
@@ -175,7 +174,7 @@ def _errors(composition: Composition) -> dict[Path, tuple[int, str]]:
 
 
 def _say_unless_a_cells(error: Exception, composition: Composition) -> None:
-    from vidgn.engine.rundir import StopRequested
+    from vidgn.runs.directory import StopRequested
 
     raised = re.findall(r"^\w[\w.]*(?:Error|Exception): .*", str(error), re.MULTILINE)  # submitit quotes a traceback
     line = raised[-1] if raised else f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -204,7 +203,7 @@ def _say_what_is_open(composition: Composition, old_errors: dict[Path, tuple[int
 
 
 def _report(study: Path) -> None:
-    from vidgn.report.study import write_report
+    from vidgn.report.show.report_files import write_report
 
     try:
         print(write_report(study))

@@ -8,7 +8,7 @@ import sys
 from contextlib import redirect_stderr
 from typing import Any, TextIO, cast
 
-from vidgn.cli.ranks import said_once
+from vidgn.cli.cell import said_once
 from vidgn.errors import ConfigError, VidgnError
 
 SUMMARY = "train and test one run; with -m a sweep, ending with its report"
@@ -69,7 +69,7 @@ def _run(argv: list[str]) -> int:
     composition = compose_all(overrides, multirun=multirun)
     if only_shown:
         return _hydra(argv)
-    from vidgn.engine.environment import adopt_slurm_ranks, ranks_are_set
+    from vidgn.distributed.environment import adopt_slurm_ranks, ranks_are_set
 
     adopt_slurm_ranks(composition.configs[0])
     if not composition.is_sweep:
@@ -78,7 +78,7 @@ def _run(argv: list[str]) -> int:
                 f"hydra/launcher={composition.launcher} is for sweeps: add -m (of one cell, if there is one), as in "
                 f"vidgn train -m {' '.join(overrides)}"
             )
-        from vidgn.engine.run import check_before_start
+        from vidgn.run import check_before_start
 
         check_before_start(composition.configs[0])
         from vidgn.cli.cell import run_config

@@ -5,6 +5,8 @@ the other stages, and the head last (`blocks.6` for the paper's net).
 """
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,10 +15,17 @@ from torch.nn import functional as F
 
 from vidgn.config.schema import ModelConfig, NormConfig
 from vidgn.errors import ConfigError
-from vidgn.models.activation import Mode, run_units
-from vidgn.models.blocks import create_bottleneck_block, create_res_basic_stem, create_res_stage
-from vidgn.models.norm import check_norm, make_norm
-from vidgn.streams import Tag, stream
+from vidgn.models.activation_memory import Mode, run_units
+from vidgn.models.norms.layers import check_norm, make_norm
+from vidgn.rng_streams import Tag, stream
+
+with warnings.catch_warnings():  # importing pytorchvideo warns
+    warnings.simplefilter("ignore")
+    from pytorchvideo.models import resnet, stem
+
+create_res_basic_stem: Callable[..., nn.Module] = stem.create_res_basic_stem
+create_res_stage: Callable[..., nn.Module] = resnet.create_res_stage
+create_bottleneck_block: Callable[..., nn.Module] = resnet.create_bottleneck_block
 
 Role = Literal["conv", "fc", "fc_bias", "norm_gamma", "norm_gamma_last", "norm_beta"]
 Size = tuple[int, int, int]

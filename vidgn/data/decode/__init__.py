@@ -1,10 +1,78 @@
-"""Videos to frames: one interface, whatever decodes.
+"""Which decoder reads which file."""
 
-`open_video(path)` gives a VideoReader; `open_image` one of a single frame. Only this package imports av, decord and
-torchcodec.
-"""
+import os
+from typing import TYPE_CHECKING
 
 from vidgn.data.decode.base import VideoReader
-from vidgn.data.decode.open import DECODERS, open_image, open_video, preload
+from vidgn.errors import ConfigError, DecodeError
 
-__all__ = ["DECODERS", "VideoReader", "open_image", "open_video", "preload"]
+if TYPE_CHECKING:
+    from vidgn.data.decode.pyav import PyavReader
+
+DECODERS = ("auto", "pyav", "decord", "torchcodec")
+_REMEDY = {
+    "decord": "pip install decord (Linux x86-64 only)",
+    "torchcodec": "pip install 'vidgn[torchcodec]' and FFmpeg's shared libraries from your system",
+}
+
+
+def open_video(
+    path: str | os.PathLike[str], *, decoder: str = "auto", timeout_seconds: float | None = None
+) -> VideoReader:
+    """Open a video. `auto` is PyAV. A decoder that can't be trusted on a file gives way to PyAV: see `reader.decoder`.
+
+    `timeout_seconds`: for opening and all reads together; looked at between packets, and by PyAV alone.
+    Raises: DecodeError for a file that can't be read, ConfigError for a decoder that is unknown or not installed.
+    """
+    from vidgn.data.decode.pyav import PyavReader  # av is imported where a file is opened, not before
+
+    if decoder not in DECODERS:
+        raise ConfigError(f"data.decoder={decoder} is unknown; use one of {', '.join(DECODERS)}")
+    guide = PyavReader(os.fspath(path), timeout_seconds=timeout_seconds)
+    if decoder in ("auto", "pyav"):
+        return guide
+    try:
+        return _open_guarded(guide, decoder)
+    except BaseException:
+        guide.close()
+        raise
+
+
+def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
+    """`guide` taken over by a reader of `decoder`, or `guide` itself with the reason why."""
+    reason, reader = None, None
+    try:
+        from vidgn.data.decode.guided import READERS
+
+        reason = READERS[decoder].distrust(guide)
+        reader = None if reason else READERS[decoder](guide)
+    except (ImportError, OSError) as error:
+        raise ConfigError(
+            f"data.decoder={decoder} can't be loaded ({str(error).splitlines()[0]}); {_REMEDY[decoder]}, "
+            "or use data.decoder=pyav"
+        ) from None
+    except DecodeError as error:
+        reason = str(error).removeprefix(f"{guide.path}: ")
+    if reader is not None:
+        reason = reader.disagreement()
+        if reason is None:
+            return reader
+    guide.fallback_reason = reason
+    return guide
+
+
+def preload() -> None:
+    """Import what reading clips needs, torch included, and keep it to one thread: for a process that forks readers."""
+    import torch
+
+    import vidgn.data.decode.image
+    import vidgn.data.decode.pyav  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def open_image(path: str | os.PathLike[str]) -> VideoReader:
+    """Open a JPEG or PNG as a video of one frame, EXIF orientation applied. Raises: DecodeError."""
+    from vidgn.data.decode.image import ImageReader
+
+    return ImageReader(os.fspath(path))

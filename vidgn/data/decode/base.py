@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from vidgn.data.plan import Box, ResolvedClip
+from vidgn.data.clips.plan import Box, ResolvedClip
 from vidgn.errors import DecodeError
 
 MAX_SIDE = 16384  # pixels; beyond it a header is broken or hostile

@@ -16,12 +16,12 @@ import av.error
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
-from vidgn.data.decode import mov
+from vidgn.data.clips.plan import Box
+from vidgn.data.decode import container
 from vidgn.data.decode.base import OUT_OF_MEMORY, FrameSink, VideoReader, check_file, check_size
 from vidgn.data.decode.container import errors_named, open_container, reason_of
-from vidgn.data.decode.convert import Converter, before_rotation
+from vidgn.data.decode.pixels import Converter, before_rotation
 from vidgn.data.decode.timeline import PacketInfo, Segment, Timeline, build_timeline
-from vidgn.data.plan import Box
 
 # Codecs that honour skip_frame=NONREF exactly; the tests compare each with a decode of every frame.
 _SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
@@ -138,7 +138,7 @@ class PyavReader(VideoReader):
 
     def _find_rotation(self) -> int:
         """Degrees, counterclockwise, by which a frame is to be turned; a multiple of 90."""
-        if not mov.may_be_rotated(self.path, self._container.format.name):
+        if not container.may_be_rotated(self.path, self._container.format.name):
             return 0
         for frame in self.frames():
             return round(frame.rotation / 90) * 90 % 360

@@ -1,7 +1,17 @@
 """Frames to a file: H.264 in whatever container the name asks for."""
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
 import av
+import av.error
 import numpy as np
+
+from vidgn.data.decode.container import reason_of
+from vidgn.data.decode.pyav import PyavReader
+from vidgn.errors import DecodeError
 
 # Without x264's macroblock tree: with it the same small pictures give other bytes now and then.
 _X264 = {"crf": "18", "preset": "veryfast", "g": "250", "x264-params": "mbtree=0"}
@@ -22,3 +32,99 @@ def write_video(path: str, frames_THWC: np.ndarray, *, fps: int = 25) -> None:
         for frame in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
+
+
+@dataclass(frozen=True)
+class Recoding:
+    """H.264, yuv420p. `short_side` in pixels: smaller videos keep their size. `keyframe_distance` in frames, at most.
+
+    `crf`: x264's quality, 0 (lossless) to 51.
+    """
+
+    short_side: int
+    keyframe_distance: int
+    crf: int = 20
+    preset: str = "medium"
+
+
+def recode(source: str, target: str, recoding: Recoding) -> int:
+    """Writes `source` to the MP4 `target` by way of a temporary file beside it; frames keep their number and times.
+
+    Returns: the number of frames. Raises: DecodeError where not every frame decodes or the target can't be written.
+    """
+    folder, name = os.path.split(os.path.abspath(target))
+    partial = os.path.join(folder, f".{name}.part")
+    with PyavReader(source) as reader:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            num_frames = _write(reader, partial, recoding)
+            with PyavReader(partial) as written:
+                if not num_frames == reader.num_frames == written.num_frames:
+                    raise reader.error(
+                        f"{num_frames} of {reader.num_frames} frames decode, {written.num_frames} were written; "
+                        "see what is wrong with it (vidgn data check)"
+                    )
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        except (OSError, av.error.FFmpegError) as error:
+            raise DecodeError(
+                f"{target}: can't be written ({reason_of(error)}); free space or choose another folder"
+            ) from None
+        finally:
+            if os.path.exists(partial):
+                os.unlink(partial)
+    return num_frames
+
+
+def _write(reader: PyavReader, partial: str, recoding: Recoding) -> int:
+    rate = Fraction(reader.nominal_fps or 25).limit_denominator(100_000)
+    height, width = _size(reader, recoding.short_side)
+    options = {"crf": str(recoding.crf), "preset": recoding.preset, "x264-params": "open-gop=0"}
+    num_frames = 0
+    with av.open(partial, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.gop_size = recoding.keyframe_distance
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = _time_base(reader, rate)
+        for frame in _upright(reader, height, width):
+            frame.time_base = stream.codec_context.time_base
+            if reader.timeline is None:
+                frame.pts = num_frames
+            else:
+                frame.pts = reader.timeline.shown_pts[num_frames] - reader.timeline.shown_pts[0]
+            frame.pict_type = 0  # the encoder's own choice, not the source's
+            container.mux(stream.encode(frame))
+            num_frames += 1
+        container.mux(stream.encode())
+    return num_frames
+
+
+def _time_base(reader: PyavReader, rate: Fraction) -> Fraction:
+    return 1 / rate if reader.timeline is None else reader.time_base
+
+
+def _size(reader: PyavReader, short_side: int) -> tuple[int, int]:
+    """Even height and width as shown, the shorter one `short_side` unless the video is smaller."""
+    scale = min(1.0, short_side / min(reader.height, reader.width))
+    height, width = (max(2, 2 * round(side * scale / 2)) for side in (reader.height, reader.width))
+    return height, width
+
+
+def _upright(reader: PyavReader, height: int, width: int) -> Iterator[av.VideoFrame]:
+    """Good frames in the order shown, scaled and turned."""
+    turns = reader.rotation // 90
+    coded_height, coded_width = (width, height) if turns % 2 else (height, width)
+    expected = None if reader.timeline is None else set(reader.timeline.shown_pts)
+    for frame in reader.frames():
+        if frame.is_corrupt or (expected is not None and frame.pts not in expected):
+            continue
+        if change := reader.size_change(frame):
+            raise reader.error(change)
+        if turns:
+            rgb = frame.reformat(coded_width, coded_height, "rgb24", interpolation="BICUBIC", threads=1)
+            rgb_HWC = np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns), dtype=np.uint8)
+            yield av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24").reformat(format="yuv420p", threads=1)
+        else:
+            yield frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)

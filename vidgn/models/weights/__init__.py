@@ -4,13 +4,12 @@
 file whose names are understood, `transfer` puts weights into a model, `report` is its account, `export` writes.
 """
 
+from vidgn.models.weights.containers import WeightsFile
+from vidgn.models.weights.containers import read_file as load_file
 from vidgn.models.weights.export import read_about, save_model, save_pytorchvideo
-from vidgn.models.weights.files import WeightsFile
-from vidgn.models.weights.files import read_file as load_file
 from vidgn.models.weights.formats import FORMATS, Pixels
-from vidgn.models.weights.report import ImportReport
 from vidgn.models.weights.source import Source, read_source
-from vidgn.models.weights.transfer import load_weights
+from vidgn.models.weights.transfer import ImportReport, load_weights
 
 __all__ = [
     "FORMATS",

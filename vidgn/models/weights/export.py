@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from vidgn import __version__
+from vidgn.atomic_files import write_atomic
 from vidgn.config.build import build
 from vidgn.config.schema import Config
 from vidgn.errors import CheckpointError
-from vidgn.files import write_atomic
-from vidgn.models.weights.files import FORMAT_VERSION, WeightsFile, write_safetensors
+from vidgn.models.weights.containers import FORMAT_VERSION, WeightsFile, write_safetensors
 from vidgn.models.weights.formats import FORMATS, format_triple, parse_triple
 from vidgn.models.weights.transfer import model_keys
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vidgn.models.weights.files import WeightsFile
+from vidgn.models.weights.containers import WeightsFile
 
 Triple = tuple[float, float, float]
 

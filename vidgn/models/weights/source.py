@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from vidgn.errors import CheckpointError
-from vidgn.models.weights.files import FORMAT_VERSION, WeightsFile
+from vidgn.models.weights.containers import FORMAT_VERSION, WeightsFile
 from vidgn.models.weights.formats import FORMATS, Format, Named, canonical_names, find_format
 
 STATISTICS = (".running_mean", ".running_var")

@@ -1,0 +1,59 @@
+"""Files that hang, crash or eat memory cost themselves and nothing else."""
+
+import _thread
+import multiprocessing
+import threading
+import time
+from multiprocessing.context import SpawnProcess
+
+import pytest
+from isolated_work import act
+
+from vidgn.data.loading.isolate import Limits, run_isolated
+
+LIMITS = Limits(timeout_seconds=1.0, memory_mib=512)
+
+
+def test_each_ending_is_told_and_the_rest_goes_on() -> None:
+    items = ["a", "hang", "b", "eat", "crash", "c", "exit", "fail", "d"]
+    outcomes = {o.item: o for o in run_isolated(act, items, workers=1, limits=LIMITS)}
+    assert [outcomes[item].value for item in "abcd"] == ["a done", "b done", "c done", "d done"]
+    told = {item: (o.failure, o.reason) for item, o in outcomes.items() if o.failure}
+    assert told == {
+        "hang": ("timeout", "took longer than 1 s"),
+        "eat": ("memory", "needs more than 512 MiB"),
+        "crash": ("crash", "crashed the decoder (SIGSEGV)"),
+        "exit": ("crash", "ended its worker (exit code 3)"),
+        "fail": ("error", "file.mp4: is bad"),
+    }
+
+
+def test_more_workers_than_items_end_too() -> None:
+    assert [o.value for o in run_isolated(act, ["a"], workers=3, limits=LIMITS)] == ["a done"]
+    assert list(run_isolated(act, [], workers=2, limits=LIMITS)) == []
+
+
+def test_leaving_early_ends_the_workers() -> None:
+    started = time.monotonic()
+    outcomes = run_isolated(act, ["a", *["hang"] * 50], workers=2, limits=Limits(timeout_seconds=600))
+    assert next(outcomes).value == "a done"
+    with pytest.raises(KeyboardInterrupt):
+        outcomes.throw(KeyboardInterrupt)
+    assert time.monotonic() - started < 60
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_while_a_worker_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", lambda process: (time.sleep(1), start(process)))
+    interrupt = threading.Timer(0.5, _thread.interrupt_main)
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(run_isolated(act, ["a", "b"], workers=2, limits=LIMITS))
+    interrupt.join()
+    assert not multiprocessing.active_children()
+
+
+def test_no_item_is_left_out_in_silence() -> None:
+    with pytest.raises(RuntimeError, match="0 workers gave 0 outcomes for more items"):
+        list(run_isolated(act, ["a"], workers=0, limits=LIMITS))

@@ -1,0 +1,139 @@
+"""`vidgn data transcode`: the same frames, smaller, in short closed GOPs; never half a file; goes on when stopped."""
+
+import csv
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH
+
+from vidgn.cli import data_transcode
+from vidgn.data.clips.plan import Box, ResolvedClip
+from vidgn.data.decode import open_video
+from vidgn.data.decode.write import Recoding, recode
+from vidgn.errors import ConfigError, DecodeError, ManifestError
+
+RECODING = Recoding(short_side=32, keyframe_distance=8, crf=10, preset="veryfast")
+
+
+def all_frames(path: Path, height: int, width: int) -> np.ndarray:
+    with open_video(path) as reader:
+        box = Box(0, 0, reader.height, reader.width)
+        clip = ResolvedClip(tuple(range(reader.num_frames)), box, height, width, False)
+        return reader.read([clip])[0]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "h264_open",
+        "h264_rotated",
+        "h264_variable_rate",
+        "h264_edit_list",
+        "hevc_open_trim",
+        "mpeg4_b_frames_avi",
+        "vp9",
+    ],
+)
+def test_frames_keep_their_number_look_and_times(tmp_path: Path, kind: str) -> None:
+    source, target = KINDS[kind](tmp_path), tmp_path / "out" / "new.mp4"
+    num_frames = recode(str(source), str(target), RECODING)
+    with open_video(source) as old, open_video(target) as new:
+        assert num_frames == old.num_frames == new.num_frames
+        assert new.rotation == 0
+        assert min(new.height, new.width) == 32
+        assert (new.height > new.width) == (old.height > old.width)
+        assert not new.timeline.is_open_gop()
+        assert max(np.diff([*new.timeline.keyframes, new.num_frames])) <= 8
+        if old.timeline is not None:
+            old_seconds, new_seconds = (np.array(r.shown_seconds()) for r in (old, new))
+            np.testing.assert_allclose(new_seconds - new_seconds[0], old_seconds - old_seconds[0], atol=1e-3)
+        size = (new.height, new.width)
+    # the picture itself: far closer to its own frame than to the next one
+    before, after = (all_frames(path, *size).astype(float) for path in (source, target))
+    own = np.abs(before - after).mean(axis=(1, 2, 3))
+    other = np.abs(before[1:] - after[:-1]).mean(axis=(1, 2, 3))
+    assert own.max() < other.min() / 2
+
+
+def test_sound_is_dropped_and_small_videos_keep_their_size(tmp_path: Path) -> None:
+    target = tmp_path / "new.mp4"
+    recode(str(KINDS["h264_closed"](tmp_path)), str(target), Recoding(short_side=256, keyframe_distance=30))
+    with av.open(str(target)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        assert (container.streams.video[0].height, container.streams.video[0].width) == (HEIGHT, WIDTH)
+
+
+def test_nothing_is_left_of_a_video_that_fails(tmp_path: Path) -> None:
+    source = KINDS["h264_closed"](tmp_path)
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][20]
+        data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    source.write_bytes(data)
+    target = tmp_path / "out" / "new.mp4"
+    with pytest.raises(DecodeError, match="frames decode"):
+        recode(str(source), str(target), RECODING)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_folder_is_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "old", tmp_path / "new"
+    (folder / "walk").mkdir(parents=True)
+    KINDS["h264_closed"](folder / "walk")
+    KINDS["mpeg4_avi"](folder / "walk")
+    (folder / "bad.mp4").write_bytes(b"\0" * 5000)
+    words = [str(folder), str(out), "--short-side", "32", "--keyframes", "8", "--workers", "1", "--preset", "veryfast"]
+    assert data_transcode.run(words) == 1
+    printed = capsys.readouterr().out
+    assert "not written: bad.mp4: is no video that can be read" in printed
+    assert "2 videos written, 0 were there, 1 not written" in printed
+    assert "% saved" in printed
+    assert "times as fast" in printed
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == ["walk/h264_closed.mp4", "walk/mpeg4.mp4"]
+    first = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+    assert data_transcode.run(words) == 1
+    assert "0 videos written, 2 were there, 1 not written" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")} == first
+
+
+def test_an_annotation_gets_its_manifest(tmp_path: Path) -> None:
+    KINDS["h264_closed"](tmp_path)
+    KINDS["mpeg4_avi"](tmp_path)
+    (tmp_path / "list.txt").write_text("h264_closed.mp4 1\nmpeg4.avi 0\n")
+    out = tmp_path / "new"
+    words = [str(tmp_path / "list.txt"), str(out), "--short-side", "32", "--workers", "1", "--preset", "veryfast"]
+    assert data_transcode.run(words) == 0
+    with open(out / "manifest.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["path", "label"], ["h264_closed.mp4", "1"], ["mpeg4.mp4", "0"]]
+    with open_video(out / "mpeg4.mp4") as reader:
+        assert reader.num_frames == NUM_FRAMES
+
+
+def test_an_annotation_of_which_nothing_comes_out_gets_an_empty_manifest(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"no video")
+    (tmp_path / "list.txt").write_text("a.mp4 1\nb.mp4 0\n")
+    words = [str(tmp_path / "list.txt"), "--short-side", "32", "--workers", "1"]
+    assert data_transcode.run([words[0], str(tmp_path / "new"), *words[1:]]) == 1
+    assert (tmp_path / "new" / "manifest.csv").read_text().split() == ["path,label"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ManifestError, match=r"file/manifest.csv can't be written \(.*\); give another folder"):
+        data_transcode.run([words[0], str(tmp_path / "file"), *words[1:]])
+
+
+def test_a_video_is_never_written_over_itself(tmp_path: Path) -> None:
+    KINDS["h264_closed"](tmp_path)
+    with pytest.raises(Exception, match="would be written over itself"):
+        data_transcode.run([str(tmp_path), str(tmp_path), "--short-side", "32"])
+
+
+def test_impossible_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give at least 2 pixels, at least 1 frame"):
+        data_transcode.run([str(tmp_path), str(tmp_path), "--short-side", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        data_transcode.run([str(tmp_path), str(tmp_path), "--short-side", "32", "--preset", "foo"])
+    (tmp_path / "image.png").touch()
+    with pytest.raises(ManifestError, match=r"image\.png is an image: only videos are written anew"):
+        data_transcode.run([str(tmp_path), str(tmp_path / "new"), "--short-side", "32"])

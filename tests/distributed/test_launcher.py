@@ -1,0 +1,99 @@
+"""Ranks' errors on their way to whoever launched them, and which GPU a rank takes."""
+
+import json
+import os
+import threading
+import time
+
+import pytest
+import torch
+
+from tests.cells import free_ports
+from tests.launch.commands import tiny
+from tests.launch.test_ranks import RUN, both, ranks
+from vidgn.config.compose import load_config
+from vidgn.distributed import rank_status
+from vidgn.distributed.rank_status import Roll
+from vidgn.distributed.ranks import RankError, check_devices, choose_device, error_of_kind
+from vidgn.errors import ConfigError
+from vidgn.runs.checkpoint import TornError
+from vidgn.runs.lock import LockedError
+
+
+@pytest.mark.parametrize("kind", [LockedError, TornError, ConfigError, RankError])
+def test_an_error_keeps_its_kind_between_processes(kind):
+    error = error_of_kind(f"{kind.__name__}: it is: so")
+    assert type(error) is kind
+    assert str(error) == "it is: so"
+    assert error_of_kind("RuntimeError: no") is None
+
+
+def test_what_a_restart_would_not_mend_is_not_started_again(warm, tmp_path):
+    """A learning rate that leaves the numbers at the second step, in two ranks."""
+    arguments = ["train", *tiny(tmp_path / "data", "optim.lr_per_clip=1e30", "launch.max_restarts=2")]
+    started = warm.start(arguments, folder=tmp_path)
+    assert started.wait() == 1
+    said = started.log.read_text()
+    assert said.count("2 x cpu") == 1
+    assert "not finite" in said.splitlines()[-1]
+    assert "not finite" in (tmp_path / RUN / "error.txt").read_text()
+
+
+@pytest.mark.parametrize("how", ["ranks", "nodes"])
+def test_nothing_is_written_where_another_experiment_is(warm, tmp_path, how):
+    (port,) = free_ports(1)
+    (tmp_path / RUN).mkdir(parents=True)
+    (tmp_path / RUN / "identity.json").write_text(json.dumps({"seed": 7}))
+    meet = ["launch.nnodes=2", f"launch.rendezvous=127.0.0.1:{port}"] if how == "nodes" else []
+    arguments = ["train", *tiny(tmp_path / "data", "launch.nproc_per_node=1", *meet)]
+    pair = both(warm, arguments, tmp_path, ranks(port) if how == "ranks" else [{}, {}])
+    assert [one.code for one in pair] == [1, 1]
+    assert any("holds another experiment" in one.log.read_text() for one in pair)
+    assert not (tmp_path / RUN / "error.txt").exists()
+
+
+def test_a_task_that_sees_one_gpu_takes_it(monkeypatch):
+    """srun --gpus-per-task=1: the second task of a node, with its GPU as the only one."""
+    config = load_config(["data.root=x"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    group = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_RANK": "1"}
+    for name, value in group.items():
+        monkeypatch.setenv(name, value)
+    check_devices(config)
+    assert choose_device(config, 1) == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes on this machine, but 1 GPUs"):
+        check_devices(config)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices(config)
+    assert choose_device(config, 1) == torch.device("cuda", 1)
+
+
+def test_a_rank_ends_only_for_one_that_stays_gone(monkeypatch):
+    """A note that is read while it is written looks like that of a process that is gone."""
+    monkeypatch.setattr(rank_status, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(rank_status, "_GRACE_SECONDS", 0.2)
+    ended = threading.Event()
+
+    def end(code):
+        ended.set()
+        threading.Event().wait()  # as no thread goes on after it
+
+    monkeypatch.setattr(rank_status.os, "_exit", end)
+    roll = Roll(2)
+
+    def other(pid: int) -> None:
+        line = f"0 {pid} computing".encode()
+        roll._bytes[256:512] = line.ljust(256, b"\0")
+
+    other(os.getpid())
+    roll.sign(0, start="0")
+    gone = 2**22 + 1  # above Linux's largest process id
+    other(gone)
+    time.sleep(0.1)
+    other(os.getpid())
+    assert not ended.wait(0.4)
+    other(gone)
+    assert ended.wait(5)

@@ -1,0 +1,291 @@
+"""What may be called a gap, and what the report says where it may not."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from vidgn.report.analyse.analysis import analyse
+from vidgn.report.read.study import read_study
+from vidgn.report.show.sections import accuracy_section, change_section, gap_section, group_section
+
+
+def analysis_of(writer):
+    return analyse(read_study(writer.directory))
+
+
+def with_optim(config, **changes):
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, **changes))
+
+
+@pytest.fixture
+def pair(writer, make_ranks):
+    """Writes bn and gn in one column; keyword arguments go to gn's run."""
+
+    def write(*, change=lambda config: config, gn_ranks=None, **gn):
+        ours = make_ranks(200, 0.8, seed=1) if gn_ranks is None else gn_ranks
+        writer.finish(writer.config(norm="bn", gpus=2), make_ranks(200, 0.7, seed=2))
+        writer.finish(change(writer.config(norm="gn", gpus=2)), ours, **gn)
+        return analysis_of(writer)
+
+    return write
+
+
+def test_points_and_discordance_by_hand(pair, make_ranks):
+    (gap,) = pair().gaps
+    ours, theirs = make_ranks(200, 0.8, seed=1) == 0, make_ranks(200, 0.7, seed=2) == 0
+    assert gap.is_gap
+    assert gap.points.mean == pytest.approx(100 * (ours.mean() - theirs.mean()))
+    assert gap.videos.points == pytest.approx(gap.points.mean)
+    assert gap.videos.discordant == pytest.approx(np.mean(ours != theirs))
+    assert gap.videos.detectable == pytest.approx(100 * 2.8016 * np.sqrt(np.mean(ours != theirs) / 200), rel=1e-4)
+
+
+def test_another_learning_rate_is_no_gap_and_is_named(pair):
+    analysis = pair(change=lambda c: with_optim(c, lr_per_clip=0.5))
+    (gap,) = analysis.gaps
+    assert not gap.is_gap
+    assert gap.refused == ("settings: optim.lr_per_clip (0.5 / 0.00015625)",)
+    text = gap_section(analysis)
+    assert "**no gap**" in text
+    assert "optim.lr_per_clip (0.5 / 0.00015625)" in text
+    assert "points above" not in text
+
+
+def test_other_training_clips_are_no_gap(pair):
+    (gap,) = pair(plan_digest="p1").gaps
+    assert gap.refused == ("the clips trained on (plan_digest p1 / p0)",)
+
+
+def test_another_treatment_of_gamma_is_no_gap(pair):
+    roles = (
+        {"role": "conv", "tensors": 14, "parameters": 400000, "weight_decay": 1e-4, "initial_value": "msra"},
+        {"role": "norm_gamma", "tensors": 13, "parameters": 3000, "weight_decay": 1e-4, "initial_value": 1.0},
+    )
+    (gap,) = pair(audit=roles).gaps
+    assert gap.refused == ("audits: norm_gamma weight_decay (0.0001 / 0.0)",)
+
+
+def test_other_videos_are_no_gap_though_the_config_is_the_same(pair):
+    (gap,) = pair(rows="other rows").gaps
+    (reason,) = gap.refused
+    assert reason.startswith("settings outside config.yaml: pair_fingerprint differs and no key does")
+
+
+def test_other_videos_are_named_where_the_run_wrote_its_identity(pair, writer):
+    pair(rows="other rows")
+    for run, rows in zip(sorted(writer.directory.glob("i3d*")), ("rows", "other rows"), strict=True):
+        (run / "identity.json").write_text(json.dumps({"seed": 0, "data rows": rows, "weights sha256": None}))
+    (gap,) = analysis_of(writer).gaps
+    assert gap.refused == ("settings: the usable videos and labels (other rows / rows)",)
+
+
+def test_other_views_are_no_gap(pair):
+    (gap,) = pair(views="center").gaps
+    assert gap.refused == ("the test's views (center / paper)",)
+
+
+def test_everything_that_differs_is_named(pair):
+    analysis = pair(change=lambda c: with_optim(c, momentum=0.5), plan_digest="p1", views="center")
+    assert len(analysis.gaps[0].refused) == 3
+
+
+@pytest.mark.parametrize("key", ["pair_fingerprint", "plan_digest"])
+def test_a_result_without_its_proof_is_no_gap(pair, key):
+    (gap,) = pair(**{key: None}).gaps
+    assert f"{key} is missing" in gap.refused[0]
+
+
+def test_machine_choices_do_not_matter(pair):
+    def other_machine(config):
+        trainer = dataclasses.replace(config.trainer, device="cuda", clips_per_forward=2, activation_memory="block")
+        return dataclasses.replace(config, trainer=trainer, launch=dataclasses.replace(config.launch, nproc_per_node=2))
+
+    assert pair(change=other_machine).gaps[0].is_gap
+
+
+def test_weights_and_input_means_that_differ_are_printed_and_do_not_refuse(pair):
+    roles = ({"role": "conv", "tensors": 14, "parameters": 400000, "weight_decay": 1e-4, "initial_value": "other"},)
+    analysis = pair(
+        change=lambda c: dataclasses.replace(c, weights="r50_gn.pkl"),
+        input_mean=[122.77, 115.95, 102.98],
+        audit=(
+            roles[0],
+            {"role": "norm_gamma", "tensors": 13, "parameters": 3000, "weight_decay": 0.0, "initial_value": 9},
+        ),
+    )
+    (gap,) = analysis.gaps
+    assert gap.is_gap
+    text = gap_section(analysis)
+    assert "weights: gn starts from r50_gn.pkl, bn from random" in text
+    assert "input mean: gn [122.77, 115.95, 102.98], bn [114.75, 114.75, 114.75]" in text
+
+
+def test_videos_in_another_order_are_paired_by_id(pair, writer, make_ranks):
+    before = pair().gaps[0].videos
+    csv = writer.directory / "i3d_tiny_32f_8x2_gn_s0" / "tests" / "paper-none.csv"
+    header, *lines = csv.read_text().splitlines()
+    csv.write_text("\n".join([header, *reversed(lines)]) + "\n")
+    assert analysis_of(writer).gaps[0].videos == before
+
+
+def test_without_per_video_scores_there_is_a_gap_and_no_interval(pair, writer):
+    pair()
+    (writer.directory / "i3d_tiny_32f_8x2_gn_s0" / "tests" / "paper-none.csv").unlink()
+    analysis = analysis_of(writer)
+    (gap,) = analysis.gaps
+    assert gap.is_gap
+    assert gap.videos is None
+    assert "without per-video scores no interval" in gap_section(analysis)
+
+
+def test_results_that_contradict_their_scores_are_told(pair):
+    analysis = pair(top1=99.0)
+    assert "result.json says top-1 99.00 %" in analysis.faults[0]
+
+
+def test_seeds(writer, make_ranks):
+    points = []
+    for seed in range(3):
+        ranks = {
+            norm: make_ranks(150, share, seed=10 * seed + i)
+            for i, (norm, share) in enumerate([("bn", 0.6), ("gn", 0.8)])
+        }
+        for norm in ranks:
+            writer.finish(writer.config(norm=norm, gpus=2, seed=seed), ranks[norm], plan_digest=f"seed {seed}")
+        points.append(100 * (np.mean(ranks["gn"] == 0) - np.mean(ranks["bn"] == 0)))
+    analysis = analysis_of(writer)
+    (gap,) = analysis.gaps
+    assert gap.points.mean == pytest.approx(np.mean(points))
+    assert gap.points.deviation == pytest.approx(np.std(points, ddof=1))
+    assert gap.sign_flip.p == 0.25
+    text = gap_section(analysis)
+    assert "p = 0.25 (at best 0.25)" in text
+    assert "so it fell in 3 of 3 seeds" in text
+    assert "With 3 seeds a paired sign-flip test can't go below p = 0.25" in text
+    assert "seed noise is not covered" not in text
+    assert " ± " in accuracy_section(analysis)
+
+
+def test_a_seed_that_differs_is_left_out_and_named(writer, make_ranks):
+    for seed in range(3):
+        for norm in ("bn", "gn"):
+            digest = "other" if (seed, norm) == (1, "gn") else f"seed {seed}"
+            writer.finish(
+                writer.config(norm=norm, gpus=2, seed=seed), make_ranks(50, 0.6, seed=seed), plan_digest=digest
+            )
+    analysis = analysis_of(writer)
+    (gap,) = analysis.gaps
+    assert gap.seeds == (0, 2)
+    assert gap.refused == ("seed 1: the clips trained on (plan_digest other / seed 1)",)
+    assert "seeds left out of the gap" in gap_section(analysis)
+
+
+@pytest.fixture
+def fixed_step(writer, make_ranks):
+    """A step of 16 clips in groups of 8, 4 and 2; gn ran once, at 8x2."""
+    for clips, gpus, share in ((8, 2, 0.8), (4, 4, 0.7), (2, 8, 0.5)):
+        writer.finish(writer.config(norm="bn", clips_per_gpu=clips, gpus=gpus), make_ranks(300, share, seed=clips))
+    writer.finish(writer.config(norm="gn", clips_per_gpu=8, gpus=2), make_ranks(300, 0.78, seed=1))
+    writer.finish(writer.config(norm="sync_bn", clips_per_gpu=2, gpus=8), make_ranks(300, 0.81, seed=3))
+    return writer
+
+
+def test_an_arm_without_groups_serves_every_division_of_a_step(fixed_step):
+    analysis = analysis_of(fixed_step)
+    gaps = {(g.arm.norm, g.arm.column.clips_per_gpu): g for g in analysis.gaps}
+    assert {k for k in gaps if k[0] == "gn"} == {("gn", 8), ("gn", 4), ("gn", 2)}
+    assert all(g.is_gap for g in gaps.values())
+    assert "its run at 8×2 serves this column" in gaps["gn", 2].remarks[0]
+    assert not gaps["gn", 8].remarks
+    bn = next(c.result["top1"] for c in analysis.study.cells if c.run_name == "i3d_tiny_32f_2x8_bn_s0")
+    gn = next(c.result["top1"] for c in analysis.study.cells if c.norm == "gn")
+    assert gaps["gn", 2].points.mean == pytest.approx(gn - bn)
+    text = group_section(analysis)
+    assert "Step of 16 clips" in text
+    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:] == [
+        "bn",
+        "sync_bn",
+        "gn",
+    ]
+    row = next(line for line in text.splitlines() if line.startswith("| gn"))
+    assert row.count("†") == 2
+
+
+def test_a_cell_that_is_served_is_not_missing(fixed_step):
+    from vidgn.report.show.status import open_section
+
+    fixed_step.ask(fixed_step.config(norm="gn", clips_per_gpu=4, gpus=4))
+    analysis = analysis_of(fixed_step)
+    assert "gn_s0: missing; not needed, another division of the same step serves it" in open_section(analysis)
+
+
+def test_bn_does_not_serve_another_division(fixed_step):
+    fixed_step.ask(fixed_step.config(norm="bn", clips_per_gpu=1, gpus=16))
+    row = next(line for line in accuracy_section(analysis_of(fixed_step)).splitlines() if line.startswith("| bn"))
+    assert "missing" in row
+
+
+def test_another_division_serves_only_with_the_same_training_clips(writer, make_ranks):
+    writer.finish(writer.config(norm="bn", clips_per_gpu=2, gpus=8), make_ranks(100, 0.5, seed=1))
+    writer.finish(writer.config(norm="gn", clips_per_gpu=8, gpus=2), make_ranks(100, 0.5, seed=2), plan_digest="p1")
+    (gap,) = analysis_of(writer).gaps
+    assert gap.refused == ("the clips trained on (plan_digest p1 / p0)",)
+
+
+def test_another_division_with_another_setting_is_no_gap(writer, make_ranks):
+    writer.finish(writer.config(norm="bn", clips_per_gpu=2, gpus=8), make_ranks(100, 0.5, seed=1))
+    changed = with_optim(writer.config(norm="gn", clips_per_gpu=8, gpus=2), nesterov=False)
+    writer.finish(changed, make_ranks(100, 0.5, seed=2))
+    (gap,) = analysis_of(writer).gaps
+    assert gap.refused == ("settings: optim.nesterov (False / True)",)
+
+
+def test_a_step_of_another_size_serves_nothing(writer, make_ranks):
+    writer.finish(writer.config(norm="bn", clips_per_gpu=2, gpus=8), make_ranks(100, 0.5, seed=1))
+    writer.finish(writer.config(norm="gn", clips_per_gpu=8, gpus=8), make_ranks(100, 0.5, seed=2))
+    assert not analysis_of(writer).gaps
+
+
+def test_a_tagged_arm_is_compared_with_the_untagged_baseline(writer, make_ranks):
+    writer.finish(writer.config(norm="bn", gpus=2), make_ranks(100, 0.5, seed=1))
+    arm = writer.config(norm="gn", gpus=2, tag="g4")
+    arm = dataclasses.replace(arm, norm=dataclasses.replace(arm.norm, groups=4))
+    writer.finish(arm, make_ranks(100, 0.6, seed=2))
+    (gap,) = analysis_of(writer).gaps
+    assert gap.is_gap
+    assert gap.arm.column.tag == "g4"
+
+
+def test_a_changed_batch_within_an_arm(writer, make_ranks):
+    large, small = make_ranks(120, 0.8, seed=1), make_ranks(120, 0.6, seed=2)
+    writer.finish(writer.config(norm="bn", clips_per_gpu=8, gpus=2), large)
+    writer.finish(writer.config(norm="bn", clips_per_gpu=2, gpus=2), small, plan_digest="p1")
+    (change,) = analysis_of(writer).changes
+    assert change.points.mean == pytest.approx(100 * (np.mean(small == 0) - np.mean(large == 0)))
+    assert change.baseline.column.clips_per_gpu == 8
+
+
+def test_a_changed_batch_with_another_learning_rate_is_not_compared(writer, make_ranks):
+    writer.finish(writer.config(norm="gn", clips_per_gpu=8, gpus=2), make_ranks(120, 0.8, seed=1))
+    small = with_optim(writer.config(norm="gn", clips_per_gpu=2, gpus=2), lr_per_clip=0.5)
+    small = dataclasses.replace(small, norm=dataclasses.replace(small.norm, groups=4))
+    writer.finish(small, make_ranks(120, 0.6, seed=2), plan_digest="p1")
+    analysis = analysis_of(writer)
+    (change,) = analysis.changes
+    assert not change.is_gap
+    assert change.refused == ("settings: norm.groups (4 / None), optim.lr_per_clip (0.5 / 0.00015625)",)
+    text = change_section(analysis)
+    assert "gn, i3d_tiny 32 frames, 2 clips/GPU × 2 against 8/GPU: **not compared**. More than the batch" in text
+    assert "| gn" not in text
+
+
+def test_a_changed_batch_where_another_division_serves(writer, make_ranks):
+    """gn at 8 x 1 stands in for the column 4 x 2, and for what its smaller batch changes."""
+    for norm, clips, gpus in (("bn", 8, 2), ("gn", 8, 2), ("bn", 4, 2), ("gn", 8, 1)):
+        writer.finish(writer.config(norm=norm, clips_per_gpu=clips, gpus=gpus), make_ranks(120, 0.7, seed=clips + gpus))
+    changes = {c.arm.norm: c for c in analysis_of(writer).changes}
+    assert changes["bn"].is_gap
+    assert changes["gn"].is_gap
+    assert [c.run_name for c in changes["gn"].arm.borrowed] == ["i3d_tiny_32f_8x1_gn_s0"]

@@ -1,0 +1,168 @@
+"""`vidgn status`: states told from files that are half-written, stale or of another host."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vidgn.cli.status import run
+from vidgn.report.read.run_state import duration, lines_backward, lines_of, read_progress
+from vidgn.runs.lock import LockedError, locked
+
+CLOCK = {"time": 1.7e9, "clips_per_second": 41.26, "seconds_left": 754.0, "data_wait_fraction": 0.02}
+
+
+def train_line(step, **clock):
+    return {"kind": "train", "step": step, "epoch": step / 100, "loss": 2.0, "clock": CLOCK | clock}
+
+
+def lock_of(pid, *, host=None, **told):
+    return {"host": host or socket.gethostname(), "pid": pid, "started": "2024-05-01 12:00:00"} | told
+
+
+def status_of(writer, capsys, *, cell):
+    assert run([str(writer.directory)]) == 0
+    return next(line for line in capsys.readouterr().out.splitlines() if cell in line)
+
+
+def test_every_state_has_its_line(writer, capsys, make_ranks):
+    writer.finish(writer.config(norm="bn"), make_ranks(160, 0.7, seed=1), top1=71.25)
+    writer.ask(writer.config(norm="gn"))
+    writer.start(writer.config(norm="ln"), metrics=[train_line(s) for s in range(1, 121)], lock=lock_of(os.getpid()))
+    writer.start(writer.config(norm="in"), error="ConfigError: groups=3 does not divide 64")
+    writer.start(writer.config(norm="sync_bn"), metrics=[train_line(30)])
+    assert run([str(writer.directory)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {line.split()[0].removeprefix("i3d_tiny_32f_8x8_"): " ".join(line.split()[1:]) for line in lines[:-1]}
+    assert told == {
+        "bn_s0": "done top-1 71.2 %",
+        "gn_s0": "pending",
+        "ln_s0": "running step 120 of 400, 41.3 clips/s, 12 min left",
+        "in_s0": "failed ConfigError: groups=3 does not divide 64",
+        "sync_bn_s0": "stopped at step 30 of 400, not running: start it again to go on",
+    }
+    assert lines[-1] == "5 cells: 1 done, 1 running, 1 stopped, 1 failed, 1 pending"
+
+
+def test_json(writer, capsys):
+    writer.start(writer.config(norm="ln"), metrics=[train_line(120)], lock=lock_of(os.getpid()))
+    assert run([str(writer.directory), "--json"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert (cell["state"], cell["step"], cell["steps_total"]) == ("running", 120, 400)
+    assert (cell["clips_per_second"], cell["seconds_left"]) == (41.26, 754.0)
+
+
+def test_a_torn_last_line_is_passed_over(writer, capsys):
+    directory = writer.start(writer.config(), metrics=[train_line(7), train_line(8)], lock=lock_of(os.getpid()))
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "step": 9, "epo')
+    assert "step 8 of 400" in status_of(writer, capsys, cell="bn_s0")
+
+
+def test_the_last_line_of_training_counts_though_others_follow(writer, capsys):
+    lines = [train_line(8), {"kind": "curve", "step": 8, "epoch": 1.0, "top1_error_percent": 40.0}]
+    writer.start(writer.config(), metrics=lines, lock=lock_of(os.getpid()))
+    assert "step 8 of 400" in status_of(writer, capsys, cell="bn_s0")
+
+
+def test_a_lock_whose_process_is_gone_does_not_run(writer, capsys):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    writer.start(writer.config(), metrics=[train_line(8)], lock=lock_of(process.pid))
+    line = status_of(writer, capsys, cell="bn_s0")
+    assert "stopped" in line
+    assert f"process {process.pid} that held it is gone" in line
+
+
+def test_the_lock_that_a_run_holds(writer, capsys):
+    directory = writer.start(writer.config(), metrics=[train_line(8)])
+    with locked(directory, print):
+        assert "running" in status_of(writer, capsys, cell="bn_s0")
+    assert "stopped" in status_of(writer, capsys, cell="bn_s0")
+
+
+@pytest.mark.parametrize(("ticks_later", "state"), [(0, "running"), (1, "stopped")])
+def test_a_pid_given_to_another_process_since_does_not_run(writer, capsys, ticks_later, state):
+    started = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    lock = lock_of(os.getpid(), process_started=str(started - ticks_later))
+    writer.start(writer.config(), metrics=[train_line(8)], lock=lock)
+    assert state in status_of(writer, capsys, cell="bn_s0")
+
+
+def test_a_dead_child_nobody_waited_for_does_not_run(writer, capsys):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        writer.start(writer.config(), metrics=[train_line(8)], lock=lock_of(process.pid))
+        assert "stopped" in status_of(writer, capsys, cell="bn_s0")
+    finally:
+        process.wait()
+
+
+@pytest.mark.parametrize(("age_seconds", "state"), [(30, "running"), (3 * 3600, "stopped")])
+def test_another_host_is_judged_by_age_and_says_so(writer, capsys, age_seconds, state):
+    directory = writer.start(writer.config(), metrics=[train_line(8)], lock=lock_of(1, host="elsewhere"))
+    for name in ("metrics.jsonl", "lock.json"):
+        os.utime(directory / name, (time.time() - age_seconds,) * 2)
+    line = status_of(writer, capsys, cell="bn_s0")
+    assert state in line
+    assert "on host elsewhere, judged by its last sign of life" in line
+
+
+def test_a_run_of_another_host_lives_though_the_clock_here_is_wrong(writer, capsys, monkeypatch):
+    """As the lock itself has it: it is not taken over, so status must not call it stopped."""
+    directory = writer.start(writer.config(), metrics=[train_line(8)], lock=lock_of(1, host="elsewhere"))
+    ahead = time.time() + 3600
+    monkeypatch.setattr("time.time", lambda: ahead)
+    assert "running" in status_of(writer, capsys, cell="bn_s0")
+    with pytest.raises(LockedError), locked(directory, print):
+        pass
+
+
+def test_a_finished_run_is_done_whatever_lies_about(writer, make_ranks):
+    directory = writer.finish(writer.config(), make_ranks(10, 0.5, seed=0))
+    (directory / "error.txt").write_text("old\n")
+    (directory / "lock.json").write_text("{")
+    assert read_progress(directory).state == "done"
+
+
+def test_an_error_is_not_shown_while_the_run_lives_again(writer):
+    directory = writer.start(writer.config(), error="old", lock=lock_of(os.getpid()))
+    assert read_progress(directory).state == "running"
+
+
+def test_only_the_first_line_of_an_error(writer, capsys):
+    writer.start(writer.config(), error="CheckpointError: torn\nTraceback ...")
+    assert status_of(writer, capsys, cell="bn_s0").endswith("failed   CheckpointError: torn")
+
+
+@pytest.mark.parametrize("num_lines", [0, 1, 3, 5000])
+def test_lines_backward_are_lines_forward_reversed(tmp_path, num_lines):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"kind": ("train", "curve")[i % 3 == 2], "step": i, "note": "ü" * (i % 50)} for i in range(num_lines)]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    for kind in ("train", "curve"):
+        expected = [line for line in lines if line["kind"] == kind]
+        assert list(lines_of(path, kind)) == expected
+        assert list(lines_backward(path, kind)) == expected[::-1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.9, "59 s"),
+        (61, "1 min"),
+        (3660, "1 h 01 min"),
+        (90_000, "1 d 1 h"),
+        (None, "?"),
+        (float("nan"), "?"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,79 @@
+"""Length of a run, what goes into the model, and the refusal of a bf16 that computes nonsense."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from vidgn.config.compose import load_config
+from vidgn.errors import ConfigError
+from vidgn.models.i3d import parameter_roles
+from vidgn.training.setup import ToModel, check_bf16, epoch_of, make_model, total_steps
+
+
+def test_length_is_passes_over_the_rows_or_max_steps():
+    config = load_config(["gpus=8", "clips_per_gpu=8", "trainer.epochs=1.5"])
+    assert total_steps(config, 1000) == 24  # 1500 clips in steps of 64
+    assert total_steps(load_config(["trainer.max_steps=5"]), 1000) == 5
+    assert total_steps(load_config(["trainer.epochs=1", "trainer.max_steps=50"]), 10) == 1
+    assert epoch_of(config, 24, 1000) == pytest.approx(1.536)
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_pixels_become_what_the_paper_s_code_made_of_them(memory_format):
+    config = load_config([f"trainer.memory_format={memory_format}", "trainer.precision=fp64"])
+    clip_NTHWC = torch.randint(0, 256, (2, 3, 4, 5, 3), dtype=torch.uint8)
+    made = ToModel(config, torch.device("cpu"))(clip_NTHWC)
+    assert made.shape == (2, 3, 3, 4, 5)
+    for n, t, h, w, c in [(0, 0, 0, 0, 0), (1, 2, 3, 4, 2), (0, 1, 2, 3, 1)]:
+        assert made[n, c, t, h, w] == (clip_NTHWC[n, t, h, w, c].double() - 114.75) / 57.375
+    channels_last = made.is_contiguous(memory_format=torch.channels_last_3d)
+    assert channels_last == (memory_format == "channels_last")
+    shifted = ToModel(config, torch.device("cpu"), input_mean=(1.0, 2.0, 3.0))(clip_NTHWC)
+    assert torch.equal(
+        ((made - shifted) * 57.375).round(decimals=9)[0, :, 0, 0, 0], torch.tensor([-113.75, -112.75, -111.75]).double()
+    )
+
+
+def test_bf16_is_refused_just_where_it_is_wrong():
+    """The library's own gradient of one 3x1x1 weight over two frames, against sums written out by hand."""
+    torch.manual_seed(1)
+    x, w = torch.randn(1, 16, 2, 3, 3), torch.randn(16, 16, 3, 1, 1)
+    x16, w16 = x.bfloat16(), w.bfloat16().requires_grad_()
+    dy = torch.randn(1, 16, 2, 3, 3).bfloat16()
+    torch.nn.functional.conv3d(x16, w16, padding=(1, 0, 0)).backward(dy)
+    by_hand = torch.zeros(16, 16, 3)
+    for k in range(3):
+        for t in range(2):
+            if 0 <= t + k - 1 < 2:
+                by_hand[:, :, k] += torch.einsum("ohw,ihw->oi", dy[0, :, t].float(), x16[0, :, t + k - 1].float())
+    assert w16.grad is not None
+    is_right = bool((w16.grad[..., 0, 0].float() - by_hand).norm() < 0.05 * by_hand.norm())
+    if is_right:
+        check_bf16(torch.device("cpu"))
+    else:
+        with pytest.raises(ConfigError, match=r"bf16: gradients of a bf16 conv3d are wrong .* trainer.precision=fp32"):
+            check_bf16(torch.device("cpu"))
+
+
+def test_first_weights_depend_on_the_seed_and_not_on_the_norm_or_global_state():
+    def weights(*overrides):
+        config = load_config(
+            ["model=i3d_tiny", "frames=8", "span=8", "data.crop=32", "data.short_side=[32,32]", *overrides]
+        )
+        return make_model(config, num_classes=5).state_dict()
+
+    torch.manual_seed(0)
+    one = weights("norm=bn")
+    torch.manual_seed(1)
+    other, seeded = weights("norm=gn"), weights("norm=bn", "seed=1")
+    assert all(torch.equal(one[name], value) for name, value in other.items())
+    assert not torch.equal(one["blocks.0.conv.weight"], seeded["blocks.0.conv.weight"])
+
+
+def test_every_parameter_has_a_role():
+    config = dataclasses.replace(load_config(["model=i3d_tiny"]))
+    roles = parameter_roles(make_model(config, num_classes=5))
+    assert set(roles.values()) == {"conv", "fc", "fc_bias", "norm_gamma", "norm_gamma_last", "norm_beta"}
+    assert all(re.search("norm", name) for name, role in roles.items() if role.startswith("norm"))

@@ -1,0 +1,1 @@
+"""A clip from its plan to its pixels."""

@@ -1,0 +1,88 @@
+"""What a reader process does: one file opened, all clips wanted of it read. Needs no torch of its own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidgn.config.schema import DataConfig, ViewsConfig
+from vidgn.data.clips.plan import ClipPlan, ResolvedClip, resolve_clip, resolve_views, view_size
+from vidgn.data.datasets.listing import is_image
+from vidgn.data.datasets.manifest import Row
+from vidgn.errors import DecodeError
+
+
+@dataclass(frozen=True)
+class ClipGeometry:
+    """What all clips of a run share. `short_side` and `crop` are those of training; `stride` in raw frames."""
+
+    frames: int
+    stride: int
+    short_side: tuple[int, int]
+    crop: int
+    views: ViewsConfig | None  # None: training clips
+    decoder: str
+    timeout_seconds: float
+
+    @staticmethod
+    def of(data: DataConfig, *, frames: int, stride: int, views: ViewsConfig | None = None) -> "ClipGeometry":
+        return ClipGeometry(frames, stride, data.short_side, data.crop, views, data.decoder, data.timeout_seconds)
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, 3) of one clip as it comes out."""
+        size = view_size(self.views, self.crop) if self.views else self.crop
+        return (self.frames, size, size, 3)
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """One opening of one file. `key` is whatever tells the asker which it is.
+
+    `plans`: training clips wanted of the file; at test the one plan of `views.plan=training`, or none.
+    """
+
+    key: int
+    row: Row
+    plans: tuple[ClipPlan, ...]
+    geometry: ClipGeometry
+
+    @property
+    def num_clips(self) -> int:
+        views = self.geometry.views
+        return views.clips * views.crops if views else len(self.plans)
+
+
+def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
+    """Reads the task's clips into `out_VTHWC`, uint8 (num_clips, T, H, W, 3). Raises DecodeError naming the file."""
+    path, geometry = task.row.path, task.geometry
+    try:
+        with _open(path, geometry) as reader:
+            for slot, clip_THWC in enumerate(reader.read(_resolve(task, reader))):
+                out_VTHWC[slot] = clip_THWC
+    except (OSError, MemoryError) as error:
+        raise DecodeError(f"{path}: {error or type(error).__name__}") from error
+
+
+def _open(path: str, geometry: ClipGeometry):
+    from vidgn.data.decode import open_image, open_video
+
+    if is_image(path):
+        return open_image(path)
+    return open_video(path, decoder=geometry.decoder, timeout_seconds=geometry.timeout_seconds)
+
+
+def _resolve(task: ReadTask, reader) -> tuple[ResolvedClip, ...]:
+    # An index has counted the frames that decode; the container may claim more, or not say how many there are.
+    num_frames = task.row.num_frames or reader.num_frames
+    geometry = task.geometry
+    video = {"num_frames": num_frames, "height": reader.height, "width": reader.width}
+    clip = {
+        "frames": geometry.frames,
+        "stride": geometry.stride,
+        "short_side": geometry.short_side,
+        "crop": geometry.crop,
+    }
+    if geometry.views is None:
+        return tuple(resolve_clip(plan, **video, **clip) for plan in task.plans)
+    plan = task.plans[0] if task.plans else None
+    return resolve_views(geometry.views, **video, **clip, plan=plan)

@@ -1,0 +1,172 @@
+"""The labelled videos of one split, compact enough that every rank can hold 240,000 of them."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidgn.config.schema import DataConfig
+from vidgn.data.datasets.annotations import read_labels, read_listing
+from vidgn.data.datasets.listing import Listing, Split
+from vidgn.errors import ManifestError
+
+_NUM_NAMED = 3  # files that an error names
+_MANY_CLASSES = 100_000  # without a list of their names
+
+
+@dataclass(frozen=True)
+class Row:
+    """One video. `path` can be opened as it is; `num_frames` is known where the data set was indexed."""
+
+    id: str
+    path: str
+    label: int
+    num_frames: int | None
+
+
+class Manifest:
+    """Usable rows of a split, in the order of their annotation, and what was left out.
+
+    `missing`: ids whose file is not there. `unreadable`: ids that an index marks as not decodable, left out of
+    training; a test keeps them and counts them as wrong.
+    """
+
+    classes: tuple[str, ...]
+    missing: tuple[str, ...]
+    unreadable: tuple[str, ...]
+
+    def __init__(self, listing: Listing, labels: np.ndarray, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+        self.missing = tuple(listing.missing)
+        self.unreadable = tuple(listing.unreadable)
+        self._base = listing.base
+        self._ids = _Strings(listing.ids)
+        self._paths = self._ids if listing.paths == listing.ids else _Strings(listing.paths)
+        self._labels = labels
+        self._num_frames = np.array(listing.num_frames, dtype=np.int32) if listing.num_frames else None
+
+    @property
+    def num_missing(self) -> int:
+        return len(self.missing)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Row:
+        num_frames = None if self._num_frames is None else int(self._num_frames[index]) or None
+        path = os.path.join(self._base, self._paths[index])
+        return Row(self._ids[index], path, int(self._labels[index]), num_frames)
+
+    def digest(self) -> str:
+        """sha256 (hex) of the usable rows' ids and labels, in order; where the files lie does not enter."""
+        hasher = hashlib.sha256()
+        for index in range(len(self)):
+            hasher.update(f"{self._ids[index]}\0{self._labels[index]}\n".encode("utf-8", "surrogateescape"))
+        return hasher.hexdigest()
+
+
+class _Strings:
+    """A tuple of strings in one block of bytes: no object a row."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        encoded = [s.encode("utf-8", "surrogateescape") for s in strings]
+        self._ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
+        self._bytes = b"".join(encoded)
+
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return self._bytes[start : self._ends[index]].decode("utf-8", "surrogateescape")
+
+
+def read_manifest(data: DataConfig, split: Split) -> Manifest:
+    """The manifest of `split`. Class names are `data.classes`, else those of the training annotation, alphabetical.
+
+    Raises: ManifestError for an annotation or folder that can't be used, a label outside the class list, files that
+    are missing (unless data.missing=skip), or nothing left.
+    """
+    listing = read_listing(data, split)
+    where = _describe(data, split)
+    if listing.missing and data.missing == "error":
+        raise ManifestError(
+            f"{len(listing.missing)} of {len(listing.missing) + len(listing.ids)} videos of {where} are not below "
+            f"{listing.base} (first: {', '.join(listing.missing[:_NUM_NAMED])}); check data.root, "
+            "or set data.missing=skip to go on without them"
+        )
+    if not listing.ids:
+        left_out = f" ({len(listing.missing)} missing, {len(listing.unreadable)} unreadable)"
+        raise ManifestError(
+            f"{where}: no usable video{left_out if listing.missing or listing.unreadable else ''}; "
+            "check that the annotation and data.root belong together"
+        )
+    classes = read_classes(data)
+    return Manifest(listing, _label_numbers(listing.labels, classes, where), classes)
+
+
+def read_classes(data: DataConfig) -> tuple[str, ...]:
+    """Class names in label order: data.classes, else the training annotation's, else the validation annotation's.
+
+    Annotations whose labels are all whole numbers give the classes `0` to the largest number.
+    Raises: ManifestError where that is far beyond the number of rows, and for files that can't be used.
+    """
+    if data.classes is not None:
+        return _classes_file(data.classes)
+    has_train = data.train is not None if data.format in ("kinetics", "list", "csv") else _has_train_folder(data)
+    split: Split = "train" if has_train else "val"
+    labels = list(read_labels(data, split))
+    where = _describe(data, split)
+    if not labels:
+        raise ManifestError(f"{where}: no rows; give an annotation with videos")
+    names = set(labels)
+    if not all(name.isdecimal() for name in names):
+        return tuple(sorted(names))
+    largest = max(map(_whole_number, names))
+    if largest >= max(_MANY_CLASSES, len(labels)):
+        raise ManifestError(
+            f"{where}: label {largest} would make {largest + 1} classes of {len(labels)} rows; "
+            "mend the label, or list all classes in the file data.classes"
+        )
+    return tuple(map(str, range(largest + 1)))
+
+
+def _whole_number(label: str) -> int:
+    return int(label.lstrip("0")[:20] or "0")  # Python refuses thousands of digits; twenty are too many classes
+
+
+def _has_train_folder(data: DataConfig) -> bool:
+    return data.format == "synthetic" or data.root is None or os.path.isdir(os.path.join(data.root, "train"))
+
+
+def _classes_file(path: str) -> tuple[str, ...]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            names = tuple(line.strip() for line in file if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"data.classes={path}: {error}; give a text file with one class name a line") from None
+    if len(set(names)) < len(names) or not names:
+        twice = next((name for name in names if names.count(name) > 1), None)
+        problem = f"{twice!r} is there twice" if twice else "no class names"
+        raise ManifestError(f"data.classes={path}: {problem}; write one class name a line, in label order")
+    return names
+
+
+def _label_numbers(labels: Iterable[str], classes: tuple[str, ...], where: str) -> np.ndarray:
+    numbers = {name: number for number, name in enumerate(classes)}
+    found = []
+    for label in labels:
+        number = numbers.get(label)
+        if number is None and label.isdecimal() and _whole_number(label) < len(classes):
+            number = _whole_number(label)
+        if number is None:
+            raise ManifestError(
+                f"{where}: label {label!r} is not one of the {len(classes)} classes ({', '.join(classes[:3])}, ...); "
+                "mend the label, or list all classes in the file data.classes"
+            )
+        found.append(number)
+    return np.array(found, dtype=np.int32)
+
+
+def _describe(data: DataConfig, split: Split) -> str:
+    path = data.train if split == "train" else data.val
+    return f"data.{split}={path}" if path is not None else f"data.root={data.root}, {split}"

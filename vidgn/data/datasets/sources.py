@@ -1,0 +1,114 @@
+"""Which files are meant: a folder, one file, or any annotation file, for the verbs that look at files."""
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import cast, get_args
+
+from vidgn.data.datasets.annotations import list_rows
+from vidgn.data.datasets.kinetics import kinetics_listing
+from vidgn.data.datasets.listing import (
+    IMAGE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    Listing,
+    Split,
+    csv_rows,
+    folder_of,
+    keep_existing,
+    read_lines,
+)
+from vidgn.errors import ManifestError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file: `path` as it is written to a manifest, `full_path` to open it, `label` as the data set has it."""
+
+    path: str
+    full_path: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """`root`: what paths are relative to. `missing`: files that an annotation names and that are not there."""
+
+    root: str
+    files: tuple[Source, ...]
+    missing: tuple[str, ...] = ()
+
+
+def find_sources(
+    place: str, *, root: str | None = None, format: str | None = None, split: str = "val", separator: str = " "
+) -> Sources:
+    """The videos of `place`: a folder (all below it, labelled by the folder they lie in), a video, an annotation file.
+
+    A folder without videos gives its images; an image and an annotation of images are taken too.
+    `format`: kinetics, list or csv; told from the first line where not given. `root`: folder of the videos.
+    Raises: ManifestError.
+    """
+    if os.path.isdir(place):
+        return _folder(place)
+    if not os.path.isfile(place):
+        raise ManifestError(f"{place}: no such file or folder; give a folder, a video or an annotation file")
+    if os.path.splitext(place)[1].lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
+        return Sources(folder_of(place), (Source(os.path.basename(place), place, ""),))
+    format = format or _told_format(place)
+    if format not in ("kinetics", "list", "csv"):
+        raise ManifestError(f"--format {format} is no format of annotation files; use kinetics, list or csv")
+    if split not in get_args(Split):
+        raise ManifestError(f"--split {split} is unknown; use train or val")
+    listing = _listing(place, root=root, format=format, split=cast(Split, split), separator=separator)
+    rows = zip(listing.paths, listing.labels, strict=True)
+    files = tuple(Source(name, os.path.join(listing.base, name), label) for name, label in rows)
+    if not files and not listing.missing:
+        raise ManifestError(f"{place}: no rows; give an annotation with videos")
+    return Sources(listing.base, files, tuple(listing.missing))
+
+
+def _folder(folder: str) -> Sources:
+    paths = sorted(_walk(folder, VIDEO_EXTENSIONS)) or sorted(_walk(folder, IMAGE_EXTENSIONS))
+    if not paths:
+        extensions = ", ".join(sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS))
+        raise ManifestError(f"{folder}: no videos or images in it ({extensions}); give another folder")
+    files = []
+    for path in paths:
+        relative = os.path.relpath(path, folder)
+        files.append(Source(relative, path, os.path.basename(os.path.dirname(path)) if os.sep in relative else ""))
+    return Sources(folder, tuple(files))
+
+
+def _walk(folder: str, extensions: Collection[str]) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if os.path.splitext(name)[1].lower() in extensions and not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+def _told_format(path: str) -> str:
+    header = next(read_lines(path), "").lower()
+    names = {name.strip() for name in header.split(",")}
+    if "youtube_id" in names:
+        return "kinetics"
+    return "csv" if "path" in names else "list"
+
+
+def _listing(path: str, *, root: str | None, format: str, split: Split, separator: str) -> Listing:
+    """Rows of any status: an index says again how its files are."""
+    if root is not None and not os.path.isdir(root):
+        raise ManifestError(f"--root {root}: no such folder; give the folder that holds the videos")
+    if format == "kinetics":
+        if root is None:
+            raise ManifestError(f"{path} is a Kinetics csv: give the folder that holds its videos with --root")
+        return kinetics_listing(path, root, split)
+    listing = Listing(folder_of(path) if root is None else root)
+    if format == "list":
+        if not separator:
+            raise ManifestError("--separator is empty; give what parts path and label, for example ','")
+        rows = list_rows(path, separator)
+    else:
+        rows = ((row["path"], row.get("label", "")) for row in csv_rows(path, ("path",)))
+    for file, label in rows:
+        listing.add(file, file, label)
+    return keep_existing(listing)

@@ -1,0 +1,152 @@
+"""What decord and torchcodec share: PyAV looks at the file first and says what frame i is."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from vidgn.data.clips.plan import Box
+from vidgn.data.decode.base import FrameSink, VideoReader
+from vidgn.data.decode.pyav import PyavReader
+
+_FRAMES_AT_ONCE = 32  # whole RGB frames that are held before they are cropped
+_UNSEEKABLE = {"mpegts": "MPEG-TS", "mpeg": "MPEG-PS"}  # no index: seeking by time misses
+
+
+def distrust_any(guide: PyavReader) -> str | None:
+    """Why no decoder but PyAV can be trusted with this file, None if one may."""
+    if guide.timeline is None:
+        return "needs a usable time stamp on every packet"
+    if guide.container_format in _UNSEEKABLE:
+        return f"misses frames when it seeks in {_UNSEEKABLE[guide.container_format]}"
+    return None
+
+
+class GuardedReader(VideoReader):
+    """A decoder that gives whole RGB frames by number. `guide`: the same file, open in PyAV; taken over."""
+
+    decoder_num_frames: int
+    _reader: Any  # of the decoder's own library
+    _failures: tuple[type[Exception], ...] = ()
+
+    def __init__(self, guide: PyavReader) -> None:
+        super().__init__(guide.path)
+        self.guide = guide
+        self.height, self.width = guide.height, guide.width
+
+    @property
+    def num_frames(self) -> int:
+        return self.guide.num_frames
+
+    @staticmethod
+    @abstractmethod
+    def distrust(guide: PyavReader) -> str | None:
+        """Why this decoder can't be trusted with the file that `guide` has open, None if it can."""
+
+    @abstractmethod
+    def _frames(self, numbers: list[int]) -> np.ndarray:
+        """Whole frames, uint8 (T, H, W, 3), RGB, rotation applied."""
+
+    def close(self) -> None:
+        del self._reader
+        self.guide.close()
+
+    def disagreement(self) -> str | None:
+        """How this decoder's view of the file differs from PyAV's, None if it does not."""
+        if self.decoder_num_frames != self.num_frames:
+            return f"{self.decoder} counts {self.decoder_num_frames} frames, PyAV {self.num_frames}"
+        return None
+
+    def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
+        for first in range(0, len(wanted), _FRAMES_AT_ONCE):
+            numbers = wanted[first : first + _FRAMES_AT_ONCE]
+            with self._errors_named():
+                frames_THWC = self._frames(numbers)
+            if frames_THWC.shape[1:] != (self.height, self.width, 3):
+                raise self.error(
+                    f"{self.decoder} gives {frames_THWC.shape[1]}x{frames_THWC.shape[2]} pixels where its header says "
+                    f"{self.height}x{self.width}; use data.decoder=pyav"
+                )
+            self.num_decoded += len(numbers)
+            for number, frame_HWC in zip(numbers, frames_THWC, strict=True):
+                for box in boxes:
+                    if sink.wants(number, box):
+                        rows = slice(box.top, box.top + box.height)
+                        sink.put(number, box, frame_HWC[rows, box.left : box.left + box.width])
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except self._failures as error:
+            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise self.error(f"{self.decoder} can't read it ({lines[0]})") from None
+
+
+class DecordReader(GuardedReader):
+    """See VideoReader. decord 0.6.0 was last released in 2021; `distrust` says what it can't be trusted with."""
+
+    decoder = "decord"
+
+    def __init__(self, guide: PyavReader) -> None:
+        """Raises: DecodeError; ImportError where decord is not installed."""
+        super().__init__(guide)
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        self._failures = (RuntimeError, decord.DECORDError, IndexError)
+        with self._errors_named():
+            self._reader = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
+            self.decoder_num_frames = len(self._reader)
+
+    def _frames(self, numbers: list[int]) -> np.ndarray:
+        return self._reader.get_batch(numbers).asnumpy()
+
+    @staticmethod
+    def distrust(guide: PyavReader) -> str | None:
+        """Why decord can't be trusted with this file, None if it can."""
+        timeline = guide.timeline
+        reason = distrust_any(guide)
+        if reason is not None or timeline is None:
+            return f"decord {reason}"
+        if guide.codec == "av1":
+            return "decord 0.6.0 knows no AV1"
+        if timeline.is_open_gop():
+            return "decord returns wrong frames on open GOPs"
+        if timeline.has_discarded:
+            return "decord ignores edit lists"
+        return None
+
+
+class TorchcodecReader(GuardedReader):
+    """See VideoReader. Seeks exactly: the file's packets are scanned once when it is opened."""
+
+    decoder = "torchcodec"
+
+    def __init__(self, guide: PyavReader) -> None:
+        """Raises: DecodeError; ImportError where torchcodec or FFmpeg's libraries are not installed."""
+        super().__init__(guide)
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
+
+        self._failures = (RuntimeError, ValueError, IndexError)
+        with self._errors_named():
+            self._reader = VideoDecoder(self.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            self.decoder_num_frames = len(self._reader)
+
+    def _frames(self, numbers: list[int]) -> np.ndarray:
+        return self._reader.get_frames_at(numbers).data.numpy()
+
+    @staticmethod
+    def distrust(guide: PyavReader) -> str | None:
+        """Why torchcodec can't be trusted with this file, None if it can."""
+        reason = distrust_any(guide)
+        if reason is not None:
+            return f"torchcodec {reason}"
+        if guide.timeline is not None and guide.timeline.has_discarded:
+            return "torchcodec counts frames that an edit list discards"
+        return None
+
+
+READERS: dict[str, type[GuardedReader]] = {"decord": DecordReader, "torchcodec": TorchcodecReader}

@@ -1,0 +1,87 @@
+"""From decoded YUV frames to RGB pixels of a box, touching nothing outside it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.video.plane import VideoPlane
+from av.video.reformatter import VideoReformatter
+
+from vidgn.data.clips.plan import Box
+
+# Chroma shifts (across, down) of formats whose even-aligned crop converts to the very bytes that the whole frame
+# would give there: FFmpeg's direct converters, which look at no neighbour.
+_CROPPED_FORMATS = {"yuv420p": (1, 1), "yuvj420p": (1, 1), "yuv422p": (1, 0), "yuvj422p": (1, 0)}
+
+
+class Converter:
+    """Keeps FFmpeg's conversion tables from frame to frame."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def crops(self, frame: av.VideoFrame, boxes: Sequence[Box]) -> Iterator[np.ndarray]:
+        """RGB pixels, uint8 (H, W, 3), of each box of `frame`; equal to the same box of the whole converted frame."""
+        shifts = _CROPPED_FORMATS.get(frame.format.name)
+        if shifts is None or frame.height % 2 or frame.width % 2:
+            rgb_HWC = _pixels(self._to_rgb(frame))
+            for box in boxes:
+                yield rgb_HWC[box.top : box.top + box.height, box.left : box.left + box.width]
+            return
+        planes = [_plane(plane) for plane in frame.planes]
+        for box in boxes:
+            top, left = box.top & ~1, box.left & ~1
+            bottom, right = (box.top + box.height + 1) & ~1, (box.left + box.width + 1) & ~1
+            rgb_HWC = _pixels(self._to_rgb(_cropped(frame, planes, shifts, top, left, bottom, right)))
+            top, left = box.top - top, box.left - left
+            yield rgb_HWC[top : top + box.height, left : left + box.width]
+
+    def _to_rgb(self, frame: av.VideoFrame) -> av.VideoFrame:
+        return self._reformatter.reformat(frame, frame.width, frame.height, "rgb24", threads=1)
+
+
+def before_rotation(box: Box, rotation: int, coded_size: tuple[int, int]) -> Box:
+    """`box` of a frame as shown, in the frame as coded. `rotation`: degrees counterclockwise from coded to shown."""
+    height, width = coded_size
+    match rotation:
+        case 90:
+            return Box(box.left, width - box.top - box.height, box.width, box.height)
+        case 180:
+            return Box(height - box.top - box.height, width - box.left - box.width, box.height, box.width)
+        case 270:
+            return Box(height - box.left - box.width, box.top, box.width, box.height)
+        case _:
+            return box
+
+
+def _plane(plane: VideoPlane) -> np.ndarray:
+    return np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
+
+
+def _pixels(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) view of an rgb24 frame."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
+    return rows[: frame.height, : frame.width * 3].reshape(frame.height, frame.width, 3)
+
+
+def _cropped(
+    frame: av.VideoFrame,
+    planes: Sequence[np.ndarray],
+    shifts: tuple[int, int],
+    top: int,
+    left: int,
+    bottom: int,
+    right: int,
+) -> av.VideoFrame:
+    """A frame that shows rows [top, bottom) and columns [left, right) of another one's planes, nothing copied."""
+    across, down = shifts
+    luma = planes[0][top:bottom, left:right]
+    chroma = [plane[top >> down : bottom >> down, left >> across : right >> across] for plane in planes[1:3]]
+    cropped = av.VideoFrame.from_dlpack(
+        (luma, *chroma), format=frame.format.name, width=right - left, height=bottom - top
+    )
+    cropped.colorspace = frame.colorspace
+    cropped.color_range = frame.color_range
+    return cropped

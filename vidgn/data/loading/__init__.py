@@ -1,0 +1,1 @@
+"""Worker processes, prefetching and batches."""

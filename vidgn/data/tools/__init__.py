@@ -1,0 +1,1 @@
+"""What looks at or rewrites whole data sets: probe, index, transcode."""

@@ -1,0 +1,217 @@
+"""What a video file really is, by decoding all of it: the frames that come out, not those that a header claims."""
+
+import itertools
+import os
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from vidgn.data.datasets.listing import is_image
+from vidgn.data.datasets.sources import Source, Sources
+from vidgn.data.decode.base import OUT_OF_MEMORY
+from vidgn.data.decode.image import ImageReader
+from vidgn.data.decode.pyav import PyavReader
+from vidgn.data.loading.isolate import Limits, Outcome, run_isolated
+from vidgn.errors import DecodeError
+
+OK = "ok"
+DAMAGED = "damaged"  # some frames decode; num_frames counts those before the first that does not
+UNREADABLE = "unreadable"
+MEMORY = "memory"
+_EVEN = 0.001  # of the median: time stamps of a constant rate are rounded, and differ by so much or one tick
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One file. `num_frames`: frames that really decode, from the first on. Sizes in pixels, after rotation.
+
+    `flags`: any of vfr, open_gop, edit_list, rotated, late_start, no_timestamps.
+    `distrusted`: (decoder, why) of decoders that will give way to PyAV on this file.
+    """
+
+    status: str
+    reason: str = ""
+    num_frames: int = 0
+    height: int = 0
+    width: int = 0
+    fps: float = 0.0
+    duration_seconds: float = 0.0
+    codec: str = ""
+    flags: tuple[str, ...] = ()
+    distrusted: tuple[tuple[str, str], ...] = field(default=())
+
+
+def probe(path: str | os.PathLike[str]) -> Probe:
+    """Decode the whole file and say what it holds; an image is a video of one frame.
+
+    Never raises DecodeError: what is wrong is in the answer.
+    """
+    name = os.fspath(path)
+    try:
+        if is_image(name):
+            with ImageReader(name) as image:
+                return Probe(OK, num_frames=1, height=image.height, width=image.width, codec=image.codec)
+        with PyavReader(name) as reader:
+            return _look(reader)
+    except DecodeError as error:
+        reason = str(error).removeprefix(f"{name}: ")
+        return Probe(MEMORY if reason == OUT_OF_MEMORY else UNREADABLE, reason)
+
+
+def _look(reader: PyavReader) -> Probe:
+    from vidgn.data.decode.guided import READERS
+
+    num_good, reason = _decode_all(reader)
+    if num_good == 0:
+        return Probe(UNREADABLE, f"none of its {reader.num_frames} frames decodes", codec=reader.codec)
+    seconds = reader.shown_seconds()
+    fps = _rate(seconds) or reader.nominal_fps
+    doubts = [(name, decoder.distrust(reader)) for name, decoder in READERS.items()]
+    return Probe(
+        status=OK if reason is None else DAMAGED,
+        reason=reason or "",
+        num_frames=num_good,
+        height=reader.height,
+        width=reader.width,
+        fps=round(fps, 3),
+        duration_seconds=round(num_good / fps, 3) if fps else 0.0,
+        codec=reader.codec,
+        flags=_flags(reader, seconds),
+        distrusted=tuple((decoder, why) for decoder, why in doubts if why is not None),
+    )
+
+
+def _decode_all(reader: PyavReader) -> tuple[int, str | None]:
+    """(frames before the first that does not decode, what is wrong with that one); no frame is converted."""
+    timeline = reader.timeline
+    good: set[int] = set()
+    num_good = 0
+    for frame in reader.frames():
+        if change := reader.size_change(frame):
+            return num_good, change
+        if frame.is_corrupt:
+            reader.last_error = reader.last_error or "a picture is damaged"
+        elif timeline is None:
+            num_good += 1
+        elif frame.pts is not None:
+            good.add(frame.pts)
+            while num_good < reader.num_frames and timeline.shown_pts[num_good] in good:
+                num_good += 1
+    if num_good == reader.num_frames:
+        return num_good, None
+    lost = reader.num_frames - (num_good if timeline is None else len(good.intersection(timeline.shown_pts)))
+    detail = f" ({reader.last_error})" if reader.last_error else ""
+    return num_good, f"{lost} of {reader.num_frames} frames do not decode, frame {num_good} is the first{detail}"
+
+
+def _flags(reader: PyavReader, seconds: Sequence[float]) -> tuple[str, ...]:
+    timeline = reader.timeline
+    if timeline is None:
+        return (*(("rotated",) if reader.rotation else ()), "no_timestamps")
+    found = {
+        "vfr": not _is_even(seconds, reader.tick_seconds),
+        "open_gop": timeline.is_open_gop(),
+        "edit_list": timeline.has_discarded,
+        "rotated": reader.rotation != 0,
+        "late_start": seconds[0] > 1.5 * (seconds[1] - seconds[0] if len(seconds) > 1 else 0.1),
+    }
+    return tuple(flag for flag, holds in found.items() if holds)
+
+
+def _rate(seconds: Sequence[float]) -> float:
+    """Mean frames per second between the first and the last frame, 0 if that can't be told."""
+    return (len(seconds) - 1) / (seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0
+
+
+def _is_even(seconds: Sequence[float], tick_seconds: float) -> bool:
+    gaps = [later - earlier for earlier, later in itertools.pairwise(seconds)]
+    if len(gaps) < 2:
+        return True
+    middle = statistics.median(gaps)
+    return max(abs(gap - middle) for gap in gaps) <= max(1.01 * tick_seconds, _EVEN * middle)
+
+
+_NUM_NAMED = 3
+
+
+def probe_all(sources: Iterable[Source], *, workers: int, limits: Limits) -> Iterator[tuple[Source, Probe]]:
+    """A Probe for every source, in order of completion; a file that breaks a limit gets it as its status.
+
+    A file that is named several times is looked at once.
+    """
+    by_path: dict[str, list[Source]] = {}
+    for source in sources:
+        by_path.setdefault(source.full_path, []).append(source)
+    outcome: Outcome[str]
+    for outcome in run_isolated(probe, by_path, workers=workers, limits=limits):
+        found = outcome.value if outcome.failure is None else Probe(outcome.failure, outcome.reason)
+        for source in by_path[outcome.item]:
+            yield source, found
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A bad file: its path as in the data set, its status and why."""
+
+    path: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """`distrusted`: (decoder, why) -> good files that PyAV reads in its place."""
+
+    num_files: int
+    bad: tuple[Finding, ...]
+    distrusted: dict[tuple[str, str], tuple[str, ...]]
+
+    @property
+    def num_ok(self) -> int:
+        return self.num_files - len(self.bad)
+
+
+def check_files(
+    sources: Sources,
+    *,
+    workers: int,
+    limits: Limits,
+    on_done: Callable[[Source, str], object] = lambda source, status: None,
+) -> Report:
+    """Decode every file. Files that are missing count as bad."""
+    bad = [
+        Finding(path, "missing", "is not there; fetch it, or take it out of the annotation") for path in sources.missing
+    ]
+    distrusted: dict[tuple[str, str], list[str]] = {}
+    for source, found in probe_all(sources.files, workers=workers, limits=limits):
+        if found.status != OK:
+            bad.append(Finding(source.path, found.status, found.reason))
+        for doubt in found.distrusted if found.status == OK else ():
+            distrusted.setdefault(doubt, []).append(source.path)
+        on_done(source, found.status)
+    return Report(
+        len(sources.files) + len(sources.missing),
+        tuple(sorted(bad, key=lambda finding: (finding.status, finding.path))),
+        {doubt: tuple(sorted(paths)) for doubt, paths in sorted(distrusted.items())},
+    )
+
+
+def report_text(report: Report, *, verbose: bool = False) -> str:
+    """The table of bad files, then one line a reason for which PyAV takes over from another decoder."""
+    lines = []
+    if report.bad:
+        lines += _table([("file", "status", "why"), *((f.path, f.status, f.reason) for f in report.bad)])
+        lines.append("")
+    for (decoder, why), paths in report.distrusted.items():
+        named = ", ".join(paths if verbose else paths[:_NUM_NAMED])
+        more = "" if verbose or len(paths) <= _NUM_NAMED else f" and {len(paths) - _NUM_NAMED} more (all: --verbose)"
+        lines.append(
+            f"data.decoder={decoder}: PyAV reads {len(paths)} of the good files instead: {why} ({named}{more})"
+        )
+    lines.append(f"{report.num_files} files: {report.num_ok} ok, {len(report.bad)} bad")
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return [f"{path:{widths[0]}}  {status:{widths[1]}}  {why}" for path, status, why in rows]

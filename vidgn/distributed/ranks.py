@@ -1,0 +1,229 @@
+"""Processes: who this rank is, and the few collectives the engine needs. A world of one needs no process group."""
+
+import datetime
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
+from torch.nn.parallel import DistributedDataParallel
+
+from vidgn.config.schema import Config
+from vidgn.distributed.environment import ranks_are_set
+from vidgn.distributed.rank_status import Whereabouts
+from vidgn.errors import ConfigError, VidgnError
+from vidgn.geometry import Geometry
+
+_FAILURE = "vidgn/failure"  # in the store: what the first rank to fail had to say
+
+
+class RankError(VidgnError):
+    """A rank failed otherwise than by a VidgnError."""
+
+    heard_of = False  # as on the VidgnErrors of a group: whether another rank failed, and says so itself
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all. `device`: where its tensors go."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    whereabouts: Whereabouts | None = None
+
+    def note(self, what: str) -> None:
+        """What this rank is at, for the others to name when they wait for it. The same notes on every rank."""
+        if self.whereabouts is not None:
+            self.whereabouts.note(what)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place, on CPU or GPU."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable value, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def world_size_of(config: Config) -> int:
+    """Processes that will run the cell."""
+    if ranks_are_set():
+        return int(os.environ["WORLD_SIZE"])
+    return config.launch.nproc_per_node * config.launch.nnodes
+
+
+def num_gpus(config: Config) -> int:
+    """GPUs of this machine that the cell may use; 0 with trainer.device=cpu."""
+    return torch.cuda.device_count() if config.trainer.device != "cpu" and torch.cuda.is_available() else 0
+
+
+def check_devices(config: Config) -> None:
+    """Raise ConfigError where this machine has fewer GPUs than ranks, or none where they are asked for."""
+    count = num_gpus(config)
+    if not ranks_are_set():
+        here = config.launch.nproc_per_node
+    elif "LOCAL_WORLD_SIZE" in os.environ:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+    else:  # srun may show each task its own GPU and no other
+        here = 1 if count == 1 else int(os.environ.get("LOCAL_RANK", "0")) + 1
+    if count < here and (count > 0 or config.trainer.device == "cuda"):
+        remedy = f"launch.nproc_per_node={count}" if count else "trainer.device=cpu"
+        raise ConfigError(
+            f"trainer.device={config.trainer.device} with {here} processes on this machine, but {count} GPUs to be "
+            f"seen: write {remedy}"
+        )
+
+
+def choose_device(config: Config, local_rank: int) -> torch.device:
+    """The device of a rank, the only GPU it can see where that is one; check_devices has seen that there is one."""
+    count = num_gpus(config)
+    return torch.device("cuda", local_rank if count > 1 else 0) if count else torch.device("cpu")
+
+
+@contextmanager
+def joined(config: Config) -> Iterator[Ranks]:
+    """Join the group this process was started for (torch's variables), leave it at the end; alone without them.
+
+    An error of one rank ends all of them: it is raised there as it is, elsewhere as another of its kind where that is
+    a VidgnError, as a RankError that quotes it where not.
+    Raises: ConfigError where the ranks can't meet.
+    """
+    if not ranks_are_set():
+        yield Ranks(0, 1, choose_device(config, 0))
+        return
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store = _meet(config, rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    seconds = config.launch.timeout_seconds
+    whereabouts = Whereabouts(store, rank=rank, world_size=world_size, timeout_seconds=seconds)
+    try:
+        yield Ranks(rank, world_size, device, whereabouts)
+    except Exception as error:
+        raise _first_failure(store, rank, _as_time_out(error, whereabouts, seconds)) from error
+    finally:
+        whereabouts.close()
+        dist.destroy_process_group()
+
+
+def _meet(config: Config, rank: int, world_size: int, backend: str) -> Store:
+    """The process group, and the store it was made with."""
+    timeout = datetime.timedelta(seconds=config.launch.timeout_seconds)
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        met, _, _ = next(rendezvous(f"env://?rank={rank}&world_size={world_size}", timeout=timeout))
+        store = PrefixStore(f"vidgn/{_start()}", met)
+        dist.init_process_group(backend, store=store, timeout=timeout, rank=rank, world_size=world_size)
+        return store
+    except (RuntimeError, OSError, ValueError) as error:
+        if "EADDRINUSE" in str(error):
+            raise ConfigError(f"port {address} is in use by another program: choose another MASTER_PORT") from None
+        raise ConfigError(
+            f"rank {rank} of {world_size} could not meet the others at {address} in {timeout.total_seconds():.0f} s: "
+            f"start all {world_size} with the same MASTER_ADDR and MASTER_PORT, which they can reach ({_line(error)})"
+        ) from None
+
+
+def _start() -> str:
+    """Which start of the group this is, where the store outlives a start: old addresses in it must not be found again.
+
+    With several nodes only those where a rank died count it, and each start has a store of its own (see launch.py).
+    """
+    alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
+
+
+def _as_time_out(error: Exception, whereabouts: Whereabouts, seconds: float) -> Exception:
+    """A collective's time-out, with the ranks it waited for; any other error as it is."""
+    if not isinstance(error, RuntimeError) or ("Timed out" not in str(error) and "timeout" not in str(error).lower()):
+        return error
+    waits = whereabouts.waits_for()
+    if waits is None:
+        return error
+    return RankError(
+        f"{waits}, for longer than launch.timeout_seconds={seconds:g}: see what holds them up (a slow disk or a hung "
+        f"reader: data.timeout_seconds should be shorter), or allow more"
+    )
+
+
+def _first_failure(store: Store, rank: int, error: Exception) -> Exception:
+    """The error as it is on the rank that failed first; on the others one that quotes it."""
+    mine = f"rank {rank}: {type(error).__name__}: {_line(error)}"
+    try:
+        first = store.compare_set(_FAILURE, "", mine).decode()
+    except RuntimeError:  # the store was the first rank's, and is gone with it
+        first = "rank 0: it ended before the others"
+    if first == mine:
+        error.heard_of = False  # type: ignore[attr-defined]
+        if isinstance(error, VidgnError) or not _is_lost_connection(error):
+            return error
+        return RankError(
+            f"rank {rank} lost the connection to the others: one of them died without a word ({_line(error)})"
+        )
+    heard = error_of_kind(first.partition(": ")[2]) or RankError(first)
+    heard.heard_of = True  # type: ignore[attr-defined]
+    return heard
+
+
+def error_of_kind(text: str) -> VidgnError | None:
+    """`Kind: message` as an error again, where Kind is a VidgnError of any room."""
+    name, _, message = text.partition(": ")
+    kinds: list[type[VidgnError]] = [VidgnError]
+    for kind in kinds:  # it grows
+        kinds += kind.__subclasses__()
+    return next((kind(message) for kind in kinds if kind.__name__ == name), None)
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(
+        word in str(error) for word in ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out")
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def statistics_process_group(geometry: Geometry) -> Any:
+    """The process group this rank normalises with, None where groups lie within a forward. Made by all ranks."""
+    if geometry.ranks_per_group == 1:
+        return None
+    groups = [dist.new_group(ranks) for ranks in geometry.rank_groups()]
+    return groups[dist.get_rank() // geometry.ranks_per_group]
+
+
+def wrapped(model: nn.Module, ranks: Ranks, *, compiled: bool) -> nn.Module:
+    """The module to call in training: gradients meet in DDP's buckets where there are several ranks.
+
+    find_unused_parameters keeps DDP from rebuilding its buckets after the first backward, which would make the order of
+    summation depend on when the process started.
+    """
+    if ranks.world_size > 1:
+        new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+        no_buffers: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
+        model = DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True, **no_buffers)
+    if compiled:
+        model.compile()
+    return model

@@ -1,0 +1,141 @@
+"""What a training step needs of a GPU's memory, from running it on tensors without values."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from vidgn.config.schema import Config, ViewsConfig
+from vidgn.data.clips.plan import view_size
+from vidgn.geometry import Geometry, group_clips
+from vidgn.memory.fake_gpu import LiveBytes, fake_gpu
+from vidgn.memory.step_alone import StepAlone
+from vidgn.models.activation_memory import set_activation_memory
+from vidgn.models.i3d import assemble_model
+from vidgn.training.bn_stats import statistics_used
+from vidgn.training.setup import DTYPES, memory_format
+from vidgn.training.tester import CURVE, clips_at_once
+
+KINETICS_CLASSES = 400
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes of one rank in a step between two others of a run.
+
+    All but `saved_bytes` and `test_bytes` are what is alive at the peak of training; the rest of the peak is the part
+    of `saved_bytes` that backward has not freed by then.
+    """
+
+    clips_per_forward: int
+    frames: int
+    parameter_bytes: int  # and running statistics
+    gradient_bytes: int  # outside DDP's buckets
+    optimizer_bytes: int
+    ddp_bytes: int  # buckets
+    saved_bytes: int  # storages kept for backward at the end of forward, each once, without parameters
+    temporary_bytes: int
+    training_bytes: int  # the peak of training
+    test_bytes: int  # the peak of the tests that are part of the run
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most alive at one moment of the run."""
+        return max(self.training_bytes, self.test_bytes)
+
+
+def predict(
+    config: Config, *, clips_per_forward: int, world_size: int = 1, num_classes: int = KINETICS_CLASSES
+) -> Prediction:
+    """Memory of `config` on a CUDA GPU, eager mode, without cuDNN's workspaces; needs neither a GPU nor the data.
+
+    Raises: ConfigError if `clips_per_forward` is not legal for this experiment and `world_size` processes.
+    """
+    return _predict(_what_matters(config), clips_per_forward, world_size, num_classes)
+
+
+@lru_cache(maxsize=256)
+def _predict(config: Config, clips_per_forward: int, world_size: int, num_classes: int) -> Prediction:
+    geometry = Geometry(config.slots_per_step, group_clips(config), world_size, clips_per_forward)
+    with fake_gpu() as live:
+        step = _step(config, geometry, num_classes)
+        parameters = live.name([*step.model.parameters(), *step.model.buffers()], "parameter")
+        optimizer = live.name(step.momentum, "optimizer")
+        buckets = live.name([step.buckets], "ddp") if step.buckets is not None else 0
+        live.name([p.grad for p in step.trained if p.grad is not None], "gradient")
+        saved = _train(step, live)
+        parts = live.peak_parts()
+        training = live.peak_bytes
+        tests = [_test(step, live, clips=clips, crop=crop) for clips, crop in evaluation_forwards(config)]
+    return Prediction(
+        clips_per_forward=clips_per_forward,
+        frames=config.frames,
+        parameter_bytes=parameters,
+        gradient_bytes=parts["gradient"],
+        optimizer_bytes=optimizer,
+        ddp_bytes=buckets,
+        saved_bytes=saved,
+        temporary_bytes=parts["temporary"],
+        training_bytes=training,
+        test_bytes=max(tests),
+    )
+
+
+def evaluation_forwards(config: Config) -> list[tuple[int, int]]:
+    """(clips, crop) of the forwards without gradients that the run's own tests push at once, each pair once."""
+    tests = [config.views]
+    if config.trainer.eval_every > 0:
+        tests.append(config.views if config.data.augment == "image" else CURVE)
+    return sorted({_evaluation_forward(config, views) for views in tests})
+
+
+def _evaluation_forward(config: Config, views: ViewsConfig) -> tuple[int, int]:
+    clips = clips_at_once(config, views, use_batch_statistics=statistics_used(config) == "batch")
+    return clips, view_size(views, config.data.crop)
+
+
+def _step(config: Config, geometry: Geometry, num_classes: int) -> StepAlone:
+    model = assemble_model(
+        config.model, config.norm, num_classes=num_classes, frames=config.frames, crop=config.data.crop, device="cpu"
+    )
+    set_activation_memory(model, config.trainer.activation_memory)
+    cpu = torch.device("cpu")
+    for module in model.modules():  # Module.to can't convert fake parameters in place
+        for name, parameter in module.named_parameters(recurse=False):
+            value = parameter.detach().to(DTYPES[config.trainer.precision])
+            if value.dim() == 5:
+                value = value.contiguous(memory_format=memory_format(config, cpu))
+            setattr(module, name, torch.nn.Parameter(value, requires_grad=parameter.requires_grad))
+    return StepAlone(config, model, geometry=geometry, device=cpu)
+
+
+def _train(step: StepAlone, live: LiveBytes) -> int:
+    """One forward, backward and update. Returns: the bytes saved for backward."""
+    live.forget_peak()
+    start = live.now()
+    logits_NK = step.forward()
+    saved = live.name_made_after(start, "saved", but=[logits_NK])
+    step.backward(logits_NK)
+    del logits_NK
+    live.name([p.grad for p in step.trained if p.grad is not None and step.buckets is None], "gradient")
+    step.update()
+    return saved
+
+
+def _test(step: StepAlone, live: LiveBytes, *, clips: int, crop: int) -> int:
+    live.forget_peak()
+    step.test(clips=clips, crop=crop)
+    return live.peak_bytes
+
+
+def _what_matters(config: Config) -> Config:
+    """`config` as on CUDA, and equal for cells whose memory is equal."""
+    formats = {"auto": "channels_last", "channels_last": "channels_last", "contiguous": "contiguous"}
+    trainer = dataclasses.replace(
+        config.trainer,
+        memory_format=formats[config.trainer.memory_format],  # type: ignore[arg-type]
+        clips_per_forward="auto",
+        device="auto",
+    )
+    return dataclasses.replace(config, study="", runs_dir="", tag=None, seed=0, weights=None, trainer=trainer)

@@ -1,0 +1,1 @@
+"""Normalization layers, their operators and the kernels of each kind of device."""

@@ -1,0 +1,202 @@
+"""The norms of vidgn: one factory, six kinds, interchangeable in a network.
+
+Every kind takes (N, C, T, H, W) in contiguous or channels_last_3d format and gives the same shape, dtype and format;
+statistics, gamma and beta are float32 (float64 for float64 input) whatever the input is.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vidgn.config.schema import NormConfig
+from vidgn.errors import ConfigError
+from vidgn.models.norms.operators import apply_norm, batch_moments
+
+
+class Norm(nn.Module):
+    """What all kinds share: gamma (`weight`), beta (`bias`), eps."""
+
+    def __init__(self, num_features: int, *, eps: float) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+class ClipNorm(Norm):
+    """GroupNorm over (C/groups, T, H, W) of each clip; the batch never enters. LN is one group, IN one per channel.
+
+    Source: Wu & He 2018, sec. 3; inflated to T as in sec. 4.3.
+    """
+
+    def __init__(self, num_features: int, *, groups: int, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps=eps)
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = batch_moments(x, rows=x.shape[0], groups=self.groups)
+        count = x.numel() // mean.numel()
+        return apply_norm(x, mean=mean, var=var, gamma=self.weight, beta=self.bias, eps=self.eps, count=count)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, groups={self.groups}, eps={self.eps}"
+
+
+class BatchNorm(Norm):
+    """BatchNorm over the clips of a statistics group, and (T, H, W): ghost BN, plain BN or BN over ranks.
+
+    In training mode the batch's statistics normalise, and are left in `batch_mean_GC`, `batch_var_GC` (biased, one row
+    per statistics group) and `batch_count` (elements behind each); the running statistics are the caller's to update.
+    In eval mode the running statistics normalise.
+
+    Source: Ioffe & Szegedy 2015; ghost batches: Hoffer et al. 2017.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(num_features, eps=eps)
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.group_clips: int | None = None  # None: all clips of a forward
+        self.group_name: str | None = None  # torch's name of the process group that shares statistics
+        self.num_ranks = 1
+        self.batch_mean_GC: Tensor | None = None
+        self.batch_var_GC: Tensor | None = None
+        self.batch_count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self._apply_running(x)
+        rows = self._rows(x.shape[0])
+        mean, var = batch_moments(x, rows=rows, groups=x.shape[1], group_name=self.group_name)
+        count = x.numel() // mean.numel() * self.num_ranks
+        self.batch_mean_GC, self.batch_var_GC, self.batch_count = mean, var, count
+        return apply_norm(
+            x,
+            mean=mean,
+            var=var,
+            gamma=self.weight,
+            beta=self.bias,
+            eps=self.eps,
+            count=count,
+            group_name=self.group_name,
+        )
+
+    def _apply_running(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean[None], self.running_var[None]
+        return apply_norm(x, mean=mean, var=var, gamma=self.weight, beta=self.bias, eps=self.eps, count=None)
+
+    def _rows(self, num_clips: int) -> int:
+        if self.group_name is not None or self.group_clips is None:
+            return 1
+        if num_clips % self.group_clips:
+            raise ConfigError(
+                f"a forward of {num_clips} clips can't be cut into statistics groups of {self.group_clips}: "
+                f"give a multiple of {self.group_clips}"
+            )
+        return num_clips // self.group_clips
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, group_clips={self.group_clips}"
+
+
+class FrozenBatchNorm(BatchNorm):
+    """BatchNorm whose running statistics and affine are imported and fixed: an affine map per channel."""
+
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.weight.requires_grad_(False)
+        self.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._apply_running(x)
+
+
+def make_norm(norm: NormConfig, *, default_groups: int) -> Callable[..., Norm]:
+    """A factory in pytorchvideo's calling form: `factory(num_features=, eps=, momentum=)`.
+
+    eps and momentum are the config's, whatever the caller passes. `default_groups`: GN's groups where the config names
+    neither groups nor channels per group. Raises: ConfigError (see `check_norm`).
+    """
+
+    def factory(num_features: int, eps: float | None = None, momentum: float | None = None) -> Norm:
+        del eps, momentum
+        match norm.kind:
+            case "bn" | "sync_bn":
+                return BatchNorm(num_features, eps=norm.eps, momentum=norm.momentum)
+            case "frozen_bn":
+                return FrozenBatchNorm(num_features, eps=norm.eps, momentum=norm.momentum)
+            case "gn" | "ln" | "in":
+                groups = num_groups(norm, num_features, default_groups=default_groups)
+                return ClipNorm(num_features, groups=groups, eps=norm.eps)
+
+    return factory
+
+
+def num_groups(norm: NormConfig, num_features: int, *, default_groups: int) -> int:
+    """Groups of channels of a norm over `num_features` channels. Raises: ConfigError if they can't be cut so."""
+    if norm.kind == "ln":
+        return 1
+    if norm.kind == "in":
+        return num_features
+    check_norm(norm, channels=[num_features], default_groups=default_groups)
+    if norm.channels_per_group is not None:
+        return num_features // norm.channels_per_group
+    return default_groups if norm.groups is None else norm.groups
+
+
+def check_norm(norm: NormConfig, *, channels: Iterable[int], default_groups: int) -> None:
+    """Raises: ConfigError if `norm` can't cut one of `channels` into groups, with the nearest values that cut all.
+
+    That at most one of the two keys is given, and for gn alone, vidgn/config/check.py has seen.
+    """
+    if norm.kind != "gn":
+        return
+    keys = {"norm.groups": norm.groups, "norm.channels_per_group": norm.channels_per_group}
+    given = {k: v for k, v in keys.items() if v is not None}
+    key, value = next(iter(given.items()), ("model.norm_groups", default_groups))
+    channels = sorted(set(channels))
+    bad = [c for c in channels if value < 1 or c % value]
+    if bad:
+        common = math.gcd(*channels)
+        divisors = [d for d in range(1, common + 1) if common % d == 0]
+        nearest = [max((d for d in divisors if d < value), default=1)]
+        nearest += [d for d in divisors if d > value][:1]
+        choices = " or ".join(dict.fromkeys(map(str, nearest)))
+        raise ConfigError(f"{key}={value} does not divide the {bad[0]} channels of a norm: give {choices}")
+
+
+def norm_layers(model: nn.Module) -> list[tuple[str, Norm]]:
+    """Names and modules of all norms, in the order of the network."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Norm)]
+
+
+def has_running_statistics(module: nn.Module) -> bool:
+    """Whether running statistics of this norm are to be kept up: true for bn and sync_bn."""
+    return isinstance(module, BatchNorm) and not isinstance(module, FrozenBatchNorm)
+
+
+def set_statistics_groups(
+    model: nn.Module, *, group_clips: int | None, process_group: dist.ProcessGroup | None = None
+) -> None:
+    """Which clips share BN's statistics; norms without batch statistics are left alone.
+
+    `group_clips`: a forward of N clips is normalised in N/group_clips groups of consecutive clips (None: one group).
+    With `process_group` a group is all clips of a forward on all ranks of it, each with the same number.
+    """
+    num_ranks = 1 if process_group is None else process_group.size()
+    for _, module in norm_layers(model):
+        if isinstance(module, BatchNorm) and has_running_statistics(module):
+            module.group_clips = group_clips
+            module.num_ranks = num_ranks
+            module.group_name = None if process_group is None or num_ranks == 1 else process_group.group_name

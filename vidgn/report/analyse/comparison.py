@@ -1,0 +1,186 @@
+"""When the difference of two runs is a gap, and what differs where it is none: pure functions over two cells."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vidgn.config.fingerprint import DATA_ROWS
+from vidgn.report.read.study import Cell, VideoScores
+
+_GEOMETRY = ("clips_per_gpu", "gpus")
+_OF_THE_ARM = ("norm.", "weights")  # what may differ in a gap
+_UNREADABLE = "settings (a config.yaml can't be read by this version, so its keys can't be named)"
+_FIRST_VALUES = ("initial", "initial_value")  # of audit.json
+
+
+def why_no_gap(arm: Cell, baseline: Cell) -> list[str]:
+    """Every condition of a gap that two finished runs miss, in words; empty if their difference is one.
+
+    The conditions: configs less norm and weights, audits less kind, training plans and tested videos agree. An arm
+    without a statistics group may come from another division of the same step: `clips_per_gpu` and `gpus` may then
+    differ, their product may not.
+    """
+    assert arm.result is not None
+    assert baseline.result is not None
+    same_start = _weights(arm) == _weights(baseline)
+    reasons = _differing_configs(arm, baseline)
+    reasons += _differing_audits(arm.audit, baseline.audit, with_values=same_start)
+    digests = arm.result.get("plan_digest"), baseline.result.get("plan_digest")
+    if None in digests:
+        reasons.append("plan_digest is missing in result.json, so the same training clips can't be shown")
+    elif digests[0] != digests[1]:
+        reasons.append(f"the clips trained on (plan_digest {_short(digests[0])} / {_short(digests[1])})")
+    return reasons + _differing_tests(arm, baseline)
+
+
+def is_borrowed(arm: Cell, baseline: Cell) -> bool:
+    """Whether `arm` stands in from another division of the same step."""
+    same = (arm.clips_per_gpu, arm.gpus) == (baseline.clips_per_gpu, baseline.gpus)
+    return not same and arm.group_free and arm.slots_per_step == baseline.slots_per_step
+
+
+def differences_to_know(arm: Cell, baseline: Cell) -> list[str]:
+    """What may differ in a gap and should be read with it: weights, input normalisation, statistics at test."""
+    remarks = []
+    weights = [_weights(c) for c in (arm, baseline)]
+    if weights[0] != weights[1]:
+        remarks.append(
+            f"weights: {arm.norm} starts from {_named(weights[0])}, {baseline.norm} from {_named(weights[1])}"
+        )
+    for name in ("mean", "std"):
+        values = [_input_statistic(c, name) for c in (arm, baseline)]
+        if values[0] != values[1]:
+            shown = [_vector(v) for v in values]
+            remarks.append(f"input {name}: {arm.norm} {shown[0]}, {baseline.norm} {shown[1]}")
+    statistics = [(c.result or {}).get("bn_stats") for c in (arm, baseline)]
+    if None not in statistics and statistics[0] != statistics[1]:
+        remarks.append(f"statistics at test: {arm.norm} {statistics[0]}, {baseline.norm} {statistics[1]}")
+    return remarks
+
+
+def align(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, np.ndarray] | None:
+    """(V,) top-1 outcomes of both on the same videos in one order; None if they were not tested on the same."""
+    if arm.ids == baseline.ids:
+        same = np.array_equal(arm.labels, baseline.labels)
+        return (arm.correct, baseline.correct) if same else None
+    if len(arm.ids) != len(baseline.ids):
+        return None
+    orders = [np.argsort(np.asarray(s.ids), kind="stable") for s in (arm, baseline)]
+    sorted_ids = [np.asarray(s.ids)[o] for s, o in zip((arm, baseline), orders, strict=True)]
+    sorted_labels = [s.labels[o] for s, o in zip((arm, baseline), orders, strict=True)]
+    if not (np.array_equal(sorted_ids[0], sorted_ids[1]) and np.array_equal(sorted_labels[0], sorted_labels[1])):
+        return None
+    return arm.correct[orders[0]], baseline.correct[orders[1]]
+
+
+def why_no_change(cell: Cell, larger: Cell) -> list[str]:
+    """What differs between two finished runs of one norm besides the batch, in words; empty if nothing does."""
+    differing = _differing_keys(cell, larger, but=_GEOMETRY)
+    if differing is None:
+        return [_UNREADABLE]
+    return [*([_keys(differing)] if differing else []), *_differing_tests(cell, larger)]
+
+
+def _differing_keys(cell: Cell, other: Cell, *, but: tuple[str, ...]) -> dict[str, tuple[Any, Any]] | None:
+    """Keys that can change a result and differ, but for those that begin so; None if a config can't be read."""
+    ours, theirs = cell.experiment(), other.experiment()
+    if ours is None or theirs is None:
+        return None
+    keys = {*ours, *theirs} - ({DATA_ROWS} if DATA_ROWS not in ours or DATA_ROWS not in theirs else set())
+    differing = sorted(k for k in keys if ours.get(k) != theirs.get(k) and not k.startswith(but))
+    return {k: (ours.get(k), theirs.get(k)) for k in differing}
+
+
+def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
+    assert arm.result is not None
+    assert baseline.result is not None
+    fingerprints = arm.result.get("pair_fingerprint"), baseline.result.get("pair_fingerprint")
+    if None in fingerprints:
+        return ["pair_fingerprint is missing in result.json, so equal settings can't be shown"]
+    if fingerprints[0] == fingerprints[1]:
+        return []
+    borrowed = is_borrowed(arm, baseline)
+    differing = _differing_keys(arm, baseline, but=(*_OF_THE_ARM, *(_GEOMETRY if borrowed else ())))
+    if differing is None:
+        return [_UNREADABLE]
+    if not differing and borrowed:
+        return []
+    if not differing:
+        return [
+            "settings outside config.yaml: pair_fingerprint differs and no key does, so the usable videos or their "
+            "labels were not the same"
+        ]
+    return [_keys(differing)]
+
+
+def _keys(differing: Mapping[str, tuple[Any, Any]]) -> str:
+    words = {DATA_ROWS: "the usable videos and labels"}
+    return "settings: " + ", ".join(f"{words.get(k, k)} ({a} / {b})" for k, (a, b) in differing.items())
+
+
+def _differing_audits(
+    arm: Mapping[str, Any] | None, baseline: Mapping[str, Any] | None, *, with_values: bool
+) -> list[str]:
+    """`with_values`: compare first values too. Weights that differ by intent bring their own."""
+    if arm is None or baseline is None:
+        return ["audit.json is missing, so equal treatment of the parameters can't be shown"]
+    one, other = ({k: v for k, v in audit.items() if k != "kind"} for audit in (arm, baseline))
+    if one == other:
+        return []
+    ignored = () if with_values else _FIRST_VALUES
+    by_role = [
+        {r["role"]: {k: v for k, v in r.items() if k not in ignored} for r in audit.get("by_role", [])}
+        for audit in (one, other)
+    ]
+    found = []
+    for role in sorted({*by_role[0], *by_role[1]}):
+        rows = [roles.get(role) for roles in by_role]
+        if rows[0] is None or rows[1] is None:
+            found.append(f"{role} is in one only")
+            continue
+        keys = [k for k in sorted({*rows[0], *rows[1]}) if rows[0].get(k) != rows[1].get(k)]
+        found += [f"{role} {k} ({rows[0].get(k)} / {rows[1].get(k)})" for k in keys]
+    for key in sorted({*one, *other} - {"by_role"}):
+        if one.get(key) != other.get(key):
+            found.append(f"{key} ({one.get(key)} / {other.get(key)})")
+    return ["audits: " + ", ".join(found)] if found else []
+
+
+def _differing_tests(arm: Cell, baseline: Cell) -> list[str]:
+    assert arm.result is not None
+    assert baseline.result is not None
+    differing = []
+    for key in ("views", "num_videos"):
+        one, other = arm.result.get(key), baseline.result.get(key)
+        if one != other:
+            differing.append(f"the test's {key} ({one} / {other})")
+    if differing:
+        return differing
+    ours, theirs = arm.videos(), baseline.videos()
+    if ours is not None and theirs is not None and align(ours, theirs) is None:
+        return ["the videos tested or their labels"]
+    return []
+
+
+def _input_statistic(cell: Cell, name: str) -> list[float] | None:
+    """Of the weights' own normalisation where a run says it has one, else of its data."""
+    told = (cell.result or {}).get(f"input_{name}") or ((cell.config or {}).get("data") or {}).get(name)
+    return None if told is None else [float(v) for v in told]
+
+
+def _weights(cell: Cell) -> str | None:
+    return (cell.config or {}).get("weights")
+
+
+def _named(weights: str | None) -> str:
+    return "random" if weights is None else str(weights)
+
+
+def _vector(values: list[float] | None) -> str:
+    return "unknown" if values is None else "[" + ", ".join(f"{v:g}" for v in values) + "]"
+
+
+def _short(digest: Any) -> str:
+    text = str(digest)
+    return text if len(text) <= 10 else text[:8] + "…"

@@ -1,0 +1,248 @@
+"""A study read from its files: cells, what they were asked to be, where they stand and what they measured."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from vidgn.config.build import build
+from vidgn.config.fingerprint import DATA_ROWS, identity
+from vidgn.config.schema import Config
+from vidgn.errors import ConfigError, ManifestError
+from vidgn.report.read.run_state import Progress, lines_of, read_json, read_progress
+
+# Norms whose statistics never leave a clip, or are fixed: how a step is cut into groups can't reach them.
+GROUP_FREE = ("gn", "ln", "in", "frozen_bn")
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """Per-video outcome of one test, in the order of the file; rows that were missing at test are left out."""
+
+    ids: tuple[str, ...]
+    labels: np.ndarray  # (V,)
+    rank: np.ndarray  # (V,) place of the label's score from 0; -1 unreadable
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(V,) booleans: top-1."""
+        return self.rank == 0
+
+    def top(self, k: int) -> float:
+        """Top-k accuracy in percent; an unreadable video is wrong."""
+        return 100 * float(np.mean((self.rank >= 0) & (self.rank < k)))
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Validation under training augmentation, one clip a video."""
+
+    step: int
+    epoch: float
+    top1_error_percent: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a study and the run that belongs to it, if there is one."""
+
+    run_name: str
+    directory: Path
+    model: str
+    norm: str
+    frames: int
+    clips_per_gpu: int
+    gpus: int
+    seed: int
+    tag: str | None
+    asked: bool  # the sweep asked for it; else its directory was found
+    progress: Progress
+    config: Mapping[str, Any] | None  # config.yaml, plain
+    result: Mapping[str, Any] | None
+    audit: Mapping[str, Any] | None
+
+    @property
+    def state(self) -> str:
+        return self.progress.state
+
+    @property
+    def slots_per_step(self) -> int:
+        """Clips of one optimizer update."""
+        return self.gpus * self.clips_per_gpu
+
+    @property
+    def group_free(self) -> bool:
+        """Whether how a step is divided among GPUs can't change this cell."""
+        return self.norm in GROUP_FREE
+
+    @property
+    def is_imagenet(self) -> bool:
+        return bool(self.config) and (self.config or {}).get("data", {}).get("format") == "imagenet"
+
+    @property
+    def test_name(self) -> str:
+        """Stem of the files of the configured test."""
+        assert self.result is not None
+        return f"{self.result['views']}-{self.result.get('bn_stats') or 'none'}"
+
+    def curve(self) -> tuple[CurvePoint, ...]:
+        """Points of the validation curve, by step; of a step written twice the later one."""
+        points = {}
+        for line in lines_of(self.directory / "metrics.jsonl", "curve"):
+            points[line["step"]] = CurvePoint(line["step"], line["epoch"], line["top1_error_percent"])
+        return tuple(points[step] for step in sorted(points))
+
+    def videos(self, test_name: str | None = None) -> VideoScores | None:
+        """Per-video scores of the configured test or of another; None if the file is not there or not whole."""
+        path = self.directory / "tests" / f"{test_name or self.test_name}.csv"
+        try:
+            return read_videos(path, path.stat().st_mtime_ns)
+        except OSError:
+            return None
+
+    def tests(self) -> dict[str, Mapping[str, Any]]:
+        """Results of every test there is, by `views-bn_stats`."""
+        found = {p.stem: read_json(p) for p in sorted((self.directory / "tests").glob("*.json"))}
+        return {name: r for name, r in found.items() if isinstance(r, Mapping) and "top1" in r}
+
+    def experiment(self) -> dict[str, Any] | None:
+        """Flat keys that can change a result, as a fingerprint takes them: identity.json, else config.yaml.
+
+        The config alone doesn't know the usable rows. None where neither can be read by this version.
+        """
+        flat = read_json(self.directory / "identity.json")
+        if not isinstance(flat, Mapping):
+            try:
+                flat = identity(build(Config, self.config), data_digest="", weights_digest=None)
+            except ConfigError:
+                return None
+            flat = {k: v for k, v in flat.items() if k != DATA_ROWS}
+        return dict(flat)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The cells of one study directory, those asked for first and in their order."""
+
+    name: str
+    directory: Path
+    cells: tuple[Cell, ...]
+    was_swept: bool  # study.json is there: what is missing can be named
+
+    def count(self, state: str) -> int:
+        return sum(c.state == state for c in self.cells)
+
+
+def read_study(directory: Path | str) -> Study:
+    """Everything a report or a status needs, from the files in `directory`.
+
+    Raises: ManifestError if it is no study, naming what was looked for.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ManifestError(f"no study in {directory}: there is no such directory (a study is runs_dir/study)")
+    if (directory / "config.yaml").is_file():
+        raise ManifestError(
+            f"{directory} is a run, not a study: give the directory above it, {directory.absolute().parent}"
+        )
+    asked = _asked(directory / "study.json")
+    found = sorted(p.parent.name for p in directory.glob("*/config.yaml"))
+    names = [*asked, *(n for n in found if n not in asked)]
+    if not names:
+        raise ManifestError(
+            f"no study in {directory}: looked for study.json or a run in */config.yaml and found neither "
+            f"(a study is runs_dir/study)"
+        )
+    cells = tuple(_read_cell(directory / name, asked.get(name)) for name in names)
+    return Study(directory.absolute().name, directory, cells, bool(asked))
+
+
+@cache
+def read_videos(path: Path, mtime_ns: int) -> VideoScores:
+    """Per-video scores of one test file (`id, label, status, rank, ...`). `mtime_ns` only tells versions apart.
+
+    Raises: OSError if the file is not there, ManifestError if it is not such a file.
+    """
+    ids, labels, ranks = [], [], []
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        try:
+            for row in csv.DictReader(file):
+                if row["status"] != "missing":
+                    ids.append(row["id"])
+                    labels.append(int(row["label"]))
+                    ranks.append(int(row["rank"]) if row["status"] == "ok" else -1)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ManifestError(
+                f"{path} is no file of per-video scores: needs id,label,status,rank ({error})"
+            ) from None
+    return VideoScores(tuple(ids), np.asarray(labels, dtype=np.int64), np.asarray(ranks, dtype=np.int64))
+
+
+def _asked(path: Path) -> dict[str, Mapping[str, Any]]:
+    """Run name -> values of every cell a sweep has asked for; empty without the file."""
+    if not path.is_file():
+        return {}
+    listing = read_json(path)
+    try:
+        return {str(c["run_name"]): dict(c["values"]) for c in listing["cells"]}
+    except (KeyError, TypeError, ValueError):
+        raise ManifestError(f"{path} is no list of cells: start the sweep again to write it anew") from None
+
+
+def _read_cell(directory: Path, values: Mapping[str, Any] | None) -> Cell:
+    config = _read_yaml(directory / "config.yaml")
+    told = {**(values or {}), **_identity(config)}
+    missing = [k for k in ("model", "norm", "frames", "clips_per_gpu", "gpus") if k not in told]
+    if missing:
+        raise ManifestError(
+            f"{directory.parent / 'study.json'}: the cell {directory.name} does not say its {', '.join(missing)} "
+            f"and has no config.yaml: start the sweep again to write it anew"
+        )
+    return Cell(
+        run_name=directory.name,
+        directory=directory,
+        model=str(told["model"]),
+        norm=str(told["norm"]),
+        frames=int(told["frames"]),
+        clips_per_gpu=int(told["clips_per_gpu"]),
+        gpus=int(told["gpus"]),
+        seed=int(told.get("seed", 0)),
+        tag=_tag(directory.name, told),
+        asked=values is not None,
+        progress=read_progress(directory),
+        config=config,
+        result=read_json(directory / "result.json"),
+        audit=read_json(directory / "audit.json"),
+    )
+
+
+def _identity(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not config:
+        return {}
+    told = {k: config[k] for k in ("frames", "clips_per_gpu", "gpus", "seed", "tag") if k in config}
+    for key, inner in (("model", "name"), ("norm", "kind")):
+        if isinstance(config.get(key), Mapping) and inner in config[key]:
+            told[key] = config[key][inner]
+    return told
+
+
+def _tag(run_name: str, told: Mapping[str, Any]) -> str | None:
+    """The tag a cell was told, or the part of its run's name that nothing else explains."""
+    if "tag" in told:
+        return None if told["tag"] is None else str(told["tag"])
+    size = f"{told['frames']}f_{told['clips_per_gpu']}x{told['gpus']}"
+    rest = run_name.removeprefix(f"{told['model']}_{size}_{told['norm']}")
+    return rest.removesuffix(f"_s{told.get('seed', 0)}").strip("_") or None
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any] | None:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None
+    return found if isinstance(found, Mapping) else None

@@ -1,0 +1,235 @@
+"""Pictures of a study. Figures are built without pyplot: no global state, no display, safe in any thread.
+
+Colours are Okabe & Ito's, which colour-blind readers can tell apart; dashes and markers say the same again.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from vidgn.report.analyse.analysis import Analysis, Comparison
+from vidgn.report.analyse.arms import Column
+from vidgn.report.analyse.statistics import LEVEL
+from vidgn.report.read.published import SOURCE
+from vidgn.report.read.study import Cell
+from vidgn.report.show.markdown import column_name, plural
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DPI = 150
+GREY = "#666666"
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a png file's bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
+
+
+def curves(analysis: Analysis) -> Figure | None:
+    """Validation error by epoch: a panel a norm (rows: nets), a line a batch, dashes by length; None without points.
+
+    Several seeds: their mean, and a band from the lowest to the highest. Source of the form: Wu & He 2018, fig. 7.
+    """
+    lines = _curve_lines(analysis.study.cells)
+    if not lines:
+        return None
+    models = list(dict.fromkeys(model for model, *_ in lines))
+    norms = [n for n in analysis.norms if any(norm == n for _, norm, *_ in lines)]
+    batches = sorted({(clips, gpus) for _, _, _, clips, gpus, _ in lines}, reverse=True)
+    lengths = sorted({frames for _, _, frames, *_ in lines})
+    tags = list(dict.fromkeys(tag for *_, tag in lines))
+    colours = {b: COLOURS[i % len(COLOURS)] for i, b in enumerate(batches)}
+    dashes = {f: DASHES[i % len(DASHES)] for i, f in enumerate(lengths)}
+    widths = dict(zip(batches, np.linspace(2.4, 1.3, len(batches)), strict=True))  # equal lines show as one in another
+    markers = {t: None if i == 0 else _of(MARKERS, i) for i, t in enumerate(tags)}
+    figure, axes = _panels(len(models), len(norms))
+    for (model, norm, frames, clips, gpus, tag), seeds in lines.items():
+        ax = axes[models.index(model), norms.index(norm)]
+        style = {"color": colours[clips, gpus], "linestyle": dashes[frames], "linewidth": widths[clips, gpus]}
+        epochs, errors_SE = _on_common_epochs(seeds)
+        marker = markers[tag] or ("o" if len(epochs) == 1 else None)
+        ax.plot(epochs, errors_SE.mean(axis=0), marker=marker, markersize=4, **style)
+        if len(errors_SE) > 1:
+            low, high = errors_SE.min(axis=0), errors_SE.max(axis=0)
+            ax.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    for (row, column), ax in np.ndenumerate(axes):
+        ax.set_title(norms[column] if len(models) == 1 else f"{norms[column]}, {models[row]}")
+        ax.set_xlabel("epoch")
+        ax.grid(alpha=0.25)
+        ax.label_outer()
+    figure.supylabel("validation error, 1 " + ("image" if analysis.is_imagenet else "clip") + " (%)")
+    bottom, top = axes.flat[0].get_ylim()  # shared by all panels
+    axes.flat[0].set_ylim(max(0.0, bottom), min(100.0, top))
+    axes.flat[0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    unit = analysis.unit
+    several_gpus = len({gpus for _, gpus in batches}) > 1
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colours[c, g],
+            linewidth=widths[c, g],
+            label=f"{c} {unit}/GPU" + (f" × {g}" if several_gpus else ""),
+        )
+        for c, g in batches
+    ]
+    if len(lengths) > 1:
+        handles += [Line2D([], [], color=GREY, linestyle=dashes[f], label=f"{f} frames") for f in lengths]
+    if len(tags) > 1:
+        handles += [Line2D([], [], color=GREY, marker=markers[t], label=t or "no tag") for t in tags]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, handlelength=3)
+    return figure
+
+
+def gaps(analysis: Analysis) -> Figure | None:
+    """Every gap by column with its interval over videos; seeds as dots, published gaps hollow. None without gaps."""
+    found = [g for g in analysis.gaps if g.is_gap]
+    if not found:
+        return None
+    columns = [c for c in analysis.columns if any(g.arm.column == c for g in found)]
+    norms = list(dict.fromkeys(g.arm.norm for g in found))
+    figure = Figure(figsize=(min(14.0, max(5.2, 2.6 + 1.35 * len(columns))), 4.2), layout="constrained")
+    ax = figure.add_subplot()
+    ax.axhline(0, color=GREY, linewidth=1)
+    offsets = np.linspace(-0.5, 0.5, len(norms) + 2)[1:-1] * 0.6
+    for norm, offset, colour, marker in zip(
+        norms, offsets, cycled(COLOURS, len(norms)), cycled(MARKERS, len(norms)), strict=True
+    ):
+        for gap in (g for g in found if g.arm.norm == norm):
+            _draw_gap(ax, analysis, gap, columns.index(gap.arm.column) + offset, colour, marker)
+        ax.plot([], [], color=colour, marker=marker, linestyle="", label=norm)
+    if any(len(g.seeds) > 1 for g in found):
+        ax.plot([], [], color=GREY, marker=".", linestyle="", alpha=0.6, label="one seed")
+    if any(_published_gap(analysis, g) is not None for g in found):
+        ax.plot([], [], color=GREY, marker="o", fillstyle="none", linestyle="", label=SOURCE)
+    unit = analysis.unit
+    several = len({c.model for c in columns}) > 1
+    names = [column_name(c, unit=unit, short=True) for c in columns]
+    names = [f"{n}\n{c.model}" for n, c in zip(names, columns, strict=True)] if several else names
+    ax.set_xticks(
+        range(len(columns)),
+        names,
+        rotation=0 if len(columns) <= 8 else 30,
+        ha="center" if len(columns) <= 8 else "right",
+    )
+    ax.set_xlim(-0.6, len(columns) - 0.4)
+    ax.set_xlabel(("images" if analysis.is_imagenet else "frames, clips") + "/GPU × GPUs")
+    what = "error" if analysis.is_imagenet else "accuracy"
+    ax.set_ylabel(f"gap to {analysis.baseline}, top-1 {what} (points)")
+    ax.plot([], [], color=GREY, linewidth=2, label=f"{100 * LEVEL:.0f} % over {analysis.unit_tested}")
+    ax.grid(axis="y", alpha=0.25)
+    figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
+def batches(analysis: Analysis) -> Figure | None:
+    """Error by clips per GPU, the published line dotted; None below three batch sizes.
+
+    A panel a net and clip length with GPUs fixed (the step falls too; Wu & He 2018, fig. 1), and one a step of fixed
+    size (the statistics group alone).
+    """
+    panels = _batch_panels(analysis)
+    if not panels:
+        return None
+    figure, axes = _panels(1, len(panels))
+    sizes = sorted({c.clips_per_gpu for columns in panels.values() for c in columns})  # panels share their ticks
+    for ax, (title, columns) in zip(axes.flat, panels.items(), strict=True):
+        for i, norm in enumerate(analysis.norms):
+            ours = {c.clips_per_gpu: a for c in columns if (a := analysis.arms.get((c, norm))) and a.done}
+            told = {c.clips_per_gpu: p for c in columns if (p := analysis.published_for(c, norm))}
+            style = {"color": _of(COLOURS, i), "marker": _of(MARKERS, i)}
+            spread = [a.top1.deviation or 0.0 for a in ours.values()]
+            bars = spread if any(spread) else None  # none where all have one seed
+            ax.errorbar(list(ours), [100 - a.top1.mean for a in ours.values()], bars, label=norm, capsize=2, **style)
+            if told:
+                errors = [100 - p.top1 for p in told.values()]
+                ax.plot(list(told), errors, linestyle=":", fillstyle="none", label=f"{norm}, {SOURCE}", **style)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(sizes, map(str, sizes))
+        ax.set_xlabel(f"{analysis.unit} per GPU")
+        ax.set_title(title, fontsize="medium")
+        ax.grid(alpha=0.25)
+    axes.flat[0].invert_xaxis()  # shared by all panels: large to small, as in the paper
+    figure.supylabel("validation error (%)")
+    labelled = {name: h for ax in axes.flat for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(labelled.values(), labelled.keys(), loc="outside right center", frameon=False)
+    return figure
+
+
+def _batch_panels(analysis: Analysis) -> dict[str, list[Column]]:
+    """Title -> columns, large batches first, of every series of three batch sizes or more with a result in it."""
+    series: dict[str, list[Column]] = {}
+    for c in analysis.columns:
+        name = c.model + ("" if analysis.is_imagenet else f", {c.frames} frames") + (f" [{c.tag}]" if c.tag else "")
+        series.setdefault(f"{name}\n{plural(c.gpus, 'GPU')}", []).append(c)
+        series.setdefault(f"{name}\nstep of {c.slots_per_step} {analysis.unit}", []).append(c)
+    measured = {c for (c, _), arm in analysis.arms.items() if arm.done}
+    return {title: columns for title, columns in series.items() if len(columns) > 2 and measured.intersection(columns)}
+
+
+def _curve_lines(
+    cells: Sequence[Cell],
+) -> dict[tuple[str, str, int, int, int, str | None], list[tuple[np.ndarray, np.ndarray]]]:
+    """(model, norm, frames, clips, gpus, tag) -> (epochs, errors) of each seed."""
+    lines: dict[tuple[str, str, int, int, int, str | None], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for cell in cells:
+        points = cell.curve()
+        if points:
+            key = (cell.model, cell.norm, cell.frames, cell.clips_per_gpu, cell.gpus, cell.tag)
+            pair = np.array([p.epoch for p in points]), np.array([p.top1_error_percent for p in points])
+            lines.setdefault(key, []).append(pair)
+    return lines
+
+
+def _on_common_epochs(seeds: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs every seed has reached, and (S, E) errors there."""
+    common = seeds[0][0]
+    for epochs, _ in seeds[1:]:
+        common = np.intersect1d(common, epochs)
+    if not len(common):  # seeds evaluated at unlike moments: the longest alone
+        longest = max(seeds, key=lambda s: len(s[0]))
+        return longest[0], longest[1][None]
+    return common, np.stack([errors[np.searchsorted(epochs, common)] for epochs, errors in seeds])
+
+
+def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(min(16.0, 2.0 + 3.0 * columns), 0.8 + 3.0 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+
+
+def cycled(values: Sequence[str], count: int) -> list[str]:
+    """`count` values, from the start again where there are too few."""
+    return [_of(values, i) for i in range(count)]
+
+
+def _of(values: Sequence[str], i: int) -> str:
+    return values[i % len(values)]
+
+
+def _draw_gap(ax: Axes, analysis: Analysis, gap: Comparison, x: float, colour: str, marker: str) -> None:
+    assert gap.points is not None
+    sign = -1 if analysis.is_imagenet else 1  # images are told in error, as in the table
+    if gap.videos is not None:
+        ends = [sign * gap.videos.low, sign * gap.videos.high]
+        ax.plot([x, x], ends, color=colour, linewidth=2, solid_capstyle="butt")
+    ax.plot([x], [sign * gap.points.mean], color=colour, marker=marker, markersize=7, linestyle="")
+    if len(gap.seeds) > 1:
+        ours, theirs = ({c.seed: c.result["top1"] for c in a.done if c.result} for a in (gap.arm, gap.baseline))
+        each = [sign * (ours[s] - theirs[s]) for s in gap.seeds]
+        ax.plot([x + 0.07] * len(each), each, color=colour, marker=".", linestyle="", alpha=0.6)
+    if (told := _published_gap(analysis, gap)) is not None:
+        ax.plot([x - 0.07], [sign * told], color=colour, marker=marker, fillstyle="none", linestyle="")
+
+
+def _published_gap(analysis: Analysis, gap: Comparison) -> float | None:
+    ours, theirs = (analysis.published_for(gap.arm.column, a.norm) for a in (gap.arm, gap.baseline))
+    return None if ours is None or theirs is None else ours.top1 - theirs.top1

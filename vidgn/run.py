@@ -1,0 +1,271 @@
+"""One cell from start to result: claim the directory, train, test, write what the report reads."""
+
+import hashlib
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vidgn.atomic_files import read_json, write_json, write_text
+from vidgn.config.build import to_plain
+from vidgn.config.fingerprint import WEIGHTS, identity
+from vidgn.config.schema import Config
+from vidgn.data.datasets.manifest import Manifest, read_manifest
+from vidgn.data.loading.batches import check_data
+from vidgn.distributed.environment import ranks_are_set
+from vidgn.distributed.launcher import Work, check_launch, launch
+from vidgn.distributed.ranks import Ranks, joined, world_size_of
+from vidgn.distributed.scaling import traffic
+from vidgn.distributed.signals import RankStop, Stop, heard, stopped_with_sweep
+from vidgn.errors import CheckpointError, VidgnError
+from vidgn.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
+from vidgn.models.i3d import VideoResNet
+from vidgn.models.weights import load_weights
+from vidgn.models.weights.containers import resolve_path
+from vidgn.models.weights.formats import Triple
+from vidgn.runs import directory
+from vidgn.runs.checkpoint import list_checkpoints
+from vidgn.runs.directory import RunDirectory, StopRequested
+from vidgn.runs.lock import locked, sweep
+from vidgn.training.audit import audit, audit_table
+from vidgn.training.loop import Trainer
+from vidgn.training.result import items, write_test
+from vidgn.training.setup import (
+    ToModel,
+    check_bf16,
+    check_experiment,
+    machine,
+    make_model,
+    place_model,
+    set_precision,
+    set_threads,
+)
+
+
+def check_before_start(config: Config, *, here: bool = True, is_test: bool = False) -> None:
+    """All that can be told about a cell before a process starts or a video is opened.
+
+    `here`: on this machine; false where cells are sent to others, whose GPUs and ports can't be seen. `is_test`: a
+    trained run is tested, which needs less memory than training.
+    Raises: ConfigError, ManifestError.
+    """
+    check_experiment(config, world_size=world_size_of(config))
+    if here:
+        check_launch(config)
+        gpu_bytes = local_gpu_bytes(config)
+        if gpu_bytes is not None and not is_test:
+            check_fits(config, world_size=world_size_of(config), gpu_bytes=gpu_bytes)
+    check_data(config.data)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train and test one cell; go on where it was stopped; leave it alone where it is done.
+
+    Returns: what is in result.json; empty on a node that can't see it.
+    Raises: VidgnError; StopRequested when a signal stopped it with everything saved.
+    """
+    check_before_start(config)
+    stop = Stop()
+    with heard(stop), stopped_with_sweep(stop):
+        if stop.is_set():
+            raise StopRequested("stopped before it began")
+        if ranks_are_set():
+            outcome = work_as_rank(config, RankStop(stop), "train", claimed=False)
+        elif config.launch.nnodes > 1:  # the first rank claims the directory: which node has it shows when they meet
+            outcome = launch(config, stop, "train")
+        else:
+            outcome = _claim_and_train(config, stop)
+    _finish(outcome)
+    result = config.run_dir / "result.json"
+    return read_json(result) if result.exists() else {}
+
+
+def _claim_and_train(config: Config, stop: Stop) -> str | None:
+    with ExitStack() as held:
+        if not _claim(config, held):
+            return None
+        if world_size_of(config) == 1:
+            return work_as_rank(config, RankStop(stop), "train", claimed=True)
+        return launch(config, stop, "train")
+
+
+def evaluate_run(config: Config) -> None:
+    """Test a finished run with the views and statistics in `config`; the result goes to its tests/.
+
+    Raises: as `run`.
+    """
+    check_before_start(config, is_test=True)
+    stop = Stop()
+    with heard(stop):
+        if world_size_of(config) == 1 or ranks_are_set():
+            outcome = work_as_rank(config, RankStop(stop), "test", claimed=True)
+        else:
+            outcome = launch(config, stop, "test")
+    _finish(outcome)
+
+
+def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -> str | None:
+    """One rank's whole life in a cell.
+
+    `claimed`: the launching process has made the directory the cell's; else the first rank does.
+
+    Returns: None when done, else why it stopped with everything saved.
+    """
+    threads = set_threads(config)
+    set_precision(config)
+    with joined(config) as ranks, ExitStack() as held:
+        if config.trainer.precision == "bf16":
+            check_bf16(ranks.device)
+        if not claimed and not _first_claims(config, ranks, held):
+            return None
+        train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
+        identified = _identity(config, train, val, is_test=work == "test")
+        run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop, identity=identified)
+        try:
+            model, input_mean = _first_model(config, train, run_directory, ranks, is_test=work == "test")
+            geometry = fitting_geometry(config, ranks, num_classes=len(train.classes), is_test=work == "test")
+            to_model = ToModel(config, ranks.device, input_mean=input_mean)
+            trainer = Trainer(
+                config,
+                model=model,
+                geometry=geometry,
+                ranks=ranks,
+                train=train,
+                val=val,
+                run=run_directory,
+                to_model=to_model,
+            )
+            if work == "train":
+                here = machine(config, ranks, clips_per_forward=geometry.clips_per_forward, threads=threads)
+                _announce(config, trainer, here)
+                trainer.train()
+                trainer.run.close()
+            else:
+                trainer.load_finished()
+            write_test(trainer, identified, is_result=work == "train")
+            ranks.barrier()  # the first has written the result
+        except StopRequested as stopped:
+            run_directory.say(str(stopped))
+            return str(stopped)
+        finally:
+            run_directory.close()
+    return None
+
+
+# -- before ---------------------------------------------------------------------------------------------------------
+
+
+def _claim(config: Config, held: ExitStack) -> bool:
+    """Read the data's annotation, make the directory this experiment's, and lock it for as long as `held` is open.
+
+    Returns: whether there is anything left to do.
+    """
+    path = config.run_dir
+    train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
+    identified = _identity(config, train, val, is_test=False)
+    if (path / "result.json").exists():
+        directory.claim(path, identified)
+        sweep(path)
+        print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
+        return False
+    path.mkdir(parents=True, exist_ok=True)
+    held.enter_context(locked(path, _say_to(path)))
+    directory.claim(path, identified)
+    write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
+    (path / "error.txt").unlink(missing_ok=True)
+    return True
+
+
+def _first_claims(config: Config, ranks: Ranks, held: ExitStack) -> bool:
+    """The same where no one process has launched all ranks: the first does it, all hear how it went."""
+    outcome: bool | VidgnError = True
+    if ranks.is_first:
+        try:
+            outcome = _claim(config, held)
+        except VidgnError as error:
+            outcome = error
+    outcome = ranks.gather(outcome)[0]
+    if isinstance(outcome, VidgnError):
+        raise outcome
+    return outcome
+
+
+def _identity(config: Config, train: Manifest, val: Manifest, *, is_test: bool) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{train.digest()} {val.digest()}".encode()).hexdigest()[:32]
+    weights = None
+    if (path := _weights_file(config, is_test=is_test)) is not None:
+        with open(path, "rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+    elif config.weights is not None:
+        weights = read_json(config.run_dir / "identity.json")[WEIGHTS]
+    return identity(config, data_digest=digest, weights_digest=weights)
+
+
+def _weights_file(config: Config, *, is_test: bool) -> Path | None:
+    """The file to start from; None where there is none, in a test, and where it is gone and a checkpoint is there."""
+    if config.weights is None or is_test:
+        return None
+    try:
+        return resolve_path(config.weights)
+    except CheckpointError:
+        if list_checkpoints(config.run_dir / "checkpoints"):
+            return None
+        raise
+
+
+def _first_model(
+    config: Config, train: Manifest, run: RunDirectory, ranks: Ranks, *, is_test: bool
+) -> tuple[VideoResNet, Triple | None]:
+    """The network as step 0 has it, audited; and the input mean that came with its weights.
+
+    Without its weights where a checkpoint will replace them.
+    """
+    model = make_model(config, num_classes=len(train.classes))
+    input_mean = None
+    if (path := _weights_file(config, is_test=is_test)) is not None:
+        report = load_weights(model, path, std=config.data.std)
+        input_mean = report.input_mean
+        run.say(str(report))
+    audited = audit(model, config)
+    if ranks.is_first and not (run.path / "audit.json").exists():
+        write_json(run.path / "audit.json", audited)
+        run.say(audit_table(audited))
+    return place_model(model, config, ranks.device), input_mean
+
+
+def _announce(config: Config, trainer: Trainer, here: dict[str, Any]) -> None:
+    """machine.json, and what a start says: where, how long, on what; whether bits may differ from the start before."""
+    if not trainer.ranks.is_first:
+        return
+    sent = traffic(trainer.model, trainer.geometry)
+    here |= {"steps_total": trainer.total_steps, "communication": asdict(sent)}
+    before = directory.add_machine(config.run_dir, here)
+    say, g = trainer.run.say, trainer.geometry
+    for manifest, name in ((trainer.train_rows, "training"), (trainer.val_rows, "validation")):
+        missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
+        say(f"{len(manifest)} {name} {items(config)}{missing}, {len(manifest.classes)} classes")
+    say(
+        f"{config.run_dir}: {trainer.total_steps} steps of {g.slots_per_step} clips; "
+        f"{g.world_size} x {here['device']}, {g.forwards_per_step} forwards of {g.clips_per_forward} a step, "
+        f"{g.groups_per_forward} statistics groups each"
+    )
+    if g.world_size > 1:
+        say(str(sent))
+    if before is not None:
+        differ = [k for k in here if before.get(k) != here[k]]
+        if differ:
+            say(
+                f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, "
+                f"not to the bit"
+            )
+
+
+def _finish(outcome: str | None) -> None:
+    if outcome is not None:
+        raise StopRequested(outcome)
+
+
+def _say_to(path: Path) -> Any:
+    return RunDirectory(path, writes=True, stop=Stop()).say

@@ -1,0 +1,1 @@
+"""One run's directory: its identity, lock, checkpoints, metrics and progress."""

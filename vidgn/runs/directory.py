@@ -1,0 +1,275 @@
+"""A run's directory: who may write it, what is in it, and what the person at the terminal sees of it."""
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from vidgn.atomic_files import read_json, write_json, write_text
+from vidgn.config.fingerprint import differing_keys, fingerprint
+from vidgn.errors import CheckpointError, ConfigError, StopRequested
+from vidgn.runs import checkpoint
+from vidgn.runs.metrics import MetricsLog, read_metrics
+from vidgn.runs.progress import Clock, Progress
+
+__all__ = ["RunDirectory", "StopRequested", "add_machine", "best_curve_point", "claim", "write_error"]
+
+
+class OtherExperimentError(ConfigError):
+    """The directory belongs to another experiment: nothing in it may be touched."""
+
+
+class StopFlag(Protocol):
+    """Set by the launching process's signal handler; read by every rank each step."""
+
+    def is_set(self) -> bool: ...
+
+
+class RunDirectory:
+    """The files of one run, as one rank sees them: only the first rank writes."""
+
+    def __init__(self, path: Path, *, writes: bool, stop: StopFlag, identity: Mapping[str, Any] | None = None) -> None:
+        self.path, self.writes, self.stop = path, writes, stop
+        self._identity = json.loads(json.dumps(identity or {}))
+        self._saved_step = 0
+        self.clock = Clock()
+        self._metrics: MetricsLog | None = None
+        self._best: tuple[float, int] | None = None  # (error, step) of the best point on the validation curve
+        self._board: Any = None
+
+    # -- what is said ---------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """A line on the terminal and in log.txt."""
+        if self.writes:
+            Progress.print(text)
+            # A full disk must not end the run here, nor the name of a file that is not UTF-8.
+            with suppress(OSError), open(self.path / "log.txt", "a", errors="surrogateescape") as file:
+                file.write(text + "\n")
+
+    @contextmanager
+    def progress(self, done: int, total: int, unit: str) -> Iterator[Progress]:
+        """A bar on a terminal, now and then a line elsewhere; nothing from ranks that don't write."""
+        with Progress(done, total, unit, say=self.say, shown=self.writes) as progress:
+            yield progress
+
+    # -- metrics --------------------------------------------------------------------------------------------------
+
+    def open_metrics(self, *, offset: int, step: int) -> None:
+        """Cut metrics.jsonl back to `offset` and go on from there."""
+        if not self.writes:
+            return
+        log = self._metrics = self.patiently(
+            lambda: MetricsLog(self.path / "metrics.jsonl", offset=offset), "metrics.jsonl"
+        )
+        if log.missing_bytes:
+            self.say(
+                f"metrics.jsonl lacks {log.missing_bytes} bytes of the steps up to {step}: lines are missing from it"
+            )
+        self._best = best_curve_point(self.path / "metrics.jsonl")
+        from torch.utils.tensorboard import SummaryWriter
+
+        with self._board_may_fail():
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1, max_queue=100)
+
+    def write_line(self, line: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl, and its numbers on the board."""
+        log = self._metrics
+        if log is None:
+            return
+        self.patiently(lambda: log.write(dict(line)), "metrics.jsonl")
+        if line["kind"] == "curve":
+            point = (line["top1_error_percent"], line["step"])
+            self._best = min(self._best or point, point)
+        with self._board_may_fail():
+            for key, value in line.items():
+                if self._board is not None and isinstance(value, float) and key != "epoch":
+                    self._board.add_scalar(f"{line['kind']}/{key}", value, line["step"])
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+            with self._board_may_fail():
+                if self._board is not None:
+                    self._board.close()
+
+    @contextmanager
+    def _board_may_fail(self) -> Iterator[None]:
+        """The board is a view of metrics.jsonl: where it can't be written the run goes on without."""
+        try:
+            yield
+        except OSError as error:
+            self._board = None
+            self.say(f"tensorboard files can't be written ({error.strerror}): going on without")
+
+    def patiently(self, write: Callable[[], Any], what: str) -> Any:
+        """`with_patience` for a file of this run."""
+        return with_patience(write, f"{what} of {self.path}", say=self.say)
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest good checkpoint; metrics.jsonl is cut back to where it was then. For the rank that writes."""
+        checkpoint.remove_partial(self.checkpoints)
+        state = checkpoint.load_latest(self.checkpoints, self.say)
+        if state is not None:
+            self._check_identity(state)
+            self._saved_step = state["step"]
+            self.say(f"going on from step {state['step']}")
+        self.open_metrics(offset=state["metrics_offset"] if state else 0, step=self._saved_step)
+        return state
+
+    def load_step(self, step: int) -> dict[str, Any]:
+        """The checkpoint that the writing rank has chosen.
+
+        Raises: CheckpointError where this rank does not see it.
+        """
+        path = checkpoint.checkpoint_path(self.checkpoints, step)
+        if not path.exists():
+            raise CheckpointError(
+                f"{path} is not there for every rank: runs_dir must be one folder that all nodes share"
+            )
+        return checkpoint.load_checkpoint(path)
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> None:
+        """Save, then remove what `keep` and the best no longer hold.
+
+        Raises: CheckpointError if the disk stays full; what was saved before is still there.
+        """
+        assert self._metrics is not None
+        full = {
+            **state,
+            "metrics_offset": self.patiently(self._metrics.offset, "metrics.jsonl"),
+            "identity": self._identity,
+            "versions": _versions(),
+        }
+        path = checkpoint.checkpoint_path(self.checkpoints, step)
+        self.patiently(lambda: checkpoint.save_checkpoint(path, full), f"checkpoint {path.name}")
+        self._saved_step = step
+        self.prune_checkpoints(keep=keep)
+
+    def prune_checkpoints(self, *, keep: int) -> None:
+        """Keep the newest `keep` and the one of the best point on the validation curve."""
+        if self.writes:
+            also = [] if self._best is None else [self._best[1]]
+            checkpoint.prune(self.checkpoints, step=self._saved_step, keep=keep, also=also)
+
+    def _check_identity(self, state: Mapping[str, Any]) -> None:
+        if self._identity and (keys := differing_keys(self._identity, state["identity"])):
+            raise CheckpointError(
+                f"checkpoint {state['step']} in {self.checkpoints} is of another experiment: {_some(keys)}. "
+                f"Remove it, or write tag=NAME to start in a directory of its own"
+            )
+
+    # -- other files ----------------------------------------------------------------------------------------------
+
+    def write_whole(self, name: str, value: Any) -> None:
+        """A JSON value, or text as it is, under `name`: whole or not there, patient where the disk is full."""
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        write = write_text if isinstance(value, str) else write_json
+        self.patiently(lambda: write(path, value), name)
+
+    def nonfinite_path(self, step: int) -> Path:
+        return self.path / "nonfinite" / f"step_{step:09d}"
+
+    def save_nonfinite(self, step: int, state: dict[str, Any], clips: list[Any]) -> None:
+        """State before the bad step and the plan of the clips in it, for a look."""
+        folder = self.nonfinite_path(step)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_checkpoint(folder / "state.pt", {**state, "versions": _versions()})
+        write_json(folder / "clips.json", {"step": step, "clips": clips})
+
+
+def _versions() -> dict[str, Any]:
+    from vidgn.training.setup import versions
+
+    return versions()
+
+
+def best_curve_point(metrics: Path) -> tuple[float, int] | None:
+    """(error, step) of the lowest validation error so far, the first of equals; None before the first point."""
+    points = ((line["top1_error_percent"], line["step"]) for line in read_metrics(metrics, "curve"))
+    return min(points, default=None)
+
+
+def claim(path: Path, identity: Mapping[str, Any]) -> None:
+    """Make the directory this experiment's, or check that it is.
+
+    Raises: ConfigError where it belongs to another experiment, naming the keys that differ.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "checkpoints").mkdir(exist_ok=True)
+    file = path / "identity.json"
+    if file.exists():
+        there = read_json(file)
+        if fingerprint(there) != fingerprint(identity):
+            raise OtherExperimentError(
+                f"{path} holds another experiment: {_some(differing_keys(identity, there))}. "
+                f"Write tag=NAME to give this one a directory of its own"
+            )
+    else:
+        write_json(file, dict(identity))
+
+
+def _some(keys: list[str]) -> str:
+    return "; ".join(keys[:4]) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def add_machine(path: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
+    """Append a start to machine.json.
+
+    Returns: the entry of the start before, None for the first.
+    """
+    file = path / "machine.json"
+    entries = read_json(file) if file.exists() else []
+    write_json(file, [*entries, entry])
+    return entries[-1] if entries else None
+
+
+def write_error(path: Path, text: str) -> None:
+    """What made the cell fail, for status and report."""
+    if path.is_dir():
+        with suppress(OSError):
+            write_text(path / "error.txt", text + "\n")
+
+
+_ATTEMPTS = 5
+_Result = TypeVar("_Result")
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of space: the disk's, or the user's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def with_patience(write: Callable[[], _Result], what: str, *, say: Callable[[str], None]) -> _Result:
+    """Call `write`, which writes a file whole or not at all; on a full disk say so once, wait and try again.
+
+    Waits VIDGN_DISK_FULL_WAIT seconds (30) between attempts, five in all.
+    Returns: what `write` does. Raises: CheckpointError if the disk stays full; any other OSError at once.
+    """
+    wait_seconds = float(os.environ.get("VIDGN_DISK_FULL_WAIT", "30"))
+    for attempt in range(_ATTEMPTS):
+        try:
+            return write()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            if attempt == 0:
+                say(f"no space for {what}: what was saved before stays; trying again every {wait_seconds:g} s")
+            if attempt < _ATTEMPTS - 1:
+                time.sleep(wait_seconds)
+    raise CheckpointError(
+        f"no space for {what} after {_ATTEMPTS} attempts: free some (trainer.keep=1 needs less) and start again, "
+        f"it goes on from the last checkpoint"
+    )

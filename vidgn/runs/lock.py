@@ -1,0 +1,149 @@
+"""One run, one writer: a lock file that says who, on which host, and that it is still alive."""
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vidgn.atomic_files import one_at_a_time, silent_seconds
+from vidgn.errors import ConfigError
+from vidgn.processes import STALE_SECONDS, is_still, lives, started
+
+BEAT_SECONDS = 15
+
+
+class LockedError(ConfigError):
+    """Another run writes the directory: nothing in it may be touched."""
+
+
+@contextmanager
+def locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold `run_dir/lock.json` while the run lives; touched every 15 s so that other hosts can tell.
+
+    A lock whose process is gone (this host), whose beat has stopped (other hosts) or that an earlier start of the same
+    batch job left behind is taken over, and said so.
+    Raises: LockedError where another run holds it.
+    """
+    path, me = run_dir / "lock.json", _me()
+    while not _create(path, me):
+        owner = _read(path)
+        reason = _is_stale(path, owner)
+        if reason is None:
+            raise LockedError(
+                f"{run_dir} is being written by another run: process {owner.get('pid')} on {owner.get('host')}, "
+                f"since {owner.get('started')}. Wait for it, or give this one tag=NAME"
+            )
+        if _remove(path, owner):
+            say(f"taking over the lock of process {owner.get('pid')} on {owner.get('host')}: {reason}")
+    sweep(run_dir)
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, stop), name="vidgn-lock", daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        _remove(path, me)
+
+
+def sweep(run_dir: Path) -> None:
+    """Remove what killed processes of this host have left of their locks; a lock that is held stays."""
+    for left in run_dir.glob(".lock-*"):
+        mine = re.fullmatch(re.escape(_beside_prefix()) + r"(\d+)-\d+", left.name)  # not those of a host node-2 on node
+        if mine is not None and not lives(int(mine[1])):
+            left.unlink(missing_ok=True)
+    path = run_dir / "lock.json"
+    owner = _read(path)
+    if owner and _is_stale(path, owner) is not None:
+        _remove(path, owner)
+
+
+def _me() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_started": started(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "job_restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _create(path: Path, me: dict[str, Any]) -> bool:
+    """Put `me` at `path` unless something is there: a link appears whole, and on NFS too for one process only."""
+    mine = _beside(path)
+    mine.write_text(json.dumps(me))
+    try:
+        _link(mine, path)
+    except FileExistsError:
+        return False
+    finally:
+        mine.unlink()
+    return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """A link, or on file systems without them a copy that is exclusive all the same. Raises: FileExistsError."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(target, "x") as file:
+            file.write(source.read_text())
+
+
+def _remove(path: Path, owner: dict[str, Any]) -> bool:
+    """Remove the lock if it is still `owner`'s: another process may have taken it over meanwhile, and keeps it.
+
+    Returns: whether this process removed it.
+    """
+    with one_at_a_time(path.parent):
+        if _read(path) != owner:
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
+
+def _beside_prefix() -> str:
+    return f".lock-{socket.gethostname()}-"
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{_beside_prefix()}{os.getpid()}-{threading.get_ident()}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_stale(path: Path, owner: dict[str, Any]) -> str | None:
+    """Why the owner is gone, None while it may live."""
+    if owner.get("host") == socket.gethostname():
+        gone = not is_still(int(owner.get("pid", 0)), owner.get("process_started"))
+        return "that process is gone" if gone else None
+    me = _me()
+    if owner.get("job") and owner["job"] == me["job"] and owner.get("job_restarts") != me["job_restarts"]:
+        return "an earlier start of this batch job"
+    try:
+        silent = silent_seconds(path)
+    except FileNotFoundError:
+        return "it was just given up"
+    return f"no sign of life for {silent:.0f} s" if silent > STALE_SECONDS else None
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_SECONDS):
+        with suppress(OSError):
+            os.utime(path)

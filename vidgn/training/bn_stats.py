@@ -1,0 +1,142 @@
+"""Where BatchNorm's test statistics come from, defined apart from the hardware.
+
+Variance convention: `precise` uses the population variance of everything it saw, pooled exactly: with equal counts,
+var = mean(var_g + mean_g^2) - mean(mean_g)^2 over groups g. Training normalises with population variances too, and the
+counts (hundreds of groups x T x H x W) make n/(n-1) vanish. `ema` keeps torch's convention (unbiased variance, momentum
+per step), so that it equals BatchNorm3d under DistributedDataParallel with running statistics averaged over ranks.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from vidgn.config.schema import BnStats, Config
+from vidgn.distributed.ranks import Ranks
+from vidgn.models.norms.layers import BatchNorm, has_running_statistics, norm_layers
+
+Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]  # layer -> mean, variance
+
+
+def statistics_used(config: Config) -> BnStats | None:
+    """Where the arm's statistics at test come from; None for a norm that has no choice."""
+    return config.bn_stats if config.norm.kind in ("bn", "sync_bn") else None
+
+
+def statistics_layers(model: nn.Module) -> list[tuple[str, BatchNorm]]:
+    """Norm layers that keep running statistics, in the order of the model."""
+    layers = norm_layers(model)
+    return [(name, layer) for name, layer in layers if isinstance(layer, BatchNorm) and has_running_statistics(layer)]
+
+
+class StepStatistics:
+    """Batch statistics of one step, summed over its forwards, then over ranks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [layer for _, layer in statistics_layers(model)]
+        self._sums: torch.Tensor | None = None
+        self._num_groups = 0
+
+    def add_forward(self) -> None:
+        """Take up what the last training forward left in the layers."""
+        if not self._layers:
+            return
+        moments = [_batch_moments(layer) for layer in self._layers]
+        unbiased = [layer.batch_count / max(1, layer.batch_count - 1) for layer in self._layers]
+        variances = [var_GC.sum(0) * factor for (_, var_GC), factor in zip(moments, unbiased, strict=True)]
+        sums = torch.cat([mean_GC.sum(0) for mean_GC, _ in moments] + variances)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._num_groups += moments[0][0].shape[0]
+
+    def update_running(self, ranks: Ranks) -> None:
+        """One update of the running statistics with the mean over all virtual GPUs; then forget the step."""
+        if self._sums is None:
+            return
+        mean = ranks.sum(self._sums) / (self._num_groups * ranks.world_size)
+        half = mean.numel() // 2
+        with torch.no_grad():
+            offset = 0
+            for layer in self._layers:
+                n = layer.running_mean.numel()
+                layer.running_mean.lerp_(mean[offset : offset + n], layer.momentum)
+                layer.running_var.lerp_(mean[half + offset : half + offset + n], layer.momentum)
+                offset += n
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave the step out."""
+        self._sums, self._num_groups = None, 0
+
+
+@torch.no_grad()
+def precise_statistics(model: nn.Module, forwards: Iterable[torch.Tensor], ranks: Ranks) -> Statistics:
+    """Mean and variance per layer over all groups of `forwards` and all ranks, in float64.
+
+    `forwards`: this rank's normalised clips (N, C, T, H, W) in the training geometry. Neither the parameters, the
+    running statistics nor the mode of `model` are changed.
+    """
+    layers = statistics_layers(model)
+    with batch_statistics(model):
+        sums: list[torch.Tensor] | None = None
+        num_groups = 0
+        for clip_NCTHW in forwards:
+            model(clip_NCTHW)
+            new = []
+            for _, layer in layers:
+                mean_GC, var_GC = (moment.double() for moment in _batch_moments(layer))
+                new.append(torch.stack([mean_GC.sum(0), (var_GC + mean_GC.square()).sum(0)]))
+            sums = new if sums is None else [a + b for a, b in zip(sums, new, strict=True)]
+            num_groups += _batch_moments(layers[0][1])[0].shape[0]
+    assert sums is not None, "bn_stats_steps is at least 1"
+    flat = ranks.sum(torch.cat([s.flatten() for s in sums]))
+    total = ranks.sum(torch.tensor([float(num_groups)], dtype=torch.float64))
+    statistics, offset = {}, 0
+    for name, layer in layers:
+        n = layer.running_mean.numel()
+        mean, square = (flat[offset : offset + 2 * n] / total.to(flat.device)).view(2, n)
+        statistics[name] = (mean, (square - mean.square()).clamp_min(0))
+        offset += 2 * n
+    return statistics
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Norms use the statistics of what they see; everything else is in test mode (no dropout)."""
+    mode = model.training
+    model.eval()
+    for _, layer in statistics_layers(model):
+        layer.train()
+    try:
+        yield
+    finally:
+        model.train(mode)
+
+
+@contextmanager
+def statistics_at_test(model: nn.Module, statistics: Statistics | None) -> Iterator[None]:
+    """Test mode with `statistics` in place of the running ones (None: the running ones); put back at the end."""
+    layers = dict(statistics_layers(model))
+    kept = {name: (layers[name].running_mean.clone(), layers[name].running_var.clone()) for name in statistics or {}}
+    mode = model.training
+    _put(layers, statistics or {})
+    model.eval()
+    try:
+        yield
+    finally:
+        _put(layers, kept)
+        model.train(mode)
+
+
+def _batch_moments(layer: BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the last forward with batch statistics left in a layer: mean and variance, (groups, C)."""
+    assert layer.batch_mean_GC is not None
+    assert layer.batch_var_GC is not None
+    return layer.batch_mean_GC, layer.batch_var_GC
+
+
+@torch.no_grad()
+def _put(layers: dict[str, BatchNorm], statistics: Statistics) -> None:
+    for name, (mean, var) in statistics.items():
+        layers[name].running_mean.copy_(mean)
+        layers[name].running_var.copy_(var)

@@ -1,0 +1,95 @@
+"""The end of a run, and any later test: scores of the split as files, the run's result and its model."""
+
+from typing import Any
+
+from vidgn.atomic_files import read_json
+from vidgn.config.fingerprint import DATA_ROWS, fingerprint, pair_fingerprint
+from vidgn.config.schema import Config
+from vidgn.models.weights import save_model
+from vidgn.training.bn_stats import statistics_used
+from vidgn.training.loop import Trainer
+from vidgn.training.setup import versions
+from vidgn.training.tester import SplitScores, top_percents
+
+
+def test_name(config: Config, identity: dict[str, Any]) -> str:
+    """Files of a test in the run's directory, without their endings; another name where its data has other rows.
+
+    `identity`: of the test.
+    """
+    name = f"tests/{config.views.name}-{statistics_used(config) or 'none'}"
+    rows = identity[DATA_ROWS]
+    return name if read_json(config.run_dir / "identity.json")[DATA_ROWS] == rows else f"{name}-{rows[:8]}"
+
+
+def items(config: Config) -> str:
+    """What the data set is made of."""
+    return "images" if config.data.format == "imagenet" else "videos"
+
+
+def write_test(trainer: Trainer, identity: dict[str, Any], *, is_result: bool) -> None:
+    """The configured test and its files; for a run's own test (`is_result`) also model.safetensors and result.json.
+
+    The model goes out with the statistics it was tested with. Only the first rank writes.
+    """
+    config, run = trainer.config, trainer.run
+    with trainer.tested(config.views) as scores:
+        if not trainer.ranks.is_first:
+            return
+        result = _result(trainer, scores, identity)
+        name = test_name(config, identity)
+        run.write_whole(f"{name}.csv", scores.csv())
+        run.write_whole(f"{name}.json", {**result, "unreadable": list(scores.unreadable)})
+        if is_result:
+            run.patiently(lambda: _save_model(trainer), "model.safetensors")
+            run.write_whole("result.json", result)
+    use = f" ({result['bn_stats']})" if result["bn_stats"] else ""
+    unreadable = f", {len(scores.unreadable)} unreadable" if scores.unreadable else ""
+    run.say(
+        f"{config.views.name}{use}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
+        f"of {scores.num_videos} {items(config)}{unreadable} (in {name}.json)"
+    )
+
+
+def _result(trainer: Trainer, scores: SplitScores, identity: dict[str, Any]) -> dict[str, Any]:
+    """What result.json and tests/*.json hold; nothing in it depends on the machine or the clock."""
+    config = trainer.config
+    assert scores.num_videos == len(trainer.val_rows), "every video of the manifest, once"
+    return {
+        **top_percents(scores),
+        "num_videos": scores.num_videos,
+        "num_unreadable": len(scores.unreadable),
+        "num_missing": trainer.val_rows.num_missing,
+        "views": config.views.name,
+        "bn_stats": statistics_used(config),
+        "frames": config.frames,
+        "clips_per_gpu": config.clips_per_gpu,
+        "gpus": config.gpus,
+        "norm": config.norm.kind,
+        "model": config.model.name,
+        "data": config.data.name,
+        "classes": len(trainer.val_rows.classes),
+        "seed": config.seed,
+        "precision": config.trainer.precision,
+        "steps": trainer.step,
+        "num_substituted": trainer.num_substituted,
+        "num_skipped": trainer.num_skipped,
+        "plan_digest": f"{trainer.digest:032x}",
+        "weights": config.weights,
+        "input_mean": list(trainer.to_model.mean),
+        "input_std": list(config.data.std),
+        "fingerprint": fingerprint(identity),
+        "pair_fingerprint": pair_fingerprint(identity),
+        "versions": versions(),
+    }
+
+
+def _save_model(trainer: Trainer) -> None:
+    save_model(
+        trainer.model,
+        trainer.config.run_dir / "model.safetensors",
+        config=trainer.config,
+        classes=trainer.train_rows.classes,
+        input_mean=trainer.to_model.mean,
+        trained_steps=trainer.step,
+    )

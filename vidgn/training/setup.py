@@ -1,0 +1,195 @@
+"""From a Config to the parts of a run: length, precision, model, device transfer."""
+
+import math
+import os
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from vidgn import __version__
+from vidgn.config.schema import Config
+from vidgn.distributed.environment import threads_per_rank
+from vidgn.distributed.ranks import Ranks
+from vidgn.errors import CheckpointError, ConfigError
+from vidgn.geometry import choose_geometry, group_clips
+from vidgn.models.activation_memory import set_activation_memory
+from vidgn.models.i3d import VideoResNet, build_model, check_model, check_statistics
+from vidgn.models.weights.containers import resolve_path
+from vidgn.runs.checkpoint import list_checkpoints
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of parameters
+
+_BF16_ERROR = 0.05  # of the gradient's norm; rounding alone is about 0.005
+
+
+def total_steps(config: Config, num_rows: int) -> int:
+    """Optimizer updates of the run: enough to see `trainer.epochs` passes, at most `trainer.max_steps`."""
+    steps = math.ceil(config.trainer.epochs * num_rows / config.slots_per_step)
+    return min(steps, config.trainer.max_steps or steps)
+
+
+def epoch_of(config: Config, step: int, num_rows: int) -> float:
+    """Passes over the training rows after `step` steps."""
+    return step * config.slots_per_step / num_rows
+
+
+def set_precision(config: Config) -> None:
+    """Process-wide switches: TF32 only where it is asked for, deterministic kernels where they are."""
+    precision = "tf32" if config.trainer.precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not config.trainer.deterministic
+    torch.use_deterministic_algorithms(config.trainer.deterministic)
+    if config.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def check_bf16(device: torch.device) -> None:
+    """Hold a bf16 convolution's gradients against fp32, on the shapes that libraries have got wrong.
+
+    oneDNN 3.12 (torch 2.14 on CPUs) returns garbage for the weight of a convolution longer in time than its input;
+    cuDNN 9.10 had wrong bf16 3-D convolutions. Takes milliseconds.
+    Raises: ConfigError.
+    """
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randn(2, 16, 2, 6, 6, generator=generator).to(device)
+    kernel = torch.randn(16, 16, 3, 1, 1, generator=generator).to(device)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x, w = (t.to(dtype).detach().requires_grad_() for t in (clip, kernel))
+        torch.nn.functional.conv3d(x, w, padding=(1, 0, 0)).float().square().sum().backward()
+        assert x.grad is not None
+        assert w.grad is not None
+        gradients.append((x.grad.float(), w.grad.float()))
+    for exact, rounded in zip(*gradients, strict=True):
+        error = float((exact - rounded).norm() / exact.norm())
+        if not error < _BF16_ERROR:
+            library = f"cuDNN {torch.backends.cudnn.version()}" if device.type == "cuda" else "oneDNN"
+            raise ConfigError(
+                f"trainer.precision=bf16: gradients of a bf16 conv3d are wrong here ({error:.2g} of their norm; torch "
+                f"{torch.__version__}, {library} on {device.type}): write trainer.precision=fp32, or use another torch"
+            )
+
+
+def set_threads(config: Config) -> int:
+    """Threads of this rank: `launch.threads`, or its share of the cores it may use.
+
+    Returns: the number of threads.
+    """
+    threads = threads_per_rank(config)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 activations under trainer.precision=bf16, nothing otherwise."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16")
+
+
+class ToModel:
+    """uint8 frames to the model's input, on the device: (x - mean) / std, per channel of RGB in 0-255.
+
+    Shape: (N, T, H, W, C) uint8 -> (N, C, T, H, W), memory in the wanted format. Under trainer.precision=bf16 in bf16,
+    which is what autocast would make of it for conv1; the wider copy would live as long as the forward.
+    """
+
+    def __init__(self, config: Config, device: torch.device, *, input_mean: tuple[float, ...] | None = None) -> None:
+        self.mean = tuple(input_mean or config.data.mean)
+        self.dtype = DTYPES[config.trainer.precision]
+        self._input_dtype = torch.bfloat16 if config.trainer.precision == "bf16" else self.dtype
+        self._device = device
+        self._mean_C111 = torch.tensor(self.mean, dtype=self.dtype, device=device).view(3, 1, 1, 1)
+        self._std_C111 = torch.tensor(config.data.std, dtype=self.dtype, device=device).view(3, 1, 1, 1)
+        self._format = memory_format(config, device)
+
+    def __call__(self, clip_NTHWC: torch.Tensor) -> torch.Tensor:
+        clip_NCTHW = clip_NTHWC.to(self._device, non_blocking=True).permute(0, 4, 1, 2, 3).to(self.dtype)
+        normal_NCTHW = (clip_NCTHW - self._mean_C111) / self._std_C111
+        return normal_NCTHW.to(self._input_dtype).contiguous(memory_format=self._format)
+
+
+def memory_format(config: Config, device: torch.device) -> torch.memory_format:
+    """channels_last where it pays: on GPUs; torch's CPU convolutions choose their own layout."""
+    wanted = config.trainer.memory_format
+    if wanted == "auto":
+        wanted = "channels_last" if device.type == "cuda" else "contiguous"
+    return torch.channels_last_3d if wanted == "channels_last" else torch.contiguous_format
+
+
+def make_model(config: Config, *, num_classes: int) -> VideoResNet:
+    """The experiment's network with its first weights (seeded, the same for every norm), on the CPU."""
+    model = build_model(
+        config.model,
+        config.norm,
+        num_classes=num_classes,
+        frames=config.frames,
+        crop=config.data.crop,
+        seed=config.seed,
+    )
+    return model.to(dtype=DTYPES[config.trainer.precision])
+
+
+def place_model(model: VideoResNet, config: Config, device: torch.device) -> VideoResNet:
+    """On the device, in the memory format and the memory mode of the machine's choice."""
+    model = model.to(device=device)
+    if memory_format(config, device) == torch.channels_last_3d:
+        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    set_activation_memory(model, config.trainer.activation_memory)
+    return model
+
+
+def check_experiment(config: Config, *, world_size: int) -> None:
+    """What can be told without data or processes: clip size, norm groups, batch geometry, weights file to start from.
+
+    Raises: ConfigError.
+    """
+    check_model(config.model, config.norm, frames=config.frames, crop=config.data.crop)
+    choose_geometry(config, world_size=world_size)
+    check_statistics(
+        config.model, config.norm, frames=config.frames, crop=config.data.crop, group_clips=group_clips(config)
+    )
+    k = config.data.clips_per_video
+    group = group_clips(config)
+    if k > 1 and config.slots_per_step // k < group:
+        raise ConfigError(
+            f"data.clips_per_video={k} would put two clips of a video in one statistics group of {group}: "
+            f"at most {config.slots_per_step // group} go with this batch and norm"
+        )
+    if config.weights is not None and not list_checkpoints(config.run_dir / "checkpoints"):
+        try:
+            resolve_path(config.weights)
+        except CheckpointError as error:
+            raise ConfigError(f"weights={error}") from None
+
+
+def machine(config: Config, ranks: Ranks, *, clips_per_forward: int, threads: int) -> dict[str, Any]:
+    """What this start of the run has to go on, for machine.json. Equal entries give equal bytes."""
+    gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
+    return {
+        "world_size": ranks.world_size,
+        "device": ranks.device.type,
+        "gpu": gpu,
+        "threads": threads,
+        "clips_per_forward": clips_per_forward,
+        "memory_format": str(memory_format(config, ranks.device)).removeprefix("torch."),
+        "activation_memory": config.trainer.activation_memory,
+        "compile": config.trainer.compile,
+        "deterministic": config.trainer.deterministic,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of all that can move a bit."""
+    from importlib.metadata import version
+
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    return {
+        "vidgn": __version__,
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda,
+        "cudnn": str(cudnn) if cudnn else None,
+        "numpy": version("numpy"),
+        "av": version("av"),
+    }

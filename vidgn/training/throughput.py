@@ -1,0 +1,97 @@
+"""What the loader delivers on this machine, and what the configured model eats of it."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from vidgn.config.schema import Config
+from vidgn.data.datasets.manifest import Manifest, read_manifest
+from vidgn.data.loading.batches import Batch, train_batches
+from vidgn.distributed.ranks import choose_device
+from vidgn.geometry import choose_geometry
+from vidgn.memory.step_alone import StepAlone
+from vidgn.processes import num_cores
+from vidgn.training.setup import make_model, place_model, set_precision
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Clips per second. `by_workers`: (workers, delivered), rising."""
+
+    by_workers: tuple[tuple[int, float], ...]
+    model: float
+    device: str
+
+    @property
+    def workers_needed(self) -> int:
+        """Fewest workers whose clips the model can't outrun, at the rate that the most measured ones have each."""
+        workers, delivered = self.by_workers[-1]
+        enough = [w for w, rate in self.by_workers if rate >= self.model]
+        return enough[0] if enough else math.ceil(self.model / (delivered / workers))
+
+
+def measure(config: Config, *, seconds: float, say: Callable[[str], None]) -> Throughput:
+    """Read and train for about `seconds` each: the loader at 1, 2, 4, ... workers up to the cores, then the model.
+
+    Raises: ManifestError, DecodeError, ConfigError.
+    """
+    set_precision(config)
+    rows = read_manifest(config.data, "train")
+    cores = num_cores()
+    counts = sorted({min(2**i, cores) for i in range(cores.bit_length() + 1)})
+    by_workers = []
+    for workers in counts:
+        rate = _loader_rate(config, rows, workers=workers, seconds=seconds)
+        say(f"{workers} worker{'s' if workers > 1 else ''}: {rate:.1f} clips/s")
+        by_workers.append((workers, rate))
+    device = choose_device(config, 0)
+    rate = _model_rate(config, device, num_classes=len(rows.classes), seconds=seconds)
+    say(f"{config.model.name} on {device.type}: {rate:.1f} clips/s, forward and backward")
+    return Throughput(tuple(by_workers), rate, device.type)
+
+
+def _positions(clips: int) -> Iterator[list[int]]:
+    first = 0
+    while True:
+        yield list(range(first, first + clips))
+        first += clips
+
+
+def _loader_rate(config: Config, rows: Manifest, *, workers: int, seconds: float) -> float:
+    """Clips per second once the first batches are through."""
+    clips = config.clips_per_gpu
+    data = replace(config.data, workers=workers, clips_per_video=1)
+    batches: Iterator[Batch]
+    with train_batches(
+        rows, data, seed=config.seed, frames=config.frames, stride=config.stride, positions=_positions(clips)
+    ) as batches:
+        for _ in range(2 * workers + 1):  # what was read ahead while the readers started
+            next(batches)
+        began, done = time.monotonic(), 0
+        while time.monotonic() - began < seconds or done == 0:
+            next(batches)
+            done += clips
+        return done / (time.monotonic() - began)
+
+
+def _model_rate(config: Config, device: torch.device, *, num_classes: int, seconds: float) -> float:
+    """Clips per second through forward and backward, after two warm rounds."""
+    geometry = choose_geometry(config, world_size=1)
+    model = place_model(make_model(config, num_classes=num_classes), config, device)
+    step = StepAlone(config, model, geometry=geometry, device=device)
+
+    def once() -> None:
+        step.backward(step.forward())
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    once()
+    once()
+    began, done = time.monotonic(), 0
+    while time.monotonic() - began < seconds or done == 0:
+        once()
+        done += geometry.clips_per_forward
+    return done / (time.monotonic() - began)
