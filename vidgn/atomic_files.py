@@ -15,8 +15,12 @@ from typing import Any, BinaryIO
 def write_atomic(path: Path, write: Callable[[BinaryIO], object], *, alone: bool = True) -> None:
     """Let `write` fill a file next to `path`, then put it in place. On any error `path` is as it was.
 
-    `alone`: no other process writes `path` now, so that what a kill leaves beside it is overwritten by the next write.
-    Raises: OSError (disk full, no permission), after removing the partial file.
+    Args:
+        alone: no other process writes `path` now, so that what a kill leaves beside it is overwritten by the next
+            write.
+
+    Raises:
+        OSError: disk full, no permission, after removing the partial file.
     """
     partial = path.with_name(f".{path.name}.{'' if alone else secrets.token_hex(4) + '.'}partial")
     try:
@@ -73,7 +77,10 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 def silent_seconds(path: Path) -> float:
     """Seconds since `path` was last written or touched, by the file server's own clock: those of hosts differ.
 
-    Where nothing can be written beside it, by this host's. Raises: FileNotFoundError.
+    Where nothing can be written beside it, by this host's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
     """
     touched = path.stat().st_mtime
     try:

@@ -16,7 +16,8 @@ from vidgn.errors import ConfigError
 class Geometry:
     """A legal layout of one step.
 
-    Raises: ConfigError if W*m does not divide S, or neither of g and m divides the other with g/m dividing W.
+    Raises:
+        ConfigError: if W*m does not divide S, or neither of g and m divides the other with g/m dividing W.
     """
 
     slots_per_step: int  # S = gpus * clips_per_gpu
@@ -78,7 +79,7 @@ def legal_world_sizes(slots: int, group: int) -> list[int]:
 
 
 def group_clips(config: Config) -> int:
-    """g by norm kind: a virtual GPU's clips for bn, the whole step for sync_bn, one clip for all others."""
+    """G by norm kind: a virtual GPU's clips for bn, the whole step for sync_bn, one clip for all others."""
     return {"bn": config.clips_per_gpu, "sync_bn": config.slots_per_step}.get(config.norm.kind, 1)
 
 
@@ -87,7 +88,9 @@ def choose_geometry(config: Config, *, world_size: int, most_clips: int | None =
 
     `trainer.clips_per_forward=auto` takes the largest legal m up to `most_clips` (what fits in memory; None:
     clips_per_gpu, which is right for CPUs), or the smallest legal one where none is that small.
-    Raises: ConfigError with the numbers and the nearest legal choices.
+
+    Raises:
+        ConfigError: with the numbers and the nearest legal choices.
     """
     slots, group = config.slots_per_step, group_clips(config)
     clips = config.trainer.clips_per_forward

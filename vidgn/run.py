@@ -47,9 +47,13 @@ from vidgn.training.setup import (
 def check_before_start(config: Config, *, here: bool = True, is_test: bool = False) -> None:
     """All that can be told about a cell before a process starts or a video is opened.
 
-    `here`: on this machine; false where cells are sent to others, whose GPUs and ports can't be seen. `is_test`: a
-    trained run is tested, which needs less memory than training.
-    Raises: ConfigError, ManifestError.
+    Args:
+        here: on this machine; false where cells are sent to others, whose GPUs and ports can't be seen.
+        is_test: a trained run is tested, which needs less memory than training.
+
+    Raises:
+        ConfigError: a key, a value or a combination can't be run.
+        ManifestError: the annotation or the folder can't be used.
     """
     check_experiment(config, world_size=world_size_of(config))
     if here:
@@ -63,8 +67,12 @@ def check_before_start(config: Config, *, here: bool = True, is_test: bool = Fal
 def run(config: Config) -> dict[str, Any]:
     """Train and test one cell; go on where it was stopped; leave it alone where it is done.
 
-    Returns: what is in result.json; empty on a node that can't see it.
-    Raises: VidgnError; StopRequested when a signal stopped it with everything saved.
+    Returns:
+        What is in result.json; empty on a node that can't see it.
+
+    Raises:
+        VidgnError: what the user can mend.
+        StopRequested: when a signal stopped it with everything saved.
     """
     check_before_start(config)
     stop = Stop()
@@ -94,7 +102,8 @@ def _claim_and_train(config: Config, stop: Stop) -> str | None:
 def evaluate_run(config: Config) -> None:
     """Test a finished run with the views and statistics in `config`; the result goes to its tests/.
 
-    Raises: as `run`.
+    Raises:
+        VidgnError: as `run`.
     """
     check_before_start(config, is_test=True)
     stop = Stop()
@@ -109,9 +118,11 @@ def evaluate_run(config: Config) -> None:
 def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -> str | None:
     """One rank's whole life in a cell.
 
-    `claimed`: the launching process has made the directory the cell's; else the first rank does.
+    Args:
+        claimed: the launching process has made the directory the cell's; else the first rank does.
 
-    Returns: None when done, else why it stopped with everything saved.
+    Returns:
+        None when done, else why it stopped with everything saved.
     """
     threads = set_threads(config)
     set_precision(config)
@@ -160,7 +171,8 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
 def _claim(config: Config, held: ExitStack) -> bool:
     """Read the data's annotation, make the directory this experiment's, and lock it for as long as `held` is open.
 
-    Returns: whether there is anything left to do.
+    Returns:
+        Whether there is anything left to do.
     """
     path = config.run_dir
     train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")

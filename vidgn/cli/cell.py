@@ -26,8 +26,12 @@ def run_cell(node: DictConfig) -> dict[str, Any]:
 def run_config(config: Config) -> dict[str, Any]:
     """Train and test a cell.
 
-    Returns: its result. Raises: whatever made it fail, after leaving it in the cell's error.txt; never exits the
-    process, but for a batch job that was stopped and is to be started again.
+    Returns:
+        Its result.
+
+    Raises:
+        VidgnError: whatever made it fail, after leaving it in the cell's error.txt; never exits the process, but
+            for a batch job that was stopped and is to be started again.
     """
     from vidgn.distributed.environment import adopt_slurm_ranks, take_slot
     from vidgn.distributed.signals import is_wanted
@@ -88,7 +92,12 @@ def _leave_job() -> None:
 def said_once(work: Callable[[], int]) -> int:
     """Do `work`, signals heard from the start; an error that another rank prints is but this one's exit code.
 
-    Returns: the exit code of vidgn.cli.main. Raises: VidgnError, StopRequested where this rank is to print it.
+    Returns:
+        The exit code of vidgn.cli.main.
+
+    Raises:
+        VidgnError: what the user can mend.
+        StopRequested: where this rank is to print it.
     """
     from vidgn.distributed.signals import Stop, heard
 

@@ -29,7 +29,8 @@ tells, not its name. Pickles are read without being run. vidgn train weights=IN 
 def run(argv: list[str]) -> int:
     """Convert one file and print what was taken, dropped and why.
 
-    Returns: 0.
+    Returns:
+        0.
     """
     arguments = _parser().parse_args(argv)
     from vidgn.models.i3d import build_model

@@ -17,7 +17,11 @@ and says how many workers per process keep it fed. Keys as in vidgn train.
 
 
 def run(argv: list[str]) -> int:
-    """Returns: the exit code of vidgn.cli.main."""
+    """Measure the loader and the model, and print what follows.
+
+    Returns:
+        The exit code of vidgn.cli.main.
+    """
     if "-h" in argv or "--help" in argv:
         print(_HELP)
         return 0

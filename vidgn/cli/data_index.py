@@ -100,7 +100,8 @@ def add_limit_arguments(parser: argparse.ArgumentParser, *, timeout_seconds: flo
 def checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of a verb that looks at files.
 
-    Raises: ConfigError for limits under which nothing would be looked at.
+    Raises:
+        ConfigError: for limits under which nothing would be looked at.
     """
     arguments = parser.parse_args(argv)
     for name, (least, most) in _LIMITS.items():
@@ -120,7 +121,11 @@ def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def sources_of(arguments: argparse.Namespace):
-    """The files that the arguments name. Raises: ManifestError."""
+    """The files that the arguments name.
+
+    Raises:
+        ManifestError: the annotation or the folder can't be used.
+    """
     from vidgn.data.datasets.sources import find_sources
 
     return find_sources(

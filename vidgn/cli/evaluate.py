@@ -41,7 +41,11 @@ _KEYS = (
 
 
 def run(argv: list[str]) -> int:
-    """Returns: the exit code of vidgn.cli.main."""
+    """Test one run.
+
+    Returns:
+        The exit code of vidgn.cli.main.
+    """
     if "-h" in argv or "--help" in argv:
         print(_HELP)
         return 0

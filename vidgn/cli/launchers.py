@@ -38,7 +38,8 @@ def check_plugin(launcher: str) -> None:
 def check_sweep_launch(composition: Composition) -> None:
     """What a launcher can't do with the cells of a sweep.
 
-    Raises: ConfigError with the command to use instead.
+    Raises:
+        ConfigError: with the command to use instead.
     """
     configs, launcher = composition.configs, composition.launcher
     if launcher == "submitit_slurm":
@@ -64,8 +65,11 @@ def check_sweep_launch(composition: Composition) -> None:
 def shared_machine(composition: Composition) -> Iterator[list[str]]:
     """Divide GPUs and cores among the cells that run here at the same time.
 
-    Returns: overrides for Hydra.
-    Raises: ConfigError where there are too few GPUs.
+    Returns:
+        Overrides for Hydra.
+
+    Raises:
+        ConfigError: where there are too few GPUs.
     """
     from vidgn.distributed.environment import SLOTS, Slots
 

@@ -47,8 +47,9 @@ _VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
-    Returns: 0 done, 1 an error of the user's (one line on stderr), 2 usage, 75 stopped and to be started again,
-    130 interrupted.
+    Returns:
+        0 done, 1 an error of the user's (one line on stderr), 2 usage, 75 stopped and to be started again, 130
+        interrupted.
     """
     _print_any_name()
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -19,7 +19,8 @@ A file stands alone: model.safetensors of a run, or what vidgn convert wrote. Ex
 def run(argv: list[str]) -> int:
     """Predict every video; one that can't be read costs its line and the exit code.
 
-    Returns: 0, or 1 if a video could not be read.
+    Returns:
+        0, or 1 if a video could not be read.
     """
     arguments = _parser().parse_args(argv)
     from vidgn.config.compose import load_config

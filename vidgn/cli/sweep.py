@@ -50,7 +50,9 @@ def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> 
     """Check and list the cells, let Hydra run them (`run_all` takes more overrides), write the report.
 
     SIGTERM, SIGUSR1 and the first Ctrl-C ask every cell to save and stop, and wait for that; a second Ctrl-C does not.
-    Returns: 0 if every cell is done, 75 if a signal stopped the sweep, else 1.
+
+    Returns:
+        0 if every cell is done, 75 if a signal stopped the sweep, else 1.
     """
     check_sweep_launch(composition)
     _check_cells(composition)
@@ -187,7 +189,8 @@ def _say_unless_a_cells(error: Exception, composition: Composition) -> None:
 def _say_what_is_open(composition: Composition, old_errors: dict[Path, tuple[int, str]], *, stopped: bool) -> int:
     """A line for each cell without a result; one that failed at an earlier start alone has not failed at this one.
 
-    Returns: the exit code.
+    Returns:
+        The exit code.
     """
     undone = [c.run_dir for c in composition.configs if not (c.run_dir / "result.json").exists()]
     errors = _errors(composition)

@@ -45,7 +45,8 @@ trainer.max_steps, trainer.precision, data.root, data.train, data.val, launch.np
 def run(argv: list[str]) -> int:
     """Check every cell, hand over to Hydra, end a sweep with its report.
 
-    Returns: the exit code of vidgn.cli.main.
+    Returns:
+        The exit code of vidgn.cli.main.
     """
     if "-h" in argv or "--help" in argv:
         print(_HELP.format(groups=_groups()))

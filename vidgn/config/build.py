@@ -15,7 +15,8 @@ T = TypeVar("T")
 def build(cls: type[T], values: Any, *, path: str = "") -> T:
     """`cls` from `values`, checking keys, types and allowed values all the way down.
 
-    Raises: ConfigError with the dotted key, what was found and what is allowed.
+    Raises:
+        ConfigError: with the dotted key, what was found and what is allowed.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path or 'config'} must be a group of keys, not {_shown(values)}")

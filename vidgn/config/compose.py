@@ -65,7 +65,8 @@ class Composition:
 def load_config(overrides: Sequence[str] = ()) -> Config:
     """The checked Config of one cell. For tests, notebooks and every verb that does not sweep.
 
-    Raises: ConfigError in one line for an unknown key or option, a wrong type or an impossible combination.
+    Raises:
+        ConfigError: in one line for an unknown key or option, a wrong type or an impossible combination.
     """
     with _conf(), _one_line_errors():
         return to_config(compose("config", overrides=list(overrides)))
@@ -76,7 +77,8 @@ def compose_all(overrides: Sequence[str], *, multirun: bool, are_run: bool = Tru
 
     Cells that are run must differ in their directories; `are_run=False` for verbs that only look at them.
 
-    Raises: ConfigError, naming the cell when there are several.
+    Raises:
+        ConfigError: naming the cell when there are several.
     """
     with _conf(), _one_line_errors():
         parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -112,7 +114,8 @@ def _launcher_settings(base: DictConfig) -> tuple[int | None, Path | None]:
 def to_config(node: DictConfig) -> Config:
     """Resolve, type-check and cross-check a composed node.
 
-    Raises: ConfigError.
+    Raises:
+        ConfigError: a key, a value or a combination can't be run.
     """
     config = build(Config, OmegaConf.to_container(node, resolve=True))
     check_config(config)
@@ -132,7 +135,8 @@ def _check_views(config: Config) -> None:
 def load_run_config(run_dir: Path) -> Config:
     """The Config a run was started with.
 
-    Raises: ConfigError if there is no run, or its config is damaged or of another version.
+    Raises:
+        ConfigError: if there is no run, or its config is damaged or of another version.
     """
     path = run_dir / "config.yaml"
     if not path.is_file():

@@ -38,7 +38,9 @@ _MACHINE_ONLY = (
 def identity(config: Config, *, data_digest: str, weights_digest: str | None) -> dict[str, Any]:
     """The experiment as flat `key: value`: what a fingerprint is taken of, and what is compared when two differ.
 
-    `data_digest`: of the usable rows of both splits. `weights_digest`: sha256 of the file, None without one.
+    Args:
+        data_digest: of the usable rows of both splits.
+        weights_digest: sha256 of the file, None without one.
     """
     flat = _flatten(to_plain(config))
     kept = {k: v for k, v in flat.items() if not any(k == m or k.startswith(m + ".") for m in _MACHINE_ONLY)}

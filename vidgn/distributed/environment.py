@@ -26,7 +26,8 @@ _held_slot: int | None = None  # a file descriptor: locked until this process en
 def ranks_are_set() -> bool:
     """Whether torchrun, srun or another launcher has already made this process a rank.
 
-    Raises: ConfigError where only half of torch's variables are there.
+    Raises:
+        ConfigError: where only half of torch's variables are there.
     """
     there = [k for k in _GROUP if k in os.environ]
     if "RANK" in there and int(os.environ.get("WORLD_SIZE", "1")) > 1 and len(there) < len(_GROUP):
@@ -46,7 +47,8 @@ def is_first_rank() -> bool:
 def adopt_slurm_ranks(config: Config) -> None:
     """Where `srun` has started one task per rank, say so in torch's variables. One task per node is left alone.
 
-    Raises: ConfigError where the tasks are neither one per node nor one per rank.
+    Raises:
+        ConfigError: where the tasks are neither one per node nor one per rank.
     """
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if "RANK" in os.environ or tasks == 1 or tasks == config.launch.nnodes:
@@ -68,7 +70,8 @@ def adopt_slurm_ranks(config: Config) -> None:
 def first_slurm_host(nodelist: str) -> str:
     """The first name of a Slurm node list such as `gpu[03-07,12]`; `scontrol` knows how to read it.
 
-    Raises: ConfigError where it can't be asked.
+    Raises:
+        ConfigError: where it can't be asked.
     """
     if "[" not in nodelist:
         return nodelist.split(",")[0]
@@ -106,7 +109,10 @@ class Slots:
 def take_slot(go_on: Callable[[], bool] = lambda: True) -> bool:
     """Make one of the sweep's slots this process's for as long as it lives, with its GPUs. Alone: nothing to do.
 
-    Waits until one is free, as long as `go_on()`. Returns: whether there is something to go on with.
+    Waits until one is free, as long as `go_on()`.
+
+    Returns:
+        Whether there is something to go on with.
     """
     text = os.environ.get(SLOTS)
     if text is None or _held_slot is not None:

@@ -39,7 +39,8 @@ class Meeting:
 def check_launch(config: Config) -> None:
     """What can be told about the launch on this machine before a process starts.
 
-    Raises: ConfigError for fewer GPUs than ranks, several nodes without a place to meet, a port that is taken.
+    Raises:
+        ConfigError: for fewer GPUs than ranks, several nodes without a place to meet, a port that is taken.
     """
     check_devices(config)
     if not ranks_are_set() and config.launch.nnodes > 1:
@@ -49,7 +50,8 @@ def check_launch(config: Config) -> None:
 def meeting(config: Config) -> Meeting:
     """Where the nodes of a cell meet: launch.rendezvous, else the first node of the Slurm job.
 
-    Raises: ConfigError where neither is there, or the job has another number of nodes.
+    Raises:
+        ConfigError: where neither is there, or the job has another number of nodes.
     """
     given = config.launch.rendezvous
     if given is not None:
@@ -76,8 +78,13 @@ def meeting(config: Config) -> Meeting:
 def launch(config: Config, stop: Stop, work: Work) -> str | None:
     """Do `work` in as many processes as the launch group asks for.
 
-    Returns: None when done, else why it stopped with everything saved.
-    Raises: VidgnError as a rank raised it; RankError where a rank died otherwise; ConfigError where nodes don't meet.
+    Returns:
+        None when done, else why it stopped with everything saved.
+
+    Raises:
+        VidgnError: as a rank raised it.
+        RankError: where a rank died otherwise.
+        ConfigError: where nodes don't meet.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError

@@ -42,7 +42,11 @@ class Roll:
         self._start = ""
 
     def sign(self, local_rank: int, *, start: str) -> None:
-        """Called by a rank as it begins. `start`: which start of the group it is of. Ends the rank if another dies."""
+        """Called by a rank as it begins.
+
+        Args:
+            start: which start of the group it is of. Ends the rank if another dies.
+        """
         self._mine, self._start = local_rank, start
         self.note("starting")
         threading.Thread(target=self._watch, name="vidgn-roll", daemon=True).start()

@@ -105,9 +105,11 @@ def choose_device(config: Config, local_rank: int) -> torch.device:
 def joined(config: Config) -> Iterator[Ranks]:
     """Join the group this process was started for (torch's variables), leave it at the end; alone without them.
 
-    An error of one rank ends all of them: it is raised there as it is, elsewhere as another of its kind where that is
-    a VidgnError, as a RankError that quotes it where not.
-    Raises: ConfigError where the ranks can't meet.
+    An error of one rank ends all of them: it is raised there as it is, elsewhere as another of its kind where that is a
+    VidgnError, as a RankError that quotes it where not.
+
+    Raises:
+        ConfigError: where the ranks can't meet.
     """
     if not ranks_are_set():
         yield Ranks(0, 1, choose_device(config, 0))

@@ -62,9 +62,12 @@ def all_reduce_seconds(num_bytes: float, world_size: int, link: Link) -> float:
 def step_seconds(
     *, slots: int, clips_per_forward: int, world_size: int, clip_seconds: float, gradient_bytes: float, link: Link
 ) -> float:
-    """One optimizer update. `clip_seconds`: forward and backward of one clip in one process of `world_size` at work.
+    """One optimizer update.
 
     Optimizer and data are not in it: the first is small against a forward, the second is read ahead.
+
+    Args:
+        clip_seconds: forward and backward of one clip in one process of `world_size` at work.
     """
     compute = slots / world_size * clip_seconds
     if world_size == 1:

@@ -157,7 +157,8 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 def wanted(folder: Path) -> Iterator[Path]:
     """Cells started inside are wanted, until the file is removed or the block ends.
 
-    Returns: the file.
+    Returns:
+        The file.
     """
     file = folder / f".wanted-{socket.gethostname()}-{os.getpid()}"
     file.touch()

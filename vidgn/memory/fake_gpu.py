@@ -65,7 +65,8 @@ class LiveBytes(TorchDispatchMode):
     def name(self, tensors: Iterable[Tensor], kind: Kind) -> int:
         """Call the storages of `tensors` by what they are for.
 
-        Returns: their bytes.
+        Returns:
+            Their bytes.
         """
         found = {t.untyped_storage()._cdata for t in tensors}
         storages = [self._alive[key][1] for key in found]
@@ -127,7 +128,8 @@ class LiveBytes(TorchDispatchMode):
 def fake_gpu() -> Iterator[LiveBytes]:
     """Inside, tensors made on the CPU have no values, and autocast on the CPU casts as CUDA's does.
 
-    Yields: what watches their storages.
+    Yields:
+        What watches their storages.
     """
     with cuda_autocast_policy(), FakeTensorMode(), LiveBytes() as live:
         yield live

@@ -23,7 +23,8 @@ _MODES = ("keep", "lean", "leaner", "block")
 def parse_bytes(text: str) -> int:
     """Bytes of `24GB` (10**9), `24GiB` (2**30), `24576MiB` and the like.
 
-    Raises: ConfigError.
+    Raises:
+        ConfigError: a key, a value or a combination can't be run.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if not found or found[2].upper() not in _UNITS or float(found[1]) == 0:
@@ -43,7 +44,8 @@ def most_clips(
 ) -> Prediction | None:
     """The largest legal clips_per_forward that fits, as its prediction; None where the smallest does not.
 
-    Raises: ConfigError if no value is legal for `world_size` processes.
+    Raises:
+        ConfigError: if no value is legal for `world_size` processes.
     """
     low, fitting = _legal(config, world_size), None
     while low:  # halving: the peak grows with the clips
@@ -60,7 +62,9 @@ def check_fits(config: Config, *, world_size: int, gpu_bytes: int, num_classes: 
     """Refuse what can't run on a GPU of `gpu_bytes`.
 
     A `clips_per_forward` that is written down may fill the whole GPU; with auto some of it is kept free.
-    Raises: ConfigError that names the smallest change that fits.
+
+    Raises:
+        ConfigError: that names the smallest change that fits.
     """
     asked = config.trainer.clips_per_forward
     if asked == "auto":
@@ -97,7 +101,8 @@ def refusal(config: Config, *, world_size: int, gpu_bytes: int, num_classes: int
 def fitting_geometry(config: Config, ranks: Ranks, *, num_classes: int, is_test: bool) -> Geometry:
     """The layout of a start: on CUDA, `clips_per_forward=auto` is the most that fits on the smallest of its GPUs.
 
-    Raises: ConfigError where nothing legal fits, unless the start only tests.
+    Raises:
+        ConfigError: where nothing legal fits, unless the start only tests.
     """
     world_size = ranks.world_size
     if ranks.device.type != "cuda" or config.trainer.clips_per_forward != "auto":
@@ -188,7 +193,8 @@ class Fit:
 def fit(config: Config, *, gpu_bytes: int) -> Fit:
     """The entry of the cell for a GPU of `gpu_bytes`, both neighbours predicted.
 
-    Raises: ConfigError if the processes of `config` can't carry the experiment at all.
+    Raises:
+        ConfigError: if the processes of `config` can't carry the experiment at all.
     """
     config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, clips_per_forward="auto"))
     world_size, num_classes = world_size_of(config), num_classes_of(config)

@@ -33,7 +33,9 @@ def measure(
     """Train a few steps and test on made-up clips on the first GPU, in this process; running out of memory is a result.
 
     With `world_size` above 1 it is one of its ranks, its buckets there and its collectives left out.
-    Raises: ConfigError if `clips_per_forward` is not legal.
+
+    Raises:
+        ConfigError: if `clips_per_forward` is not legal.
     """
     geometry = Geometry(config.slots_per_step, group_clips(config), world_size, clips_per_forward)
     set_precision(config)

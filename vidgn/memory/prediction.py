@@ -50,7 +50,8 @@ def predict(
 ) -> Prediction:
     """Memory of `config` on a CUDA GPU, eager mode, without cuDNN's workspaces; needs neither a GPU nor the data.
 
-    Raises: ConfigError if `clips_per_forward` is not legal for this experiment and `world_size` processes.
+    Raises:
+        ConfigError: if `clips_per_forward` is not legal for this experiment and `world_size` processes.
     """
     return _predict(_what_matters(config), clips_per_forward, world_size, num_classes)
 
@@ -111,7 +112,11 @@ def _step(config: Config, geometry: Geometry, num_classes: int) -> StepAlone:
 
 
 def _train(step: StepAlone, live: LiveBytes) -> int:
-    """One forward, backward and update. Returns: the bytes saved for backward."""
+    """One forward, backward and update.
+
+    Returns:
+        The bytes saved for backward.
+    """
     live.forget_peak()
     start = live.now()
     logits_NK = step.forward()

@@ -89,7 +89,9 @@ class VideoResNet(nn.Module):
     def forward(self, clip_NCTHW: Tensor, dropout_scale_NC: Tensor | None = None) -> Tensor:
         """Logits (N, K, T', H', W'): one position at the training size, a map for larger clips.
 
-        `dropout_scale_NC`: 0 or 1/(1-p) for each clip and input channel of the fc, needed in training where p > 0.
+        Args:
+            dropout_scale_NC: 0 or 1/(1-p) for each clip and input channel of the fc, needed in training where p >
+                0.
         """
         assert dropout_scale_NC is not None or not (self.training and self.dropout > 0)
         x = run_units(self.units(), clip_NCTHW, mode=self.activation_memory)
@@ -118,8 +120,12 @@ def build_model(
 ) -> VideoResNet:
     """The network with its initial weights, on the CPU in float32.
 
-    `frames`, `crop`: size of a training clip; the head's pool spans the map of such a clip. The weights depend on
-    `seed` and shapes alone: every norm kind starts equal. Raises: ConfigError (see `check_model`).
+    Args:
+        frames, crop: size of a training clip; the head's pool spans the map of such a clip. The weights depend on
+            `seed` and shapes alone: every norm kind starts equal.
+
+    Raises:
+        ConfigError: see `check_model`.
     """
     net = assemble_model(model, norm, num_classes=num_classes, frames=frames, crop=crop).to_empty(device="cpu")
     initialise(net, seed=seed)
@@ -131,7 +137,8 @@ def assemble_model(
 ) -> VideoResNet:
     """The network as shapes without values: on the meta device, or `device="cpu"` under torch's FakeTensorMode.
 
-    Raises: ConfigError (see `check_model`).
+    Raises:
+        ConfigError: see `check_model`.
     """
     check_model(model, norm, frames=frames, crop=crop)
     factory = make_norm(norm, default_groups=model.norm_groups)
@@ -226,7 +233,11 @@ def final_size(model: ModelConfig, *, frames: int, crop: int) -> Size | None:
 
 
 def check_clip(model: ModelConfig, *, frames: int, crop: int) -> None:
-    """Raises: ConfigError with the smallest clip that does, if one of this size does not survive the pools."""
+    """Check that a clip of this size survives the pools.
+
+    Raises:
+        ConfigError: with the smallest clip that does, if one of this size does not survive the pools.
+    """
     if final_size(model, frames=frames, crop=crop) is None:
         smallest_frames = next(t for t in range(1, 1024) if final_size(model, frames=t, crop=1024))
         smallest_crop = next(s for s in range(1, 1024) if final_size(model, frames=1024, crop=s))
@@ -237,17 +248,26 @@ def check_clip(model: ModelConfig, *, frames: int, crop: int) -> None:
 
 
 def check_model(model: ModelConfig, norm: NormConfig, *, frames: int, crop: int) -> None:
-    """Raises: ConfigError if the clip is too small for the net or the norm can't cut its channels into groups."""
+    """Check that a clip of this size survives the pools.
+
+    Raises:
+        ConfigError: if the clip is too small for the net or the norm can't cut its channels into groups.
+    """
     check_clip(model, frames=frames, crop=crop)
     inner = [model.width * 2**i for i in range(len(model.temporal_kernels))]
     check_norm(norm, channels=[*inner, *(c * _EXPANSION for c in inner)], default_groups=model.norm_groups)
 
 
 def check_statistics(model: ModelConfig, norm: NormConfig, *, frames: int, crop: int, group_clips: int) -> None:
-    """Raises: ConfigError where the last maps are so small that a norm has one value to take mean and variance of.
+    """Check that every norm has more than one value to take mean and variance of.
 
-    What is left of such a map is beta: the network says the same of every clip and learns nothing, without an error.
-    `group_clips`: clips that share BN's statistics.
+    Of one value alone beta is left: the network says the same of every clip and learns nothing, without an error.
+
+    Args:
+        group_clips: clips that share BN's statistics.
+
+    Raises:
+        ConfigError: where the last maps are so small that a norm has one value to take mean and variance of.
     """
     size = final_size(model, frames=frames, crop=crop)
     if size is None or norm.kind == "frozen_bn":

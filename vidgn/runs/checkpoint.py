@@ -43,7 +43,8 @@ def step_of(path: Path) -> int:
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, text, lists, dicts) whole or not at all.
 
-    Raises: OSError, with `path` as it was.
+    Raises:
+        OSError: with `path` as it was.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -60,7 +61,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` wrote, on the CPU. Nothing in the file is executed.
 
-    Raises: TornError if the file is torn or altered; CheckpointError if it is of a newer format or can't be opened.
+    Raises:
+        TornError: if the file is torn or altered.
+        CheckpointError: if it is of a newer format or can't be opened.
     """
     try:
         data = path.read_bytes()
@@ -94,7 +97,8 @@ def _seal(payload: memoryview, form: int, version: str) -> bytes:
 def load_latest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest good checkpoint, passing over torn or altered ones by name; None where there is none.
 
-    Raises: CheckpointError for a newer format.
+    Raises:
+        CheckpointError: for a newer format.
     """
     passed_over = False
     for path in reversed(list_checkpoints(directory)):

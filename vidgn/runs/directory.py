@@ -131,7 +131,8 @@ class RunDirectory:
     def load_step(self, step: int) -> dict[str, Any]:
         """The checkpoint that the writing rank has chosen.
 
-        Raises: CheckpointError where this rank does not see it.
+        Raises:
+            CheckpointError: where this rank does not see it.
         """
         path = checkpoint.checkpoint_path(self.checkpoints, step)
         if not path.exists():
@@ -143,7 +144,8 @@ class RunDirectory:
     def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> None:
         """Save, then remove what `keep` and the best no longer hold.
 
-        Raises: CheckpointError if the disk stays full; what was saved before is still there.
+        Raises:
+            CheckpointError: if the disk stays full; what was saved before is still there.
         """
         assert self._metrics is not None
         full = {
@@ -205,7 +207,8 @@ def best_curve_point(metrics: Path) -> tuple[float, int] | None:
 def claim(path: Path, identity: Mapping[str, Any]) -> None:
     """Make the directory this experiment's, or check that it is.
 
-    Raises: ConfigError where it belongs to another experiment, naming the keys that differ.
+    Raises:
+        ConfigError: where it belongs to another experiment, naming the keys that differ.
     """
     path.mkdir(parents=True, exist_ok=True)
     (path / "checkpoints").mkdir(exist_ok=True)
@@ -228,7 +231,8 @@ def _some(keys: list[str]) -> str:
 def add_machine(path: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
     """Append a start to machine.json.
 
-    Returns: the entry of the start before, None for the first.
+    Returns:
+        The entry of the start before, None for the first.
     """
     file = path / "machine.json"
     entries = read_json(file) if file.exists() else []
@@ -256,7 +260,12 @@ def with_patience(write: Callable[[], _Result], what: str, *, say: Callable[[str
     """Call `write`, which writes a file whole or not at all; on a full disk say so once, wait and try again.
 
     Waits VIDGN_DISK_FULL_WAIT seconds (30) between attempts, five in all.
-    Returns: what `write` does. Raises: CheckpointError if the disk stays full; any other OSError at once.
+
+    Returns:
+        What `write` does.
+
+    Raises:
+        CheckpointError: if the disk stays full; any other OSError at once.
     """
     wait_seconds = float(os.environ.get("VIDGN_DISK_FULL_WAIT", "30"))
     for attempt in range(_ATTEMPTS):

@@ -28,7 +28,9 @@ def locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
 
     A lock whose process is gone (this host), whose beat has stopped (other hosts) or that an earlier start of the same
     batch job left behind is taken over, and said so.
-    Raises: LockedError where another run holds it.
+
+    Raises:
+        LockedError: where another run holds it.
     """
     path, me = run_dir / "lock.json", _me()
     while not _create(path, me):
@@ -90,7 +92,11 @@ def _create(path: Path, me: dict[str, Any]) -> bool:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A link, or on file systems without them a copy that is exclusive all the same. Raises: FileExistsError."""
+    """A link, or on file systems without them a copy that is exclusive all the same.
+
+    Raises:
+        FileExistsError: it is there already.
+    """
     try:
         os.link(source, target)
     except FileExistsError:
@@ -103,7 +109,8 @@ def _link(source: Path, target: Path) -> None:
 def _remove(path: Path, owner: dict[str, Any]) -> bool:
     """Remove the lock if it is still `owner`'s: another process may have taken it over meanwhile, and keeps it.
 
-    Returns: whether this process removed it.
+    Returns:
+        Whether this process removed it.
     """
     with one_at_a_time(path.parent):
         if _read(path) != owner:

@@ -40,7 +40,12 @@ class MetricsLog:
         os.ftruncate(self._handle, offset)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one object, whole or not at all. Raises: ValueError on NaN, which is no JSON; OSError."""
+        """Append one object, whole or not at all.
+
+        Raises:
+            ValueError: on NaN, which is no JSON.
+            OSError: the disk is full, or may not be written.
+        """
         data = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
             written = 0
@@ -61,7 +66,11 @@ class MetricsLog:
 
 
 def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
-    """Lines of a metrics log, without a torn last one. `kind`: only these; a log can have millions of others."""
+    """Lines of a metrics log, without a torn last one.
+
+    Args:
+        kind: only these; a log can have millions of others.
+    """
     said = b"" if kind is None else json.dumps({"kind": kind})[1:-1].encode()
     if path.exists():
         with open(path, "rb") as file:

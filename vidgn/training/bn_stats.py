@@ -73,8 +73,9 @@ class StepStatistics:
 def precise_statistics(model: nn.Module, forwards: Iterable[torch.Tensor], ranks: Ranks) -> Statistics:
     """Mean and variance per layer over all groups of `forwards` and all ranks, in float64.
 
-    `forwards`: this rank's normalised clips (N, C, T, H, W) in the training geometry. Neither the parameters, the
-    running statistics nor the mode of `model` are changed.
+    Args:
+        forwards: this rank's normalised clips (N, C, T, H, W) in the training geometry. Neither the parameters, the
+            running statistics nor the mode of `model` are changed.
     """
     layers = statistics_layers(model)
     with batch_statistics(model):

@@ -64,7 +64,10 @@ class Trainer:
     def train(self) -> None:
         """From the last checkpoint to the last step, with the validation curve on the way.
 
-        Raises: StopRequested once the state is saved; NonFiniteError, DecodeError (too many unreadable clips).
+        Raises:
+            StopRequested: once the state is saved.
+            NonFiniteError: see above.
+            DecodeError: (too many unreadable clips).
         """
         self.resume()
         self.stop_if_asked()
@@ -88,7 +91,8 @@ class Trainer:
     def train_step(self, forward: nn.Module, batches: Iterator[Batch]) -> dict[str, Any]:
         """One optimizer update from all slots of a step.
 
-        Returns: the step's line, with `stop` where any rank was asked to.
+        Returns:
+            The step's line, with `stop` where any rank was asked to.
         """
         self.run.clock.start_step()
         self.model.train()
@@ -130,7 +134,8 @@ class Trainer:
     def forward_backward(self, forward: nn.Module, batch: Batch, index: int) -> tuple[float, int]:
         """One forward of this rank and its backward; gradients meet on the last forward of the step.
 
-        Returns: summed loss and number of correct clips of the forward.
+        Returns:
+            Summed loss and number of correct clips of the forward.
         """
         is_last = index == self.geometry.forwards_per_step - 1
         no_sync = not is_last and isinstance(forward, DistributedDataParallel)
@@ -278,7 +283,9 @@ class Trainer:
     def load_finished(self) -> None:
         """The last checkpoint of a trained run, for a test; nothing of the run is changed.
 
-        Raises: CheckpointError where there is none; ConfigError where the data has another number of classes.
+        Raises:
+            CheckpointError: where there is none.
+            ConfigError: where the data has another number of classes.
         """
         state = load_latest(self.run.checkpoints, self.run.say)
         if state is None:

@@ -35,9 +35,14 @@ class Predictor:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, device: str = "auto", decoder: str | None = None) -> None:
-        """`decoder`: as data.decoder; None: the one of training.
+        """Read the export and build its network.
 
-        Raises: CheckpointError for a file that is no whole export; ConfigError for a device that is not there.
+        Args:
+            decoder: as data.decoder; None: the one of training.
+
+        Raises:
+            CheckpointError: for a file that is no whole export.
+            ConfigError: for a device that is not there.
         """
         self.device = choose_device(device)
         file = load_file(path)
@@ -76,8 +81,12 @@ class Predictor:
     def scores(self, video: str | os.PathLike[str], views: ViewsConfig) -> torch.Tensor:
         """Softmax averaged over the final map and all `views`, as the test does: (K,), on the CPU, in float32 at least.
 
-        `views`: a uniform plan. Raises: DecodeError if the video can't be read; ConfigError for a decoder that is not
-        installed.
+        Args:
+            views: a uniform plan.
+
+        Raises:
+            DecodeError: if the video can't be read.
+            ConfigError: for a decoder that is not installed.
         """
         config, parts = self.config, []
         geometry = ClipGeometry.of(config.data, frames=config.frames, stride=config.stride, views=views)
@@ -91,14 +100,22 @@ class Predictor:
         return torch.cat(parts).mean(0).cpu()
 
     def top(self, video: str | os.PathLike[str], views: ViewsConfig, *, count: int = 5) -> list[Guess]:
-        """The `count` best classes, best first; equal scores in label order. Raises: DecodeError."""
+        """The `count` best classes, best first; equal scores in label order.
+
+        Raises:
+            DecodeError: the video can't be read.
+        """
         scores_K = self.scores(video, views)
         best = torch.sort(scores_K, descending=True, stable=True).indices[:count].tolist()
         return [Guess(label, self.classes[label], float(scores_K[label])) for label in best]
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`: a GPU where there is one. Raises: ConfigError for cuda where there is none."""
+    """`auto`: a GPU where there is one.
+
+    Raises:
+        ConfigError: for cuda where there is none.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: no GPU that torch can use; write --device cpu or auto")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

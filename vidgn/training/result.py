@@ -15,7 +15,8 @@ from vidgn.training.tester import SplitScores, top_percents
 def test_name(config: Config, identity: dict[str, Any]) -> str:
     """Files of a test in the run's directory, without their endings; another name where its data has other rows.
 
-    `identity`: of the test.
+    Args:
+        identity: of the test.
     """
     name = f"tests/{config.views.name}-{statistics_used(config) or 'none'}"
     rows = identity[DATA_ROWS]

@@ -50,7 +50,9 @@ def check_bf16(device: torch.device) -> None:
 
     oneDNN 3.12 (torch 2.14 on CPUs) returns garbage for the weight of a convolution longer in time than its input;
     cuDNN 9.10 had wrong bf16 3-D convolutions. Takes milliseconds.
-    Raises: ConfigError.
+
+    Raises:
+        ConfigError: a key, a value or a combination can't be run.
     """
     generator = torch.Generator().manual_seed(0)
     clip = torch.randn(2, 16, 2, 6, 6, generator=generator).to(device)
@@ -75,7 +77,8 @@ def check_bf16(device: torch.device) -> None:
 def set_threads(config: Config) -> int:
     """Threads of this rank: `launch.threads`, or its share of the cores it may use.
 
-    Returns: the number of threads.
+    Returns:
+        The number of threads.
     """
     threads = threads_per_rank(config)
     torch.set_num_threads(threads)
@@ -142,7 +145,8 @@ def place_model(model: VideoResNet, config: Config, device: torch.device) -> Vid
 def check_experiment(config: Config, *, world_size: int) -> None:
     """What can be told without data or processes: clip size, norm groups, batch geometry, weights file to start from.
 
-    Raises: ConfigError.
+    Raises:
+        ConfigError: a key, a value or a combination can't be run.
     """
     check_model(config.model, config.norm, frames=config.frames, crop=config.data.crop)
     choose_geometry(config, world_size=world_size)

@@ -36,7 +36,10 @@ class Throughput:
 def measure(config: Config, *, seconds: float, say: Callable[[str], None]) -> Throughput:
     """Read and train for about `seconds` each: the loader at 1, 2, 4, ... workers up to the cores, then the model.
 
-    Raises: ManifestError, DecodeError, ConfigError.
+    Raises:
+        ManifestError: the annotation or the folder can't be used.
+        DecodeError: the video can't be read.
+        ConfigError: a key, a value or a combination can't be run.
     """
     set_precision(config)
     rows = read_manifest(config.data, "train")

@@ -63,7 +63,12 @@ class ResolvedClip:
 
 
 def plan_clip(seed: int, position: int, *, tag: Tag = Tag.CLIP, flip: bool, augment: str = "video") -> ClipPlan:
-    """The training clip at `position`. `flip`: mirror every second clip. `augment`: `video` or `image`."""
+    """The training clip at `position`.
+
+    Args:
+        flip: mirror every second clip.
+        augment: `video` or `image`.
+    """
     draws = stream(tag, seed, position).random(5 + 2 * _IMAGE_ATTEMPTS).tolist()
     start, scale, top, left, mirror = draws[:5]
     pairs = tuple(zip(draws[5::2], draws[6::2], strict=True)) if augment == "image" else ()

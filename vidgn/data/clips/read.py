@@ -53,7 +53,11 @@ class ReadTask:
 
 
 def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
-    """Reads the task's clips into `out_VTHWC`, uint8 (num_clips, T, H, W, 3). Raises DecodeError naming the file."""
+    """Reads the task's clips into `out_VTHWC`, uint8 (num_clips, T, H, W, 3).
+
+    Raises:
+        DecodeError: naming the file.
+    """
     path, geometry = task.row.path, task.geometry
     try:
         with _open(path, geometry) as reader:

@@ -25,7 +25,11 @@ from vidgn.errors import ManifestError
 
 
 def read_listing(data: DataConfig, split: Split) -> Listing:
-    """The rows of `split` whose files exist. Raises ManifestError where annotation or folders can't be used."""
+    """The rows of `split` whose files exist.
+
+    Raises:
+        ManifestError: where annotation or folders can't be used.
+    """
     return _READERS[data.format][0](data, split)
 
 
@@ -51,7 +55,11 @@ def _list_labels(data: DataConfig, split: Split) -> Iterable[str]:
 
 
 def list_rows(path: str, separator: str) -> Iterator[tuple[str, str]]:
-    """(path, label) of each line, parted at the last `separator`. Raises: ManifestError."""
+    """(path, label) of each line, parted at the last `separator`.
+
+    Raises:
+        ManifestError: the annotation or the folder can't be used.
+    """
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue

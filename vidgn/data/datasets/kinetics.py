@@ -25,7 +25,11 @@ def read_kinetics(data: DataConfig, split: Split) -> Listing:
 
 
 def kinetics_listing(path: str, root: str, split: Split) -> Listing:
-    """The rows of the csv at `path` whose videos are below `root`. Raises: ManifestError."""
+    """The rows of the csv at `path` whose videos are below `root`.
+
+    Raises:
+        ManifestError: the annotation or the folder can't be used.
+    """
     listing = Listing(root)
     files = _files(listing.base, split)
     for row in _rows(path, split):

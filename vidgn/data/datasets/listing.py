@@ -51,7 +51,11 @@ def folder_of(path: str) -> str:
 
 
 def annotation_path(data: DataConfig, split: Split) -> str:
-    """The annotation file of `split`. Raises ManifestError where none is set or it is no file."""
+    """The annotation file of `split`.
+
+    Raises:
+        ManifestError: where none is set or it is no file.
+    """
     path = data.train if split == "train" else data.val
     if path is None:
         raise ManifestError(f"data.{split} is not set, and data.format={data.format} needs it: give an annotation file")
@@ -61,7 +65,11 @@ def annotation_path(data: DataConfig, split: Split) -> str:
 
 
 def root_folder(data: DataConfig, *, default: str | None = None) -> str:
-    """The folder of the videos. Raises ManifestError where it is not set (and has no default) or does not exist."""
+    """The folder of the videos.
+
+    Raises:
+        ManifestError: where it is not set (and has no default) or does not exist.
+    """
     root = data.root if data.root is not None else default
     if root is None:
         raise ManifestError(f"data.root is not set, and data.format={data.format} needs it: give the folder of videos")
@@ -71,7 +79,11 @@ def root_folder(data: DataConfig, *, default: str | None = None) -> str:
 
 
 def csv_rows(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Rows of a csv as dicts. Raises ManifestError without the `columns`, or for a line that is too short or no csv."""
+    """Rows of a csv as dicts.
+
+    Raises:
+        ManifestError: without the `columns`, or for a line that is too short or no csv.
+    """
     rows = _numbered_rows(path)
     header = [name.strip() for name in next(rows, (1, []))[1]]
     absent = [name for name in columns if name not in header]
@@ -102,7 +114,11 @@ def _numbered_rows(path: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Lines of a text file in UTF-8; file names in it may hold other bytes. Raises ManifestError."""
+    """Lines of a text file in UTF-8; file names in it may hold other bytes.
+
+    Raises:
+        ManifestError: the annotation or the folder can't be used.
+    """
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None) as file:
             return io.StringIO(file.read())  # whoever stops half-way leaves no open file

@@ -83,8 +83,9 @@ class _Strings:
 def read_manifest(data: DataConfig, split: Split) -> Manifest:
     """The manifest of `split`. Class names are `data.classes`, else those of the training annotation, alphabetical.
 
-    Raises: ManifestError for an annotation or folder that can't be used, a label outside the class list, files that
-    are missing (unless data.missing=skip), or nothing left.
+    Raises:
+        ManifestError: for an annotation or folder that can't be used, a label outside the class list, files that
+            are missing (unless data.missing=skip), or nothing left.
     """
     listing = read_listing(data, split)
     where = _describe(data, split)
@@ -108,7 +109,9 @@ def read_classes(data: DataConfig) -> tuple[str, ...]:
     """Class names in label order: data.classes, else the training annotation's, else the validation annotation's.
 
     Annotations whose labels are all whole numbers give the classes `0` to the largest number.
-    Raises: ManifestError where that is far beyond the number of rows, and for files that can't be used.
+
+    Raises:
+        ManifestError: where that is far beyond the number of rows, and for files that can't be used.
     """
     if data.classes is not None:
         return _classes_file(data.classes)

@@ -44,8 +44,13 @@ def find_sources(
     """The videos of `place`: a folder (all below it, labelled by the folder they lie in), a video, an annotation file.
 
     A folder without videos gives its images; an image and an annotation of images are taken too.
-    `format`: kinetics, list or csv; told from the first line where not given. `root`: folder of the videos.
-    Raises: ManifestError.
+
+    Args:
+        format: kinetics, list or csv; told from the first line where not given.
+        root: folder of the videos.
+
+    Raises:
+        ManifestError: the annotation or the folder can't be used.
     """
     if os.path.isdir(place):
         return _folder(place)

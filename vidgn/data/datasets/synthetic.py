@@ -65,7 +65,11 @@ _COLD = ((20, 80), (80, 170), (170, 255))
 
 
 def check_synthetic(config: SyntheticConfig) -> None:
-    """Raises ConfigError for settings no set can be made of."""
+    """Check that a set can be made of these settings.
+
+    Raises:
+        ConfigError: for settings no set can be made of.
+    """
     if not 2 <= config.num_classes <= len(MOTIONS):
         rule = f"there are {len(MOTIONS)} motions; use 2 to {len(MOTIONS)}"
         raise ConfigError(f"data.synthetic.num_classes={config.num_classes}: {rule}")
@@ -83,8 +87,11 @@ def check_synthetic(config: SyntheticConfig) -> None:
 def ensure_synthetic(data: DataConfig) -> DataConfig:
     """Generates the set of `data.synthetic` below `data.root` unless it is there; the same data as format `kinetics`.
 
-    Safe when several processes ask at once: one writes, the others wait for it. Raises ConfigError, and ManifestError
-    where `data.root` can't be written.
+    Safe when several processes ask at once: one writes, the others wait for it.
+
+    Raises:
+        ConfigError: a key, a value or a combination can't be run.
+        ManifestError: where `data.root` can't be written.
     """
     config = data.synthetic
     if config is None or data.root is None:
@@ -109,7 +116,11 @@ def folder_name(config: SyntheticConfig) -> str:
 
 
 def render_video(config: SyntheticConfig, split: int, label: int, item: int) -> np.ndarray:
-    """One video: uint8 (T, H, W, 3). A pure function of its arguments. `split`: 0 train, 1 val."""
+    """One video: uint8 (T, H, W, 3). A pure function of its arguments.
+
+    Args:
+        split: 0 train, 1 val.
+    """
     random = stream(Tag.SYNTHETIC, config.seed, split, label, item)
     size, length = config.size, config.num_frames
     blocks = random.uniform(*_BACKGROUND, (8, 8, 3)).astype(np.float32)

@@ -21,8 +21,12 @@ def open_video(
 ) -> VideoReader:
     """Open a video. `auto` is PyAV. A decoder that can't be trusted on a file gives way to PyAV: see `reader.decoder`.
 
-    `timeout_seconds`: for opening and all reads together; looked at between packets, and by PyAV alone.
-    Raises: DecodeError for a file that can't be read, ConfigError for a decoder that is unknown or not installed.
+    Args:
+        timeout_seconds: for opening and all reads together; looked at between packets, and by PyAV alone.
+
+    Raises:
+        DecodeError: for a file that can't be read.
+        ConfigError: for a decoder that is unknown or not installed.
     """
     from vidgn.data.decode.pyav import PyavReader  # av is imported where a file is opened, not before
 
@@ -72,7 +76,11 @@ def preload() -> None:
 
 
 def open_image(path: str | os.PathLike[str]) -> VideoReader:
-    """Open a JPEG or PNG as a video of one frame, EXIF orientation applied. Raises: DecodeError."""
+    """Open a JPEG or PNG as a video of one frame, EXIF orientation applied.
+
+    Raises:
+        DecodeError: the video can't be read.
+    """
     from vidgn.data.decode.image import ImageReader
 
     return ImageReader(os.fspath(path))

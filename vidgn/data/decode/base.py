@@ -48,8 +48,11 @@ class VideoReader(ABC):
     def read(self, clips: Sequence[ResolvedClip]) -> list[np.ndarray]:
         """The frames of all `clips`, from one pass over the file.
 
-        Returns: one uint8 array of shape (T, H, W, 3), RGB, for each clip.
-        Raises: DecodeError naming the file and the reason.
+        Returns:
+            One uint8 array of shape (T, H, W, 3), RGB, for each clip.
+
+        Raises:
+            DecodeError: naming the file and the reason.
         """
         wanted = sorted({index for clip in clips for index in clip.frame_indices})
         if not wanted:
@@ -188,7 +191,11 @@ def decode_error(path: str, reason: str) -> DecodeError:
 
 
 def check_file(path: str | os.PathLike[str]) -> str:
-    """The path as a string, if a non-empty regular file is there. Raises: DecodeError."""
+    """The path as a string, if a non-empty regular file is there.
+
+    Raises:
+        DecodeError: the video can't be read.
+    """
     name = os.fspath(path)
     try:
         size = os.stat(name).st_size

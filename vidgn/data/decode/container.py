@@ -29,7 +29,8 @@ _MP4_OPTIONS = {**_OPTIONS, "codec_whitelist": "none", "fflags": "nofillin+nopar
 def open_container(path: str, timeout_seconds: float | None = None) -> tuple[InputContainer, VideoStream]:
     """A local file, demuxed by nothing but a known video format, and its first real video stream, one thread.
 
-    Raises: DecodeError.
+    Raises:
+        DecodeError: the video can't be read.
     """
     container = _open(path, _MP4_OPTIONS if _is_mp4(path) else _OPTIONS, timeout_seconds)
     stream = _video_stream(container, path)

@@ -91,7 +91,12 @@ class DecordReader(GuardedReader):
     decoder = "decord"
 
     def __init__(self, guide: PyavReader) -> None:
-        """Raises: DecodeError; ImportError where decord is not installed."""
+        """Open the same file a second time, with this library.
+
+        Raises:
+            DecodeError: the video can't be read.
+            ImportError: where decord is not installed.
+        """
         super().__init__(guide)
         import decord
 
@@ -126,7 +131,12 @@ class TorchcodecReader(GuardedReader):
     decoder = "torchcodec"
 
     def __init__(self, guide: PyavReader) -> None:
-        """Raises: DecodeError; ImportError where torchcodec or FFmpeg's libraries are not installed."""
+        """Open the same file a second time, with this library.
+
+        Raises:
+            DecodeError: the video can't be read.
+            ImportError: where torchcodec or FFmpeg's libraries are not installed.
+        """
         super().__init__(guide)
         from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
 

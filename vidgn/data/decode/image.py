@@ -19,7 +19,11 @@ class ImageReader(VideoReader):
     decoder = "pillow"
 
     def __init__(self, path: str) -> None:
-        """Raises: DecodeError."""
+        """Read the whole image.
+
+        Raises:
+            DecodeError: the video can't be read.
+        """
         super().__init__(check_file(path))
         try:
             # Of broken EXIF data, palettes and sizes: the size is checked here.

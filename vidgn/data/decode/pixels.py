@@ -42,7 +42,11 @@ class Converter:
 
 
 def before_rotation(box: Box, rotation: int, coded_size: tuple[int, int]) -> Box:
-    """`box` of a frame as shown, in the frame as coded. `rotation`: degrees counterclockwise from coded to shown."""
+    """`box` of a frame as shown, in the frame as coded.
+
+    Args:
+        rotation: degrees counterclockwise from coded to shown.
+    """
     height, width = coded_size
     match rotation:
         case 90:

@@ -35,7 +35,11 @@ class PyavReader(VideoReader):
     last_error: str | None = None  # FFmpeg's last word on a packet that did not decode
 
     def __init__(self, path: str, *, timeout_seconds: float | None = None) -> None:
-        """Raises: DecodeError for anything that is not a local video file with at least one frame."""
+        """Open the file and index its packets.
+
+        Raises:
+            DecodeError: for anything that is not a local video file with at least one frame.
+        """
         super().__init__(check_file(path))
         self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         self._timeout_seconds = timeout_seconds

@@ -71,7 +71,7 @@ class Timeline:
             yield Segment(first, last, pts_list)
 
     def leading(self) -> tuple[int, ...]:
-        """pts of frames of the first GOP that are shown before its keyframe: some decoders drop them."""
+        """Pts of frames of the first GOP that are shown before its keyframe: some decoders drop them."""
         if not self.keyframes:
             return ()
         key_pts = self.pts_of[self.keyframes[0]]

@@ -50,7 +50,11 @@ class Recoding:
 def recode(source: str, target: str, recoding: Recoding) -> int:
     """Writes `source` to the MP4 `target` by way of a temporary file beside it; frames keep their number and times.
 
-    Returns: the number of frames. Raises: DecodeError where not every frame decodes or the target can't be written.
+    Returns:
+        The number of frames.
+
+    Raises:
+        DecodeError: where not every frame decodes or the target can't be written.
     """
     folder, name = os.path.split(os.path.abspath(target))
     partial = os.path.join(folder, f".{name}.part")

@@ -269,9 +269,12 @@ def train_batches(
 ) -> Stream[Batch]:
     """Training clips: one batch for each sequence of `positions`, in their order; the sequences are read ahead.
 
-    `slots_per_step`: clips of a step over all ranks; needed where data.clips_per_video > 1, which is 1 without it.
-    A video that can't be read is replaced by another, drawn for its position, and named in the batch.
-    Use as a context manager, or `close()` the iterator: it holds processes.
+    A video that can't be read is replaced by another, drawn for its position, and named in the batch. Use as a context
+    manager, or `close()` the iterator: it holds processes.
+
+    Args:
+        slots_per_step: clips of a step over all ranks; needed where data.clips_per_video > 1, which is 1 without
+            it.
     """
     geometry = ClipGeometry.of(data, frames=frames, stride=stride)
     repeats = data.clips_per_video if slots_per_step else 1
@@ -310,7 +313,12 @@ def _pool(data: DataConfig, slots: int, slot_bytes: int) -> InlinePool | ReaderP
 
 
 def check_data(data: DataConfig) -> None:
-    """Raises ConfigError or ManifestError for settings and files that can't be, before anything is read or started."""
+    """Check settings and files before anything is read or started.
+
+    Raises:
+        ConfigError: a key, a value or a combination can't be run.
+        ManifestError: for settings and files that can't be, before anything is read or started.
+    """
     if data.format == "synthetic":
         if data.synthetic is None or data.root is None:
             raise ConfigError("data.format=synthetic needs data.root and data.synthetic: write data=synthetic")

@@ -41,7 +41,10 @@ def run_isolated(
     """`function(item)` for every item, by `workers` processes, in order of completion.
 
     `function` must be importable by name; a VidgnError of its own is the failure `error`. Leaving the loop early
-    (Ctrl-C too) ends all workers at once. Raises: RuntimeError rather than leave an item out.
+    (Ctrl-C too) ends all workers at once.
+
+    Raises:
+        RuntimeError: rather than leave an item out.
     """
     results: queue.Queue[Outcome[T] | None] = queue.Queue(maxsize=2 * workers)
     source = _Shared(iter(items))

@@ -50,9 +50,11 @@ def write_index(
     """Write the index of `sources` to the csv `out`: a row for each, in their order, with its own label.
 
     Rows are kept in `out` + `.part` as they come, so that a run that was stopped goes on where it was; `out` itself is
-    replaced in one step at the end. A file whose size has changed is looked at again, and with `retry` every file
-    whose status was not ok. `on_done(source, status)`: after each file, those reused included.
-    Raises: ManifestError where `out` can't be written.
+    replaced in one step at the end. A file whose size has changed is looked at again, and with `retry` every file whose
+    status was not ok. `on_done(source, status)`: after each file, those reused included.
+
+    Raises:
+        ManifestError: where `out` can't be written.
     """
     sources = tuple(sources)
     part = out + ".part"

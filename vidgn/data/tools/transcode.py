@@ -40,7 +40,11 @@ class Summary:
 
 
 def plan_jobs(sources: Sources, folder: str, recoding: Recoding) -> tuple[Job, ...]:
-    """Where each video goes: the same place below `folder`, named .mp4. Raises: ManifestError."""
+    """Where each video goes: the same place below `folder`, named .mp4.
+
+    Raises:
+        ManifestError: the annotation or the folder can't be used.
+    """
     jobs, taken = [], set()
     for source in sources.files:
         if is_image(source.full_path):
@@ -91,7 +95,11 @@ def transcode(
 
 
 def write_manifest(jobs: Iterable[Job], folder: str, path: str) -> None:
-    """A csv with path and label of the new files that are there. Raises: ManifestError where it can't be written."""
+    """A csv with path and label of the new files that are there.
+
+    Raises:
+        ManifestError: where it can't be written.
+    """
     try:
         os.makedirs(folder, exist_ok=True)  # no video may have come out
         with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -39,7 +39,8 @@ def gradient_input(
 ) -> Tensor:
     """(gamma * dy - dy_mean - x_hat * dot_mean) / sqrt(var + eps), vectors (R, C).
 
-    `dy_mean`, `dot_mean`: means of gamma * dy and gamma * dy * x_hat over all that shares statistics.
+    Args:
+        dy_mean, dot_mean: means of gamma * dy and gamma * dy * x_hat over all that shares statistics.
     """
     dx = torch.empty_like(x)
     rows = mean.shape[0]

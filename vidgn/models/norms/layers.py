@@ -125,8 +125,13 @@ class FrozenBatchNorm(BatchNorm):
 def make_norm(norm: NormConfig, *, default_groups: int) -> Callable[..., Norm]:
     """A factory in pytorchvideo's calling form: `factory(num_features=, eps=, momentum=)`.
 
-    eps and momentum are the config's, whatever the caller passes. `default_groups`: GN's groups where the config names
-    neither groups nor channels per group. Raises: ConfigError (see `check_norm`).
+    eps and momentum are the config's, whatever the caller passes.
+
+    Args:
+        default_groups: GN's groups where the config names neither groups nor channels per group.
+
+    Raises:
+        ConfigError: see `check_norm`.
     """
 
     def factory(num_features: int, eps: float | None = None, momentum: float | None = None) -> Norm:
@@ -144,7 +149,11 @@ def make_norm(norm: NormConfig, *, default_groups: int) -> Callable[..., Norm]:
 
 
 def num_groups(norm: NormConfig, num_features: int, *, default_groups: int) -> int:
-    """Groups of channels of a norm over `num_features` channels. Raises: ConfigError if they can't be cut so."""
+    """Groups of channels of a norm over `num_features` channels.
+
+    Raises:
+        ConfigError: if they can't be cut so.
+    """
     if norm.kind == "ln":
         return 1
     if norm.kind == "in":
@@ -156,9 +165,12 @@ def num_groups(norm: NormConfig, num_features: int, *, default_groups: int) -> i
 
 
 def check_norm(norm: NormConfig, *, channels: Iterable[int], default_groups: int) -> None:
-    """Raises: ConfigError if `norm` can't cut one of `channels` into groups, with the nearest values that cut all.
+    """Check that a norm can cut its channels into groups.
 
-    That at most one of the two keys is given, and for gn alone, vidgn/config/check.py has seen.
+    vidgn/config/check.py has already refused both keys at once, and either of them for other kinds than gn.
+
+    Raises:
+        ConfigError: if `norm` can't cut one of `channels` into groups, with the nearest values that cut all.
     """
     if norm.kind != "gn":
         return
@@ -191,8 +203,11 @@ def set_statistics_groups(
 ) -> None:
     """Which clips share BN's statistics; norms without batch statistics are left alone.
 
-    `group_clips`: a forward of N clips is normalised in N/group_clips groups of consecutive clips (None: one group).
     With `process_group` a group is all clips of a forward on all ranks of it, each with the same number.
+
+    Args:
+        group_clips: a forward of N clips is normalised in N/group_clips groups of consecutive clips (None: one
+            group).
     """
     num_ranks = 1 if process_group is None else process_group.size()
     for _, module in norm_layers(model):

@@ -154,8 +154,9 @@ def apply_norm(
 ) -> Tensor:
     """Normalise `x` (N, C, T, H, W) by mean and biased variance (R, G).
 
-    `count`: elements behind each mean, over all ranks, if the statistics are those of `x` and the gradient goes
-    through them; None if they are constants.
+    Args:
+        count: elements behind each mean, over all ranks, if the statistics are those of `x` and the gradient goes
+            through them; None if they are constants.
     """
     return _Normalise.apply(x, mean, var, gamma, beta, eps, count, group_name)  # type: ignore[return-value]
 

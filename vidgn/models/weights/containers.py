@@ -39,7 +39,8 @@ class WeightsFile:
 def resolve_path(path: str | os.PathLike[str]) -> Path:
     """`path` itself, or `model.safetensors` where it is a run's directory.
 
-    Raises: CheckpointError if there is no such file.
+    Raises:
+        CheckpointError: if there is no such file.
     """
     found = Path(path)
     if found.is_dir():
@@ -52,7 +53,8 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
 def read_file(path: str | os.PathLike[str]) -> WeightsFile:
     """All tensors of a weights file, on the CPU. The name of the file tells nothing, its content does.
 
-    Raises: CheckpointError in one line for a file that is absent, torn, hostile or no weights file.
+    Raises:
+        CheckpointError: in one line for a file that is absent, torn, hostile or no weights file.
     """
     found = resolve_path(path)
     with found.open("rb") as file:

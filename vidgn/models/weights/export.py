@@ -64,7 +64,8 @@ def save_pytorchvideo(model: nn.Module, path: str | os.PathLike[str], **about: U
 def read_about(file: WeightsFile) -> tuple[Config, tuple[str, ...]]:
     """The configuration and the class names that an export of ours holds.
 
-    Raises: CheckpointError where this version can't read them.
+    Raises:
+        CheckpointError: where this version can't read them.
     """
     try:
         config = build(Config, json.loads(file.metadata["config"]))

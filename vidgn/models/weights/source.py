@@ -36,7 +36,7 @@ class Source:
         return any(name.endswith(STATISTICS) for name in self.tensors)
 
     def _norm_of_names(self) -> str:
-        """bn or gn: what a foreign file without statistics was trained with is not told, and GN is usual."""
+        """Bn or gn: what a foreign file without statistics was trained with is not told, and GN is usual."""
         return "bn" if self.has_statistics or self.entry.may_lack_statistics else "gn"
 
     @property
@@ -66,7 +66,8 @@ def _norm_of_config(metadata: Mapping[str, str]) -> str | None:
 def read_source(file: WeightsFile) -> Source:
     """The file's names understood.
 
-    Raises: CheckpointError for an unknown format, or names that the format does not know.
+    Raises:
+        CheckpointError: for an unknown format, or names that the format does not know.
     """
     version = file.metadata.get("format_version", FORMAT_VERSION)
     if file.metadata.get("format") == "vidgn" and version != FORMAT_VERSION:

@@ -98,12 +98,17 @@ def load_weights(
 ) -> ImportReport:
     """Put the weights of `path` into `model`; only a classifier for another number of classes is left out.
 
-    `path`: a file of any format in `FORMATS`, a run's directory, or what `load_file` made of one. `std`: what the
-    model's input will be divided by, 0-255 RGB (config.data.std). `pixels`: overrules what the file or its format says
-    it was trained on.
-    Returns: the account. Feed the model (x - report.input_mean) / std.
-    Raises: CheckpointError in one line if the file is torn, hostile or unknown, or does not fit the model; the model is
-        then as it was.
+    Args:
+        path: a file of any format in `FORMATS`, a run's directory, or what `load_file` made of one.
+        std: what the model's input will be divided by, 0-255 RGB (config.data.std).
+        pixels: overrules what the file or its format says it was trained on.
+
+    Returns:
+        The account. Feed the model (x - report.input_mean) / std.
+
+    Raises:
+        CheckpointError: in one line if the file is torn, hostile or unknown, or does not fit the model; the model
+            is then as it was.
     """
     source = read_source(path if isinstance(path, WeightsFile) else read_file(path))
     return _transfer(model, source, std=std, pixels=pixels or source.pixels)
@@ -182,7 +187,8 @@ def _classifier_fate(source: Source, weight: torch.Tensor) -> str:
 def _statistics_fate(source: Source, keys: Mapping[str, str], model: nn.Module) -> str:
     """Why running statistics may stay at 0 and 1; empty if they must come from the file.
 
-    Raises: CheckpointError if the model's BN can't do without and the file was trained without.
+    Raises:
+        CheckpointError: if the model's BN can't do without and the file was trained without.
     """
     if source.has_statistics or not any(name.endswith(STATISTICS) for name in keys):
         return ""
@@ -199,7 +205,7 @@ def _is_frozen(model: nn.Module) -> bool:
 
 
 def _norm_kind(model: nn.Module) -> str:
-    """bn (any of its kinds), gn, ln or in."""
+    """Bn (any of its kinds), gn, ln or in."""
     layer = norm_layers(model)[0][1]
     if not isinstance(layer, ClipNorm):
         return "bn"

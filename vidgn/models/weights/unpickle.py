@@ -23,7 +23,8 @@ class RefusedNameError(pickle.UnpicklingError):
 def load_pickle(path: Path) -> Any:
     """What is pickled in `path`: dicts, lists, numbers, text and numpy arrays.
 
-    Raises: CheckpointError, naming what was asked for where the file wants anything else, or is torn.
+    Raises:
+        CheckpointError: naming what was asked for where the file wants anything else, or is torn.
     """
     try:
         with path.open("rb") as file:
@@ -127,7 +128,11 @@ for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
 
 
 def _to_arrays(value: Any, done: dict[int, Any]) -> Any:
-    """The same containers with arrays for their notes. `done`: by id, for what is shared or holds itself."""
+    """The same containers with arrays for their notes.
+
+    Args:
+        done: by id, for what is shared or holds itself.
+    """
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, dict):

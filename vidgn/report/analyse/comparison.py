@@ -122,7 +122,11 @@ def _keys(differing: Mapping[str, tuple[Any, Any]]) -> str:
 def _differing_audits(
     arm: Mapping[str, Any] | None, baseline: Mapping[str, Any] | None, *, with_values: bool
 ) -> list[str]:
-    """`with_values`: compare first values too. Weights that differ by intent bring their own."""
+    """What differs between two audits, in words.
+
+    Args:
+        with_values: compare first values too. Weights that differ by intent bring their own.
+    """
     if arm is None or baseline is None:
         return ["audit.json is missing, so equal treatment of the parameters can't be shown"]
     one, other = ({k: v for k, v in audit.items() if k != "kind"} for audit in (arm, baseline))

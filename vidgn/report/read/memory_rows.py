@@ -77,7 +77,8 @@ Peaks = list[tuple[MemoryRow, dict[tuple[int, int], Peak]]]  # a row of each kin
 def read_memory(directory: Path | str) -> tuple[MemoryRow, ...]:
     """The rows of `directory`/memory.csv, or of the file itself.
 
-    Raises: ManifestError if it is not there or lacks a column.
+    Raises:
+        ManifestError: if it is not there or lacks a column.
     """
     path = Path(directory)
     path = path / "memory.csv" if path.is_dir() else path

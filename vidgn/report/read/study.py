@@ -141,7 +141,8 @@ class Study:
 def read_study(directory: Path | str) -> Study:
     """Everything a report or a status needs, from the files in `directory`.
 
-    Raises: ManifestError if it is no study, naming what was looked for.
+    Raises:
+        ManifestError: if it is no study, naming what was looked for.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -166,7 +167,9 @@ def read_study(directory: Path | str) -> Study:
 def read_videos(path: Path, mtime_ns: int) -> VideoScores:
     """Per-video scores of one test file (`id, label, status, rank, ...`). `mtime_ns` only tells versions apart.
 
-    Raises: OSError if the file is not there, ManifestError if it is not such a file.
+    Raises:
+        OSError: if the file is not there.
+        ManifestError: if it is not such a file.
     """
     ids, labels, ranks = [], [], []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

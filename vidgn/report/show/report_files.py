@@ -28,7 +28,8 @@ class WrittenReport:
 def write_report(study_dir: Path | str) -> WrittenReport:
     """Make report.md, report.json and the pictures of a study from its files.
 
-    Raises: ManifestError if `study_dir` is no study.
+    Raises:
+        ManifestError: if `study_dir` is no study.
     """
     analysis = analyse(read_study(study_dir))
     directory = analysis.study.directory
