@@ -3,8 +3,8 @@
 import dataclasses
 
 import torch
-from plain_resnet import PlainResNet
 
+from tests.models.plain_resnet import PlainResNet
 from vidgn.config.schema import ModelConfig, NormConfig, PoolConfig
 from vidgn.models.i3d import build_model
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoded_videos import picture
 from PIL import Image
 
+from tests.data.encoded_videos import picture
 from vidgn.data.clips.plan import Box, ResolvedClip
 from vidgn.data.decode import open_image, open_video
 from vidgn.data.loading.isolate import Limits, Outcome, run_isolated

@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from encoded_videos import KINDS, NUM_FRAMES
 
+from tests.data.encoded_videos import KINDS, NUM_FRAMES
 from vidgn.data.clips.plan import Box, ResolvedClip, clip_indices
 from vidgn.data.decode import open_video
 

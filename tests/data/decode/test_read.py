@@ -9,9 +9,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, encode, picture
 from PIL import Image
 
+from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, encode, picture
 from vidgn.config.schema import ViewsConfig
 from vidgn.data.clips.plan import Box, ResolvedClip, resolve_views
 from vidgn.data.decode import open_image, open_video

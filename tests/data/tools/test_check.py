@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from encoded_videos import HEIGHT, KINDS, WIDTH, picture
 from PIL import Image
 
+from tests.data.encoded_videos import HEIGHT, KINDS, WIDTH, picture
 from vidgn.cli import data_check
 from vidgn.data.datasets.sources import find_sources
 from vidgn.data.loading.isolate import Limits

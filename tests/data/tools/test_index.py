@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, copy_from, encode
 from PIL import Image
 
+from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, copy_from, encode
 from vidgn.cli import data_index
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.manifest import read_manifest

@@ -7,8 +7,8 @@ import time
 from multiprocessing.context import SpawnProcess
 
 import pytest
-from isolated_work import act
 
+from tests.data.tools.isolated_work import act
 from vidgn.data.loading.isolate import Limits, run_isolated
 
 LIMITS = Limits(timeout_seconds=1.0, memory_mib=512)

@@ -6,8 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH
 
+from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH
 from vidgn.cli import data_transcode
 from vidgn.data.clips.plan import Box, ResolvedClip
 from vidgn.data.decode import open_video

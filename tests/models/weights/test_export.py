@@ -8,10 +8,10 @@ import warnings
 import pytest
 import safetensors
 import torch
-from foreign_files import torchvision_state
-from narrow_nets import IMAGE, OUR_STD, VIDEO, VIDEO_Q, clip, logits, norm, ours, plain
 from torch import nn
 
+from tests.models.foreign_files import torchvision_state
+from tests.models.narrow_nets import IMAGE, OUR_STD, VIDEO, VIDEO_Q, clip, logits, norm, ours, plain
 from vidgn import __version__
 from vidgn.config.compose import load_config
 from vidgn.errors import CheckpointError

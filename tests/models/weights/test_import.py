@@ -3,7 +3,8 @@
 import pytest
 import safetensors.torch
 import torch
-from foreign_files import (
+
+from tests.models.foreign_files import (
     caffe2_blobs,
     mmaction_checkpoint,
     pyslowfast_checkpoint,
@@ -11,7 +12,7 @@ from foreign_files import (
     pytorchvideo_checkpoint,
     torchvision_state,
 )
-from narrow_nets import (
+from tests.models.narrow_nets import (
     DETECTRON,
     IMAGE,
     IMAGENET,
@@ -25,7 +26,6 @@ from narrow_nets import (
     ours,
     plain,
 )
-
 from vidgn.errors import CheckpointError
 from vidgn.models.weights import Pixels, load_weights
 

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign_files import torchvision_state
-from narrow_nets import IMAGE, OUR_STD, VIDEO, logits, ours, plain
-from plain_resnet import PlainResNet
 
+from tests.models.foreign_files import torchvision_state
+from tests.models.narrow_nets import IMAGE, OUR_STD, VIDEO, logits, ours, plain
+from tests.models.plain_resnet import PlainResNet
 from vidgn.models.weights import load_weights
 
 CONV = {"a": "branch2.conv_a", "b": "branch2.conv_b", "c": "branch2.conv_c", "shortcut": "branch1_conv"}
@@ -71,7 +71,7 @@ def test_a_still_video_of_160_frames_gives_the_images_logits_where_no_border_is_
 
 def test_a_c2d_kernel_of_one_frame_is_inflated_as_an_image_kernel_is(tmp_path):
     """Our own image net, saved by us, starts a video net: same names, kernels of one frame."""
-    from foreign_files import pytorchvideo_checkpoint
+    from tests.models.foreign_files import pytorchvideo_checkpoint
 
     flat = dataclasses.replace(VIDEO, conv1_kernel=(1, 7, 7), temporal_kernels=IMAGE.temporal_kernels)
     torch.save(pytorchvideo_checkpoint(plain(flat, "bn")), tmp_path / "c2d.pyth")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from foreign_files import caffe2_blobs, python2_pickle, torchvision_state
-from narrow_nets import IMAGE, OUR_STD, VIDEO, ours, plain
 
+from tests.models.foreign_files import caffe2_blobs, python2_pickle, torchvision_state
+from tests.models.narrow_nets import IMAGE, OUR_STD, VIDEO, ours, plain
 from vidgn.errors import CheckpointError
 from vidgn.models.weights import load_file, load_weights
 
