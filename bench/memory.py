@@ -24,7 +24,7 @@ from vidgn.config.schema import Config
 from vidgn.geometry import Geometry, group_clips
 from vidgn.memory.measure import measure
 from vidgn.memory.prediction import Prediction, predict
-from vidgn.memory.step_alone import StepAlone
+from vidgn.memory.warm_step import WarmStep
 from vidgn.training.setup import make_model, place_model, set_precision, versions
 
 MODES = ("keep", "lean", "leaner", "block")
@@ -107,8 +107,8 @@ def time_steps(cells: dict, arguments: argparse.Namespace) -> dict:
     for round_ in range(arguments.rounds + 1):
         for cell in order[round_ % len(order) :] + order[: round_ % len(order)]:
             start = time.process_time(), time.perf_counter()
-            steps[cell].backward(steps[cell].forward())
-            steps[cell].update()
+            steps[cell].backward(steps[cell].forward(None))
+            steps[cell].optimizer.step()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if round_ > 0:  # the first warms up
@@ -116,10 +116,10 @@ def time_steps(cells: dict, arguments: argparse.Namespace) -> dict:
     return seconds
 
 
-def _step(config: Config, clips: int, device: torch.device) -> StepAlone:
+def _step(config: Config, clips: int, device: torch.device) -> WarmStep:
     set_precision(config)
     geometry = Geometry(config.slots_per_step, group_clips(config), 1, clips)
-    return StepAlone(
+    return WarmStep(
         config, place_model(make_model(config, num_classes=400), config, device), geometry=geometry, device=device
     )
 

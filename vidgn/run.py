@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from vidgn.atomic_files import read_json, write_json, write_text
@@ -16,32 +17,36 @@ from vidgn.data.datasets.manifest import Manifest, read_manifest
 from vidgn.data.loading.batches import check_data
 from vidgn.distributed.environment import ranks_are_set
 from vidgn.distributed.launcher import Work, check_launch, launch
-from vidgn.distributed.ranks import Ranks, joined, world_size_of
+from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, world_size_of
 from vidgn.distributed.scaling import traffic
 from vidgn.distributed.signals import RankStop, Stop, heard, stopped_with_sweep
-from vidgn.errors import CheckpointError, VidgnError
+from vidgn.errors import CheckpointError, ConfigError, VidgnError
+from vidgn.geometry import Geometry, choose_geometry, group_clips
 from vidgn.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
-from vidgn.models.i3d import VideoResNet
+from vidgn.models.i3d import VideoResNet, check_model, check_statistics
 from vidgn.models.weights import load_weights
 from vidgn.models.weights.containers import resolve_path
 from vidgn.models.weights.formats import Triple
 from vidgn.runs import directory
-from vidgn.runs.checkpoint import list_checkpoints
+from vidgn.runs.checkpoint import list_checkpoints, load_latest
 from vidgn.runs.directory import RunDirectory, StopRequested
 from vidgn.runs.lock import locked, sweep
 from vidgn.training.audit import audit, audit_table
 from vidgn.training.loop import Trainer
+from vidgn.training.optim import total_steps
 from vidgn.training.result import items, write_test
 from vidgn.training.setup import (
-    ToModel,
     check_bf16,
-    check_experiment,
-    machine,
     make_model,
+    memory_format,
     place_model,
     set_precision,
     set_threads,
+    versions,
 )
+from vidgn.training.state import RunState
+from vidgn.training.step import TrainStep
+from vidgn.training.tasks import TASKS, ClipsTask
 
 
 def check_before_start(config: Config, *, here: bool = True, is_test: bool = False) -> None:
@@ -55,13 +60,38 @@ def check_before_start(config: Config, *, here: bool = True, is_test: bool = Fal
         ConfigError: a key, a value or a combination can't be run.
         ManifestError: the annotation or the folder can't be used.
     """
-    check_experiment(config, world_size=world_size_of(config))
+    _check_experiment(config, world_size=world_size_of(config))
     if here:
         check_launch(config)
         gpu_bytes = local_gpu_bytes(config)
         if gpu_bytes is not None and not is_test:
             check_fits(config, world_size=world_size_of(config), gpu_bytes=gpu_bytes)
     check_data(config.data)
+
+
+def _check_experiment(config: Config, *, world_size: int) -> None:
+    """What can be told without data or processes: clip size, norm groups, batch geometry, weights file to start from.
+
+    Raises:
+        ConfigError: a key, a value or a combination can't be run.
+    """
+    check_model(config.model, config.norm, frames=config.frames, crop=config.data.crop)
+    choose_geometry(config, world_size=world_size)
+    check_statistics(
+        config.model, config.norm, frames=config.frames, crop=config.data.crop, group_clips=group_clips(config)
+    )
+    k = config.data.clips_per_video
+    group = group_clips(config)
+    if k > 1 and config.slots_per_step // k < group:
+        raise ConfigError(
+            f"data.clips_per_video={k} would put two clips of a video in one statistics group of {group}: "
+            f"at most {config.slots_per_step // group} go with this batch and norm"
+        )
+    if config.weights is not None and not list_checkpoints(config.run_dir / "checkpoints"):
+        try:
+            resolve_path(config.weights)
+        except CheckpointError as error:
+            raise ConfigError(f"weights={error}") from None
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -137,25 +167,24 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
         try:
             model, input_mean = _first_model(config, train, run_directory, ranks, is_test=work == "test")
             geometry = fitting_geometry(config, ranks, num_classes=len(train.classes), is_test=work == "test")
-            to_model = ToModel(config, ranks.device, input_mean=input_mean)
-            trainer = Trainer(
-                config,
-                model=model,
-                geometry=geometry,
-                ranks=ranks,
-                train=train,
-                val=val,
-                run=run_directory,
-                to_model=to_model,
+            layout: dict[str, Any] = {
+                "geometry": geometry,
+                "process_group": statistics_process_group(geometry),
+                "ranks": ranks,
+            }
+            state = RunState(total_steps(config, len(train)))
+            task = TASKS[config.data.augment](
+                config, model, train=train, val=val, run=run_directory, state=state, input_mean=input_mean, **layout
             )
+            update = TrainStep(config, model, task, **layout)
             if work == "train":
-                here = machine(config, ranks, clips_per_forward=geometry.clips_per_forward, threads=threads)
-                _announce(config, trainer, here)
-                trainer.train()
-                trainer.run.close()
+                here = _machine(config, ranks, clips_per_forward=geometry.clips_per_forward, threads=threads)
+                _announce(task, state, geometry, ranks, run_directory, here)
+                Trainer(config, task=task, update=update, state=state, ranks=ranks, run=run_directory).train()
+                run_directory.close()
             else:
-                trainer.load_finished()
-            write_test(trainer, identified, is_result=work == "train")
+                _load_finished(task, update, state, ranks, run_directory)
+            write_test(task, state, ranks=ranks, run=run_directory, identity=identified, is_result=work == "train")
             ranks.barrier()  # the first has written the result
         except StopRequested as stopped:
             run_directory.say(str(stopped))
@@ -247,31 +276,65 @@ def _first_model(
     return place_model(model, config, ranks.device), input_mean
 
 
-def _announce(config: Config, trainer: Trainer, here: dict[str, Any]) -> None:
-    """machine.json, and what a start says: where, how long, on what; whether bits may differ from the start before."""
-    if not trainer.ranks.is_first:
+def _load_finished(task: ClipsTask, update: TrainStep, state: RunState, ranks: Ranks, run: RunDirectory) -> None:
+    """The last checkpoint of a trained run, for a test; nothing of the run is changed.
+
+    Raises:
+        CheckpointError: if there is none.
+        ConfigError: if the data has another number of classes.
+    """
+    checkpoint = load_latest(run.checkpoints, run.say)
+    if checkpoint is None:
+        raise CheckpointError(f"{run.path} has no checkpoint to test: train it first with vidgn train")
+    if checkpoint["step"] < state.total_steps:
+        run.say(f"testing an unfinished run: step {checkpoint['step']} of {state.total_steps}")
+    task.check_classes(checkpoint, run)
+    state.load(checkpoint, update, task, ranks=ranks)
+
+
+def _announce(
+    task: ClipsTask, state: RunState, g: Geometry, ranks: Ranks, run: RunDirectory, here: dict[str, Any]
+) -> None:
+    """Write machine.json, and log where and on what this start runs; whether bits may differ from the start before."""
+    if not ranks.is_first:
         return
-    sent = traffic(trainer.model, trainer.geometry)
-    here |= {"steps_total": trainer.total_steps, "communication": asdict(sent)}
+    config, sent = task.config, traffic(task.model, g)
+    here |= {"steps_total": state.total_steps, "communication": asdict(sent)}
     before = directory.add_machine(config.run_dir, here)
-    say, g = trainer.run.say, trainer.geometry
-    for manifest, name in ((trainer.train_rows, "training"), (trainer.val_rows, "validation")):
+    for manifest, name in ((task.train_rows, "training"), (task.val_rows, "validation")):
         missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
-        say(f"{len(manifest)} {name} {items(config)}{missing}, {len(manifest.classes)} classes")
-    say(
-        f"{config.run_dir}: {trainer.total_steps} steps of {g.slots_per_step} clips; "
+        run.say(f"{len(manifest)} {name} {items(config)}{missing}, {len(manifest.classes)} classes")
+    run.say(
+        f"{config.run_dir}: {state.total_steps} steps of {g.slots_per_step} clips; "
         f"{g.world_size} x {here['device']}, {g.forwards_per_step} forwards of {g.clips_per_forward} a step, "
         f"{g.groups_per_forward} statistics groups each"
     )
     if g.world_size > 1:
-        say(str(sent))
+        run.say(str(sent))
     if before is not None:
         differ = [k for k in here if before.get(k) != here[k]]
         if differ:
-            say(
+            run.say(
                 f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, "
                 f"not to the bit"
             )
+
+
+def _machine(config: Config, ranks: Ranks, *, clips_per_forward: int, threads: int) -> dict[str, Any]:
+    """What this start of the run has to go on, for machine.json. Equal entries give equal bytes."""
+    gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
+    return {
+        "world_size": ranks.world_size,
+        "device": ranks.device.type,
+        "gpu": gpu,
+        "threads": threads,
+        "clips_per_forward": clips_per_forward,
+        "memory_format": str(memory_format(config, ranks.device)).removeprefix("torch."),
+        "activation_memory": config.trainer.activation_memory,
+        "compile": config.trainer.compile,
+        "deterministic": config.trainer.deterministic,
+        "versions": versions(),
+    }
 
 
 def _finish(outcome: str | None) -> None:

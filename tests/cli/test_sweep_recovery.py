@@ -14,7 +14,7 @@ from vidgn.errors import DecodeError
 step = train.Trainer.train_step
 def faulty(self, *arguments):
     time.sleep(0.05)
-    if self.config.run_dir.name == {FAILING!r} and self.step == 3:
+    if self.config.run_dir.name == {FAILING!r} and self.state.step == 3:
         raise DecodeError("no such luck")
     return step(self, *arguments)
 train.Trainer.train_step = faulty

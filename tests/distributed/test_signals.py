@@ -40,13 +40,13 @@ STUCK = """
 import time, vidgn.training.loop as train
 step = train.Trainer.train_step
 def stuck(self, *arguments):
-    if self.step == 2 and self.ranks.rank == 0:
+    if self.state.step == 2 and self.ranks.rank == 0:
         time.sleep(3600)
     return step(self, *arguments)
 train.Trainer.train_step = stuck
 """
 READS_FOREVER = """
-import os, time, vidgn.training.loop as train
+import os, time, vidgn.training.tasks as train
 class Late:
     def __init__(self, stream):
         self.stream, self.count = stream, 0

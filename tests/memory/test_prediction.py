@@ -12,7 +12,7 @@ from vidgn.errors import ConfigError
 from vidgn.geometry import Geometry, group_clips
 from vidgn.memory.fake_gpu import LiveBytes, cuda_autocast_policy, fake_gpu
 from vidgn.memory.prediction import evaluation_forwards, predict
-from vidgn.memory.step_alone import StepAlone
+from vidgn.memory.warm_step import WarmStep
 from vidgn.training.setup import ToModel, make_model, place_model
 
 MIB, GIB = 2**20, 2**30
@@ -58,8 +58,8 @@ def test_saved_bytes_by_hooks_on_real_tensors():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        logits_NK = step.forward()
-    assert logits_NK.requires_grad
+        forward = step.clip_forward()
+    assert forward.logits_NK.requires_grad
     assert sum(packed.values()) == predict(config, clips_per_forward=4, num_classes=8).saved_bytes
 
 
@@ -71,11 +71,11 @@ def test_fake_tensors_live_as_long_as_real_ones(norm, mode):
         step = real_step(config)
         live.forget_peak()
         start = live.now()
-        logits_NK = step.forward()
-        saved = live.name_made_after(start, "saved", but=[logits_NK])
-        step.backward(logits_NK)
-        del logits_NK
-        step.update()
+        forward = step.clip_forward()
+        saved = live.name_made_after(start, "saved", but=[forward.logits_NK])
+        step.backward(forward)
+        del forward
+        step.optimizer.step()
         peak = live.peak_bytes
     predicted = predict(config, clips_per_forward=4, num_classes=8)
     assert predicted.saved_bytes == saved
@@ -133,8 +133,8 @@ def test_plain_group_norm_under_autocast_doubles_what_is_saved():
                         parent, _, child = name.rpartition(".")
                         setattr(step.model.get_submodule(parent), child, nn.GroupNorm(32, layer.num_features))
             start = live.now()
-            logits_NK = step.forward()
-            return live.name_made_after(start, "saved", but=[logits_NK])
+            forward = step.clip_forward()
+            return live.name_made_after(start, "saved", but=[forward.logits_NK])
 
     ours, plain = saved(False), saved(True)
     assert plain / GIB == pytest.approx(5.13, abs=0.02)
@@ -188,7 +188,7 @@ def test_what_memory_does_not_depend_on_is_predicted_once():
 def real_step(config):
     geometry = Geometry(config.slots_per_step, group_clips(config), 1, 4)
     cpu = torch.device("cpu")
-    return StepAlone(config, place_model(make_model(config, num_classes=8), config, cpu), geometry=geometry, device=cpu)
+    return WarmStep(config, place_model(make_model(config, num_classes=8), config, cpu), geometry=geometry, device=cpu)
 
 
 def test_clips_come_in_the_type_that_autocast_would_give_conv1():

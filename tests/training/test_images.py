@@ -22,8 +22,8 @@ from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.loading.batches import view_videos
 from vidgn.models.i3d import assemble_model, parameter_roles
 from vidgn.models.weights import load_weights
-from vidgn.training.optim import learning_rate, make_optimizer
-from vidgn.training.setup import make_model, total_steps
+from vidgn.training.optim import learning_rate, make_optimizer, total_steps
+from vidgn.training.setup import make_model
 
 NORMS, BATCHES = ("bn", "gn", "ln", "in"), (32, 16, 8, 4, 2)
 IMAGE = ["model=resnet_tiny", "data=imagenet", "views=image", "frames=1", "span=1"]

@@ -11,7 +11,7 @@ from vidgn.data.clips.plan import plan_for
 from vidgn.errors import NonFiniteError
 from vidgn.run import run
 from vidgn.runs.checkpoint import load_checkpoint
-from vidgn.training.loop import Trainer
+from vidgn.training.step import TrainStep
 
 SMALL = (
     "gpus=2",
@@ -28,20 +28,20 @@ def bad_third_step(monkeypatch):
     """The gradient or the loss of the third step is not finite; what BN saw in it is NaN as well."""
 
     def make(part: str) -> None:
-        forward_backward = Trainer.forward_backward
+        forward_backward = TrainStep.forward_backward
 
-        def spoiled(self, forward, batch, index):
-            loss, correct = forward_backward(self, forward, batch, index)
-            if self.step != 2:
+        def spoiled(self, batch, *, step, index):
+            loss, correct = forward_backward(self, batch, step=step, index=index)
+            if step != 2:
                 return loss, correct
-            if self.step_statistics._sums is not None:
-                self.step_statistics._sums.fill_(math.nan)
+            if self.statistics._sums is not None:
+                self.statistics._sums.fill_(math.nan)
             if part == "gradient":
                 next(self.model.parameters()).grad[0, 0, 0, 0, 0] = math.inf
                 return loss, correct
             return math.nan, correct
 
-        monkeypatch.setattr(Trainer, "forward_backward", spoiled)
+        monkeypatch.setattr(TrainStep, "forward_backward", spoiled)
 
     return make
 

@@ -88,7 +88,7 @@ def test_nothing_before_the_checkpoint_is_decoded(tmp_path, tiny_data, whole, mo
         read.append(task.row.id)
         return read_clips(task, out)
 
-    resume, add_point = Trainer.train_step, Trainer._add_curve_point
+    resume, add_point = Trainer.train_step, Trainer.add_curve_point
     trained: list[str] = []
 
     def step(self, *arguments):
@@ -99,7 +99,7 @@ def test_nothing_before_the_checkpoint_is_decoded(tmp_path, tiny_data, whole, mo
 
     monkeypatch.setattr(pool, "read_clips", watched)
     monkeypatch.setattr(Trainer, "train_step", step)
-    monkeypatch.setattr(Trainer, "_add_curve_point", lambda self: (add_point(self), read.clear())[0])
+    monkeypatch.setattr(Trainer, "add_curve_point", lambda self: (add_point(self), read.clear())[0])
     run(config)
     train = read_manifest(config.data, "train")
     expected = [train[row_at(0, p, len(train))].id for p in range(first * 4, 9 * 4)]

@@ -9,7 +9,8 @@ import torch
 from vidgn.config.compose import load_config
 from vidgn.errors import ConfigError
 from vidgn.models.i3d import parameter_roles
-from vidgn.training.setup import ToModel, check_bf16, epoch_of, make_model, total_steps
+from vidgn.training.optim import epoch_of, total_steps
+from vidgn.training.setup import ToModel, check_bf16, make_model
 
 
 def test_length_is_passes_over_the_rows_or_max_steps():

@@ -6,7 +6,7 @@ outside (see fit.py).
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -68,7 +68,7 @@ class LiveBytes(TorchDispatchMode):
         Returns:
             Their bytes.
         """
-        found = {t.untyped_storage()._cdata for t in tensors}
+        found = {_key(t.untyped_storage()) for t in tensors}
         storages = [self._alive[key][1] for key in found]
         for storage in storages:
             storage.kind = kind
@@ -76,7 +76,7 @@ class LiveBytes(TorchDispatchMode):
 
     def name_made_after(self, moment: int, kind: Kind, *, but: Iterable[Tensor] = ()) -> int:
         """The same for every unnamed storage that is alive and was made after `moment`, `but` some."""
-        left_out = {t.untyped_storage()._cdata for t in but}
+        left_out = {_key(t.untyped_storage()) for t in but}
         storages = [
             s
             for key, (_, s) in self._alive.items()
@@ -101,7 +101,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _watch(self, tensor: Tensor) -> None:
         untyped = tensor.untyped_storage()
-        key = untyped._cdata
+        key = _key(untyped)
         if key in self._alive:
             return
         self._clock += 1
@@ -125,7 +125,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextmanager
-def fake_gpu() -> Iterator[LiveBytes]:
+def fake_gpu() -> Generator[LiveBytes]:
     """Inside, tensors made on the CPU have no values, and autocast on the CPU casts as CUDA's does.
 
     Yields:
@@ -136,7 +136,7 @@ def fake_gpu() -> Iterator[LiveBytes]:
 
 
 @contextmanager
-def cuda_autocast_policy() -> Iterator[None]:
+def cuda_autocast_policy() -> Generator[None]:
     """torch.autocast("cpu") runs each operator of a video network in the type that torch.autocast("cuda") runs it in.
 
     CPU's own kernels for autocast are replaced in torch's dispatcher for the while, so that the cast weights are
@@ -150,7 +150,7 @@ def cuda_autocast_policy() -> Iterator[None]:
         library.impl("layer_norm", _layer_norm_in_float32, "AutocastCPU")
         yield
     finally:
-        library._destroy()
+        library._destroy()  # pyright: ignore[reportPrivateUsage]  # torch's own way to take it back
 
 
 def kernel_temporary_bytes(func: Any, args: tuple[Any, ...]) -> int:
@@ -188,3 +188,8 @@ def _layer_norm_in_float32(
 ) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return torch.layer_norm(x.float(), normalized_shape, weight, bias, eps, cudnn_enable)
+
+
+def _key(storage: torch.UntypedStorage) -> int:
+    """What is the same for two views of one storage."""
+    return storage._cdata  # pyright: ignore[reportPrivateUsage]  # data_ptr() is 0 for fake storages

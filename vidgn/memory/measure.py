@@ -8,7 +8,7 @@ import torch
 from vidgn.config.schema import Config
 from vidgn.geometry import Geometry, group_clips
 from vidgn.memory.prediction import KINETICS_CLASSES, evaluation_forwards
-from vidgn.memory.step_alone import StepAlone
+from vidgn.memory.warm_step import WarmStep
 from vidgn.training.setup import make_model, place_model, set_precision
 
 _WARM_STEPS = 2  # cuDNN chooses its algorithms in the first
@@ -56,7 +56,7 @@ def measure(
 
 def _steps(config: Config, geometry: Geometry, device: torch.device, num_classes: int) -> None:
     model = place_model(make_model(config, num_classes=num_classes), config, device)
-    step = StepAlone(config, model, geometry=geometry, device=device)
+    step = WarmStep(config, model, geometry=geometry, device=device)
     for index in range(_WARM_STEPS + _STEPS):
         if index == _WARM_STEPS:
             torch.cuda.synchronize(device)
@@ -64,8 +64,8 @@ def _steps(config: Config, geometry: Geometry, device: torch.device, num_classes
             torch.cuda.reset_peak_memory_stats(device)
         if geometry.forwards_per_step == 1:
             step.optimizer.zero_grad(set_to_none=True)
-        step.backward(step.forward())
-        step.update()
+        step.backward(step.forward(None))
+        step.optimizer.step()
     for clips, crop in evaluation_forwards(config):
         step.test(clips=clips, crop=crop)
     torch.cuda.synchronize(device)

@@ -10,12 +10,13 @@ from vidgn.config.schema import Config, ViewsConfig
 from vidgn.data.clips.plan import view_size
 from vidgn.geometry import Geometry, group_clips
 from vidgn.memory.fake_gpu import LiveBytes, fake_gpu
-from vidgn.memory.step_alone import StepAlone
+from vidgn.memory.warm_step import WarmStep
 from vidgn.models.activation_memory import set_activation_memory
 from vidgn.models.i3d import assemble_model
 from vidgn.training.bn_stats import statistics_used
 from vidgn.training.setup import DTYPES, memory_format
-from vidgn.training.tester import CURVE, clips_at_once
+from vidgn.training.tasks import TASKS
+from vidgn.training.tester import clips_at_once
 
 KINETICS_CLASSES = 400
 
@@ -87,7 +88,7 @@ def evaluation_forwards(config: Config) -> list[tuple[int, int]]:
     """(clips, crop) of the forwards without gradients that the run's own tests push at once, each pair once."""
     tests = [config.views]
     if config.trainer.eval_every > 0:
-        tests.append(config.views if config.data.augment == "image" else CURVE)
+        tests.append(TASKS[config.data.augment].curve_views(config))
     return sorted({_evaluation_forward(config, views) for views in tests})
 
 
@@ -96,7 +97,7 @@ def _evaluation_forward(config: Config, views: ViewsConfig) -> tuple[int, int]:
     return clips, view_size(views, config.data.crop)
 
 
-def _step(config: Config, geometry: Geometry, num_classes: int) -> StepAlone:
+def _step(config: Config, geometry: Geometry, num_classes: int) -> WarmStep:
     model = assemble_model(
         config.model, config.norm, num_classes=num_classes, frames=config.frames, crop=config.data.crop, device="cpu"
     )
@@ -108,10 +109,10 @@ def _step(config: Config, geometry: Geometry, num_classes: int) -> StepAlone:
             if value.dim() == 5:
                 value = value.contiguous(memory_format=memory_format(config, cpu))
             setattr(module, name, torch.nn.Parameter(value, requires_grad=parameter.requires_grad))
-    return StepAlone(config, model, geometry=geometry, device=cpu)
+    return WarmStep(config, model, geometry=geometry, device=cpu)
 
 
-def _train(step: StepAlone, live: LiveBytes) -> int:
+def _train(step: WarmStep, live: LiveBytes) -> int:
     """One forward, backward and update.
 
     Returns:
@@ -119,16 +120,16 @@ def _train(step: StepAlone, live: LiveBytes) -> int:
     """
     live.forget_peak()
     start = live.now()
-    logits_NK = step.forward()
-    saved = live.name_made_after(start, "saved", but=[logits_NK])
-    step.backward(logits_NK)
-    del logits_NK
+    forward = step.clip_forward()
+    saved = live.name_made_after(start, "saved", but=[forward.logits_NK])
+    step.backward(forward)
+    del forward
     live.name([p.grad for p in step.trained if p.grad is not None and step.buckets is None], "gradient")
-    step.update()
+    step.optimizer.step()
     return saved
 
 
-def _test(step: StepAlone, live: LiveBytes, *, clips: int, crop: int) -> int:
+def _test(step: WarmStep, live: LiveBytes, *, clips: int, crop: int) -> int:
     live.forget_peak()
     step.test(clips=clips, crop=crop)
     return live.peak_bytes

@@ -1,26 +1,10 @@
-"""Counts that add up exactly, and the run's one-JSON-object-a-line log."""
+"""A run's log of one JSON object a line."""
 
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import torch
-
-TOP_K = 5
-
-
-def label_ranks(scores_NK: torch.Tensor, label_N: torch.Tensor) -> torch.Tensor:
-    """0-based rank of each label's score: 0 is top-1. Ties go to the lower class index; a NaN never ranks.
-
-    Shape: (N, K), (N,) -> (N,) int64. A row with a NaN gets rank K or 5, whichever is more.
-    """
-    own_N1 = scores_NK.gather(1, label_N[:, None])
-    classes_K = torch.arange(scores_NK.shape[1], device=scores_NK.device)
-    ahead = (scores_NK > own_N1) | ((scores_NK == own_N1) & (classes_K < label_N[:, None]))
-    ranks = ahead.sum(1)
-    return torch.where(scores_NK.isnan().any(1), max(scores_NK.shape[1], TOP_K), ranks)
 
 
 class MetricsLog:

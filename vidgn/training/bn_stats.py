@@ -6,7 +6,7 @@ counts (hundreds of groups x T x H x W) make n/(n-1) vanish. `ema` keeps torch's
 per step), so that it equals BatchNorm3d under DistributedDataParallel with running statistics averaged over ranks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 import torch
@@ -102,7 +102,7 @@ def precise_statistics(model: nn.Module, forwards: Iterable[torch.Tensor], ranks
 
 
 @contextmanager
-def batch_statistics(model: nn.Module) -> Iterator[None]:
+def batch_statistics(model: nn.Module) -> Generator[None]:
     """Norms use the statistics of what they see; everything else is in test mode (no dropout)."""
     mode = model.training
     model.eval()
@@ -115,7 +115,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def statistics_at_test(model: nn.Module, statistics: Statistics | None) -> Iterator[None]:
+def statistics_at_test(model: nn.Module, statistics: Statistics | None) -> Generator[None]:
     """Test mode with `statistics` in place of the running ones (None: the running ones); put back at the end."""
     layers = dict(statistics_layers(model))
     kept = {name: (layers[name].running_mean.clone(), layers[name].running_var.clone()) for name in statistics or {}}

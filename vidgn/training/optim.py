@@ -9,6 +9,17 @@ from vidgn.config.schema import Config, OptimConfig
 from vidgn.models.i3d import parameter_roles
 
 
+def total_steps(config: Config, num_rows: int) -> int:
+    """Optimizer updates of the run: enough to see `trainer.epochs` passes, at most `trainer.max_steps`."""
+    steps = math.ceil(config.trainer.epochs * num_rows / config.slots_per_step)
+    return min(steps, config.trainer.max_steps or steps)
+
+
+def epoch_of(config: Config, step: int, num_rows: int) -> float:
+    """Passes over the training rows after `step` steps."""
+    return step * config.slots_per_step / num_rows
+
+
 def learning_rate(optim: OptimConfig, *, step: int, total_steps: int, slots_per_step: int) -> float:
     """Learning rate of step `step` (0-based): lr_per_clip * S * schedule(step / total_steps).
 

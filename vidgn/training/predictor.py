@@ -13,7 +13,7 @@ from vidgn.errors import CheckpointError, ConfigError
 from vidgn.models.i3d import VideoResNet, build_model
 from vidgn.models.weights import ImportReport, load_file, load_weights, read_about
 from vidgn.training.setup import DTYPES, ToModel, autocast, memory_format, set_precision
-from vidgn.training.step import class_scores
+from vidgn.training.tester import class_scores
 
 _VIEWS_AT_ONCE = {"cpu": 1, "cuda": 6}
 

@@ -5,10 +5,13 @@ from typing import Any
 from vidgn.atomic_files import read_json
 from vidgn.config.fingerprint import DATA_ROWS, fingerprint, pair_fingerprint
 from vidgn.config.schema import Config
+from vidgn.distributed.ranks import Ranks
 from vidgn.models.weights import save_model
+from vidgn.runs.directory import RunDirectory
 from vidgn.training.bn_stats import statistics_used
-from vidgn.training.loop import Trainer
 from vidgn.training.setup import versions
+from vidgn.training.state import RunState
+from vidgn.training.tasks import ClipsTask
 from vidgn.training.tester import SplitScores, top_percents
 
 
@@ -28,21 +31,32 @@ def items(config: Config) -> str:
     return "images" if config.data.format == "imagenet" else "videos"
 
 
-def write_test(trainer: Trainer, identity: dict[str, Any], *, is_result: bool) -> None:
-    """The configured test and its files; for a run's own test (`is_result`) also model.safetensors and result.json.
+def write_test(
+    task: ClipsTask,
+    state: RunState,
+    *,
+    ranks: Ranks,
+    run: RunDirectory,
+    identity: dict[str, Any],
+    is_result: bool,
+) -> None:
+    """Make the configured test and write its files. Only the first rank writes.
 
-    The model goes out with the statistics it was tested with. Only the first rank writes.
+    Args:
+        identity: of the test.
+        is_result: it is the run's own test: model.safetensors, with the statistics it was tested with, and result.json
+            are written too.
     """
-    config, run = trainer.config, trainer.run
-    with trainer.tested(config.views) as scores:
-        if not trainer.ranks.is_first:
+    config = task.config
+    with task.tested(config.views) as scores:
+        if not ranks.is_first:
             return
-        result = _result(trainer, scores, identity)
+        result = _result(task, state, scores, identity)
         name = test_name(config, identity)
         run.write_whole(f"{name}.csv", scores.csv())
         run.write_whole(f"{name}.json", {**result, "unreadable": list(scores.unreadable)})
         if is_result:
-            run.patiently(lambda: _save_model(trainer), "model.safetensors")
+            run.patiently(lambda: _save_model(task, state), "model.safetensors")
             run.write_whole("result.json", result)
     use = f" ({result['bn_stats']})" if result["bn_stats"] else ""
     unreadable = f", {len(scores.unreadable)} unreadable" if scores.unreadable else ""
@@ -52,15 +66,15 @@ def write_test(trainer: Trainer, identity: dict[str, Any], *, is_result: bool) -
     )
 
 
-def _result(trainer: Trainer, scores: SplitScores, identity: dict[str, Any]) -> dict[str, Any]:
+def _result(task: ClipsTask, state: RunState, scores: SplitScores, identity: dict[str, Any]) -> dict[str, Any]:
     """What result.json and tests/*.json hold; nothing in it depends on the machine or the clock."""
-    config = trainer.config
-    assert scores.num_videos == len(trainer.val_rows), "every video of the manifest, once"
+    config = task.config
+    assert scores.num_videos == len(task.val_rows), "every video of the manifest, once"
     return {
         **top_percents(scores),
         "num_videos": scores.num_videos,
         "num_unreadable": len(scores.unreadable),
-        "num_missing": trainer.val_rows.num_missing,
+        "num_missing": task.val_rows.num_missing,
         "views": config.views.name,
         "bn_stats": statistics_used(config),
         "frames": config.frames,
@@ -69,15 +83,15 @@ def _result(trainer: Trainer, scores: SplitScores, identity: dict[str, Any]) -> 
         "norm": config.norm.kind,
         "model": config.model.name,
         "data": config.data.name,
-        "classes": len(trainer.val_rows.classes),
+        "classes": len(task.val_rows.classes),
         "seed": config.seed,
         "precision": config.trainer.precision,
-        "steps": trainer.step,
-        "num_substituted": trainer.num_substituted,
-        "num_skipped": trainer.num_skipped,
-        "plan_digest": f"{trainer.digest:032x}",
+        "steps": state.step,
+        "num_substituted": state.num_substituted,
+        "num_skipped": state.num_skipped,
+        "plan_digest": f"{state.digest:032x}",
         "weights": config.weights,
-        "input_mean": list(trainer.to_model.mean),
+        "input_mean": list(task.to_model.mean),
         "input_std": list(config.data.std),
         "fingerprint": fingerprint(identity),
         "pair_fingerprint": pair_fingerprint(identity),
@@ -85,12 +99,12 @@ def _result(trainer: Trainer, scores: SplitScores, identity: dict[str, Any]) -> 
     }
 
 
-def _save_model(trainer: Trainer) -> None:
+def _save_model(task: ClipsTask, state: RunState) -> None:
     save_model(
-        trainer.model,
-        trainer.config.run_dir / "model.safetensors",
-        config=trainer.config,
-        classes=trainer.train_rows.classes,
-        input_mean=trainer.to_model.mean,
-        trained_steps=trainer.step,
+        task.model,
+        task.config.run_dir / "model.safetensors",
+        config=task.config,
+        classes=task.train_rows.classes,
+        input_mean=task.to_model.mean,
+        trained_steps=state.step,
     )

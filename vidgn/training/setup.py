@@ -1,7 +1,7 @@
-"""From a Config to the parts of a run: length, precision, model, device transfer."""
+"""From a Config to the parts of a run on its device: threads, precision, model, pixels."""
 
-import math
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,28 +10,13 @@ import torch
 from vidgn import __version__
 from vidgn.config.schema import Config
 from vidgn.distributed.environment import threads_per_rank
-from vidgn.distributed.ranks import Ranks
-from vidgn.errors import CheckpointError, ConfigError
-from vidgn.geometry import choose_geometry, group_clips
+from vidgn.errors import ConfigError
 from vidgn.models.activation_memory import set_activation_memory
-from vidgn.models.i3d import VideoResNet, build_model, check_model, check_statistics
-from vidgn.models.weights.containers import resolve_path
-from vidgn.runs.checkpoint import list_checkpoints
+from vidgn.models.i3d import VideoResNet, build_model
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of parameters
 
 _BF16_ERROR = 0.05  # of the gradient's norm; rounding alone is about 0.005
-
-
-def total_steps(config: Config, num_rows: int) -> int:
-    """Optimizer updates of the run: enough to see `trainer.epochs` passes, at most `trainer.max_steps`."""
-    steps = math.ceil(config.trainer.epochs * num_rows / config.slots_per_step)
-    return min(steps, config.trainer.max_steps or steps)
-
-
-def epoch_of(config: Config, step: int, num_rows: int) -> float:
-    """Passes over the training rows after `step` steps."""
-    return step * config.slots_per_step / num_rows
 
 
 def set_precision(config: Config) -> None:
@@ -90,6 +75,11 @@ def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16")
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """16-bit tensors in float32, others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class ToModel:
     """uint8 frames to the model's input, on the device: (x - mean) / std, per channel of RGB in 0-255.
 
@@ -98,13 +88,17 @@ class ToModel:
     """
 
     def __init__(self, config: Config, device: torch.device, *, input_mean: tuple[float, ...] | None = None) -> None:
-        self.mean = tuple(input_mean or config.data.mean)
         self.dtype = DTYPES[config.trainer.precision]
         self._input_dtype = torch.bfloat16 if config.trainer.precision == "bf16" else self.dtype
         self._device = device
-        self._mean_C111 = torch.tensor(self.mean, dtype=self.dtype, device=device).view(3, 1, 1, 1)
+        self.set_mean(input_mean or config.data.mean)
         self._std_C111 = torch.tensor(config.data.std, dtype=self.dtype, device=device).view(3, 1, 1, 1)
         self._format = memory_format(config, device)
+
+    def set_mean(self, mean: Sequence[float]) -> None:
+        """Subtract another mean from now on."""
+        self.mean = tuple(mean)
+        self._mean_C111 = torch.tensor(self.mean, dtype=self.dtype, device=self._device).view(3, 1, 1, 1)
 
     def __call__(self, clip_NTHWC: torch.Tensor) -> torch.Tensor:
         clip_NCTHW = clip_NTHWC.to(self._device, non_blocking=True).permute(0, 4, 1, 2, 3).to(self.dtype)
@@ -140,48 +134,6 @@ def place_model(model: VideoResNet, config: Config, device: torch.device) -> Vid
         model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     set_activation_memory(model, config.trainer.activation_memory)
     return model
-
-
-def check_experiment(config: Config, *, world_size: int) -> None:
-    """What can be told without data or processes: clip size, norm groups, batch geometry, weights file to start from.
-
-    Raises:
-        ConfigError: a key, a value or a combination can't be run.
-    """
-    check_model(config.model, config.norm, frames=config.frames, crop=config.data.crop)
-    choose_geometry(config, world_size=world_size)
-    check_statistics(
-        config.model, config.norm, frames=config.frames, crop=config.data.crop, group_clips=group_clips(config)
-    )
-    k = config.data.clips_per_video
-    group = group_clips(config)
-    if k > 1 and config.slots_per_step // k < group:
-        raise ConfigError(
-            f"data.clips_per_video={k} would put two clips of a video in one statistics group of {group}: "
-            f"at most {config.slots_per_step // group} go with this batch and norm"
-        )
-    if config.weights is not None and not list_checkpoints(config.run_dir / "checkpoints"):
-        try:
-            resolve_path(config.weights)
-        except CheckpointError as error:
-            raise ConfigError(f"weights={error}") from None
-
-
-def machine(config: Config, ranks: Ranks, *, clips_per_forward: int, threads: int) -> dict[str, Any]:
-    """What this start of the run has to go on, for machine.json. Equal entries give equal bytes."""
-    gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
-    return {
-        "world_size": ranks.world_size,
-        "device": ranks.device.type,
-        "gpu": gpu,
-        "threads": threads,
-        "clips_per_forward": clips_per_forward,
-        "memory_format": str(memory_format(config, ranks.device)).removeprefix("torch."),
-        "activation_memory": config.trainer.activation_memory,
-        "compile": config.trainer.compile,
-        "deterministic": config.trainer.deterministic,
-        "versions": versions(),
-    }
 
 
 def versions() -> dict[str, str | None]:

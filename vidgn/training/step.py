@@ -1,55 +1,185 @@
-"""What goes into a forward of the network and what is made of its logits, in training and in tests alike."""
+"""One optimizer update. The loop, the memory prediction, `vidgn data bench` and the benches all run this one.
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+What goes through the network is the task's affair; slots, groups, accumulation, statistics and the update are here.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from vidgn.config.schema import Config
-from vidgn.data.clips.plan import plan_for
-from vidgn.data.loading.batches import Batch
-from vidgn.distributed.ranks import Ranks
-from vidgn.errors import NonFiniteError
+from vidgn.data.loading.batches import Substitution
+from vidgn.distributed.ranks import Ranks, wrapped
 from vidgn.geometry import Geometry
-from vidgn.rng_streams import Tag, stream
-from vidgn.runs.directory import RunDirectory
+from vidgn.models.norms.layers import set_statistics_groups
+from vidgn.training.bn_stats import StepStatistics
+from vidgn.training.optim import make_optimizer, set_learning_rate
+from vidgn.training.setup import autocast
 
 
-def positions(geometry: Geometry, *, rank: int, steps: range) -> Iterator[list[int]]:
-    """Positions of the clips of each forward of one rank, in order."""
-    for step in steps:
-        for forward in range(geometry.forwards_per_step):
-            yield [step * geometry.slots_per_step + slot for slot in geometry.slots(rank, forward)]
+class Batch(Protocol):
+    """What a task reads for one forward. `digest`: sum of the plan digests of its positions modulo 2**128."""
+
+    ids: tuple[str, ...]
+    positions: tuple[int, ...]
+    digest: int
+    substitutions: tuple[Substitution, ...]
 
 
-def dropout_scale(config: Config, *, channels: int, step: int, slots: range, dtype: torch.dtype) -> Tensor | None:
-    """(N, C) of 0 and 1/(1-p), drawn per slot: which process holds a clip does not matter. None where p is 0."""
-    p = config.model.dropout
-    if p == 0:
-        return None
-    rows = [stream(Tag.DROPOUT, config.seed, step, slot).random(channels) >= p for slot in slots]
-    return torch.stack([torch.from_numpy(row) for row in rows]).to(dtype) / (1 - p)
+class Forward(Protocol):
+    """One forward of the network, held until its backward is done."""
+
+    def loss_sum(self) -> Tensor:
+        """The loss, summed over the slots of the forward."""
+        ...
+
+    def num_correct(self) -> int:
+        """How many of its slots are right. Asked for after the backward."""
+        ...
 
 
-def summed_loss(logits_NK: Tensor, label_N: Tensor) -> Tensor:
-    """Cross-entropy summed over the clips of a forward, in float32 at least."""
-    return F.cross_entropy(_wide(logits_NK), label_N, reduction="sum")
+class Objective(Protocol):
+    """The half of a task that a step needs: from a batch to its forward."""
+
+    def forward(self, module: nn.Module, batch: Any, *, step: int, slots: range) -> Forward:
+        """Run `module` on `batch`, which holds `slots` of step `step` (0-based)."""
+        ...
 
 
-def backward(loss_sum: Tensor, geometry: Geometry) -> None:
-    """Gradients of the mean over the slots of a step, of which DDP takes the mean over ranks."""
-    (loss_sum * (geometry.world_size / geometry.slots_per_step)).backward()
+class Task(Objective, Protocol):
+    """What a run trains and tests. The loop knows steps; a task knows what they are made of."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the training set, which are one epoch."""
+        ...
+
+    def batches(self, steps: range) -> AbstractContextManager[Iterator[Batch]]:
+        """This rank's batches for the forwards of `steps`, in order."""
+        ...
+
+    def describe(self, batch: Any) -> list[dict[str, Any]]:
+        """Position, id and plan of each slot of a batch, for a look at a bad step."""
+        ...
+
+    def curve_point(self) -> dict[str, Any]:
+        """Test as the validation curve does: the numbers of its line in metrics.jsonl."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of the task."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave, out of a checkpoint."""
+        ...
 
 
-def class_scores(logits_NKTHW: Tensor) -> Tensor:
-    """Softmax over classes, averaged over the final map: (N, K), in float32 at least."""
-    return _wide(logits_NKTHW).softmax(1).mean((2, 3, 4))
+class TrainStep:
+    """The update of one rank: forward, backward, statistics, finite check, update.
+
+    Gradients are those of the mean loss over all slots of the step, whatever their layout.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        geometry: Geometry,
+        ranks: Ranks,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        """Make the optimizer.
+
+        Args:
+            process_group: the ranks that share a statistics group with this one, None where none do.
+        """
+        self.config, self.model, self.objective = config, model, objective
+        self.geometry, self.ranks, self.process_group = geometry, ranks, process_group
+        self.module = model  # what is called in training: DDP's wrapper after `join_ranks`
+        self.optimizer = make_optimizer(model, config)
+        self.statistics = StepStatistics(model)
+
+    def join_ranks(self) -> None:
+        """Let gradients meet, and compile. Called once the weights are those that training starts from."""
+        self.module = wrapped(self.model, self.ranks, compiled=self.config.trainer.compile)
+
+    def accumulate(self, next_batch: Callable[[], Batch], *, step: int, learning_rate: float) -> tuple[float, int]:
+        """All forwards and backwards of this rank in step `step` (0-based).
+
+        Returns:
+            Summed loss and number of correct slots of this rank.
+        """
+        self.model.train()
+        set_training_groups(self.model, self.geometry, self.process_group)
+        set_learning_rate(self.optimizer, learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum, num_correct = 0.0, 0
+        for index in range(self.geometry.forwards_per_step):
+            loss, correct = self.forward_backward(next_batch(), step=step, index=index)
+            loss_sum, num_correct = loss_sum + loss, num_correct + correct
+        return loss_sum, num_correct
+
+    def forward_backward(self, batch: Batch, *, step: int, index: int) -> tuple[float, int]:
+        """Forward number `index` of this rank in the step, and its backward. Ranks' gradients meet in the last one.
+
+        Returns:
+            Summed loss and number of correct slots of the forward.
+        """
+        is_last = index == self.geometry.forwards_per_step - 1
+        ranks_wait = not is_last and isinstance(self.module, DistributedDataParallel)
+        with self.module.no_sync() if ranks_wait else nullcontext():  # pyright: ignore[reportCallIssue, reportGeneralTypeIssues]
+            forward = self.forward(batch, step=step, index=index)
+            loss_sum = self.backward(forward)
+        return float(loss_sum), forward.num_correct()
+
+    def forward(self, batch: Any, *, step: int = 0, index: int = 0) -> Forward:
+        """The forward alone, in the configured precision."""
+        slots = self.geometry.slots(self.ranks.rank, index)
+        with autocast(self.config, self.ranks.device):
+            return self.objective.forward(self.module, batch, step=step, slots=slots)
+
+    def backward(self, forward: Forward) -> Tensor:
+        """The backward of a forward: its gradients are added to those that are there.
+
+        Returns:
+            The summed loss of the forward.
+        """
+        loss_sum = forward.loss_sum()
+        self.statistics.add_forward()
+        # The gradient of the mean over the slots of a step, of which DDP takes the mean over ranks.
+        (loss_sum * (self.geometry.world_size / self.geometry.slots_per_step)).backward()
+        return loss_sum.detach()
+
+    def update(self, loss_sum: float) -> bool:
+        """Update parameters and running statistics, unless the loss or a gradient is not finite.
+
+        Args:
+            loss_sum: of all ranks.
+
+        Returns:
+            Whether the update was made. If not, nothing has changed.
+        """
+        if not (math.isfinite(loss_sum) and gradients_are_finite(self.model)):
+            self.statistics.forget()
+            return False
+        self.optimizer.step()
+        self.statistics.update_running(self.ranks)
+        return True
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def set_training_groups(model: nn.Module, geometry: Geometry, process_group: dist.ProcessGroup | None) -> None:
+    """Let BN normalise over the statistics groups of the training geometry."""
+    group_clips = min(geometry.group_clips, geometry.clips_per_forward)
+    set_statistics_groups(model, group_clips=group_clips, process_group=process_group)
 
 
 def gradients_are_finite(model: nn.Module) -> bool:
@@ -58,20 +188,8 @@ def gradients_are_finite(model: nn.Module) -> bool:
     return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
 
 
-def end_at_nonfinite(
-    config: Config, run: RunDirectory, ranks: Ranks, *, step: int, state: dict[str, Any], used: Sequence[Batch]
-) -> NoReturn:
-    """Save the state before the bad step `step` and the plans of all ranks' clips in it, then raise NonFiniteError."""
-    here = [
-        {"position": p, "id": i, "plan": vars(plan_for(config.data, config.seed, p))}
-        for batch in used
-        for p, i in zip(batch.positions, batch.ids, strict=True)
-    ]
-    clips = sorted((c for part in ranks.gather(here) for c in part), key=lambda c: c["position"])
-    if ranks.is_first:
-        run.save_nonfinite(step, state, clips)
-    ranks.barrier()  # the state is saved before any rank ends the others
-    raise NonFiniteError(
-        f"the loss or a gradient of step {step} is not finite; the state before it and the plan of its clips are in "
-        f"{run.nonfinite_path(step)}: lower optim.lr_per_clip, or leave such steps out with trainer.on_nonfinite=skip"
-    )
+def forward_positions(geometry: Geometry, *, rank: int, steps: range) -> Iterator[Sequence[int]]:
+    """Positions of the slots of each forward of one rank, in order."""
+    for step in steps:
+        for forward in range(geometry.forwards_per_step):
+            yield [step * geometry.slots_per_step + slot for slot in geometry.slots(rank, forward)]

@@ -1,30 +1,36 @@
 """Exact evaluation: every video once, on one rank, with all its views; integer counts, summed.
 
-Videos are taken in blocks whose make-up depends on the experiment alone, so a video's scores do too.
+`Tester` chooses the statistics that BN tests with; `evaluate` scores a split with what the model then has. Videos are
+taken in blocks whose make-up depends on the experiment alone, so a video's scores do too.
 """
 
 import csv
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from vidgn.config.schema import Config, ViewsConfig
 from vidgn.data.datasets.manifest import Manifest
-from vidgn.data.loading.batches import VideoViews, view_videos
+from vidgn.data.loading.batches import Batch, Substitution, VideoViews, view_videos
 from vidgn.distributed.ranks import Ranks
-from vidgn.geometry import group_clips
+from vidgn.geometry import Geometry, group_clips
 from vidgn.models.norms.layers import set_statistics_groups
 from vidgn.rng_streams import Tag, stream
-from vidgn.runs.metrics import TOP_K, label_ranks
-from vidgn.training.bn_stats import batch_statistics
-from vidgn.training.step import class_scores
+from vidgn.runs.directory import RunDirectory
+from vidgn.training import bn_stats
+from vidgn.training.setup import ToModel, at_least_float32, autocast
+from vidgn.training.state import RunState
+from vidgn.training.step import set_training_groups
 
 CURVE = ViewsConfig(name="curve", clips=1, crops=1, crop="training", plan="training")  # GN paper, figure 7
+TOP_K = 5
 BLOCK = 8  # videos of one clip that go through the model at once
 
 
@@ -69,6 +75,93 @@ class SplitScores:
         writer.writerow(f.name for f in fields(VideoScore))
         writer.writerows(asdict(video).values() for video in self.videos)
         return text.getvalue()
+
+
+class Tester:
+    """Tests of one run: BN's statistics, then the scores of the validation split."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        val: Manifest,
+        *,
+        to_model: ToModel,
+        statistics_batches: Callable[[], AbstractContextManager[Sequence[Batch] | Iterator[Batch]]],
+        num_statistics_forwards: int,
+        geometry: Geometry,
+        process_group: dist.ProcessGroup | None,
+        ranks: Ranks,
+        run: RunDirectory,
+        state: RunState,
+    ) -> None:
+        """Nothing is read before a test.
+
+        Args:
+            statistics_batches: opens this rank's share of the clips that precise statistics are taken of, which are
+                `num_statistics_forwards` forwards in the training geometry.
+            process_group: the ranks that share a statistics group with this one, None where none do.
+        """
+        self._config, self._model, self._val, self._to_model = config, model, val, to_model
+        self._statistics_batches, self._num_statistics_forwards = statistics_batches, num_statistics_forwards
+        self._geometry, self._process_group = geometry, process_group
+        self._ranks, self._run, self._state = ranks, run, state
+
+    @contextmanager
+    def tested(self, views: ViewsConfig, *, unit: str | None = None) -> Generator[SplitScores]:
+        """Scores of the validation split; inside, the model still has the statistics it was tested with.
+
+        Args:
+            unit: what the progress bar counts; None: the name of the views.
+        """
+        use = bn_stats.statistics_used(self._config)
+        statistics = self.precise_statistics() if use == "precise" else None
+        with (
+            bn_stats.statistics_at_test(self._model, statistics),
+            autocast(self._config, self._ranks.device),
+            self._run.progress(0, len(self._val), unit or views.name) as progress,
+        ):
+
+            def each_block(done: int) -> None:
+                progress.set(done * self._ranks.world_size)
+                self._state.stop_if_asked(self._ranks, self._run)
+
+            yield evaluate(
+                self._model,
+                self._val,
+                self._config,
+                views,
+                ranks=self._ranks,
+                to_model=self._to_model,
+                use_batch_statistics=use == "batch",
+                each_block=each_block,
+            )
+
+    def precise_statistics(self) -> bn_stats.Statistics:
+        """BN statistics over the plans that are drawn for them, in the training geometry; the same on every rank."""
+        set_training_groups(self._model, self._geometry, self._process_group)
+        replaced: list[Substitution] = []
+        with (
+            self._statistics_batches() as batches,
+            self._run.progress(0, self._num_statistics_forwards, "BN statistics") as progress,
+        ):
+
+            def forwards() -> Iterator[torch.Tensor]:
+                for batch in batches:
+                    self._state.stop_if_asked(self._ranks, self._run)
+                    replaced.extend(batch.substitutions)
+                    yield self._to_model(batch.clip_NTHWC)
+                    progress.advance()
+
+            with autocast(self._config, self._ranks.device):
+                statistics = bn_stats.precise_statistics(self._model, forwards(), self._ranks)
+        ids = [s.id for part in self._ranks.gather(replaced) for s in part]
+        if ids:
+            self._run.say(
+                f"BN statistics: {len(ids)} clips that could not be read were replaced, "
+                f"of {', '.join(sorted(set(ids))[:3])} (vidgn data check lists all such videos)"
+            )
+        return statistics
 
 
 def clips_at_once(config: Config, views: ViewsConfig, *, use_batch_statistics: bool) -> int:
@@ -174,7 +267,7 @@ def _together(
         return []
     set_statistics_groups(model, group_clips=len(videos))
     by_view = zip(*(v.clips_VTHWC for v in videos if v.clips_VTHWC is not None), strict=True)
-    with batch_statistics(model):
+    with bn_stats.batch_statistics(model):
         views = [class_scores(model(to_model(torch.stack(clips)))) for clips in by_view]
     return list(torch.stack(views).mean(0))
 
@@ -187,3 +280,20 @@ def _score(video: VideoViews, scores_K: torch.Tensor | None) -> VideoScore:
     best = int(scores_K.nan_to_num(nan=-1).argmax())
     values = [float(scores_K[i].nan_to_num(nan=0)) for i in (video.label, best)]
     return VideoScore(video.id, video.label, "ok", rank, values[0], best, values[1])
+
+
+def label_ranks(scores_NK: torch.Tensor, label_N: torch.Tensor) -> torch.Tensor:
+    """0-based rank of each label's score: 0 is top-1. Ties go to the lower class index; a NaN never ranks.
+
+    Shape: (N, K), (N,) -> (N,) int64. A row with a NaN gets rank K or 5, whichever is more.
+    """
+    own_N1 = scores_NK.gather(1, label_N[:, None])
+    classes_K = torch.arange(scores_NK.shape[1], device=scores_NK.device)
+    ahead = (scores_NK > own_N1) | ((scores_NK == own_N1) & (classes_K < label_N[:, None]))
+    ranks = ahead.sum(1)
+    return torch.where(scores_NK.isnan().any(1), max(scores_NK.shape[1], TOP_K), ranks)
+
+
+def class_scores(logits_NKTHW: torch.Tensor) -> torch.Tensor:
+    """Softmax over classes, averaged over the final map: (N, K), in float32 at least."""
+    return at_least_float32(logits_NKTHW).softmax(1).mean((2, 3, 4))

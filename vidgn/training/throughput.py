@@ -10,11 +10,12 @@ import torch
 from vidgn.config.schema import Config
 from vidgn.data.datasets.manifest import Manifest, read_manifest
 from vidgn.data.loading.batches import Batch, train_batches
-from vidgn.distributed.ranks import choose_device
+from vidgn.distributed.ranks import Ranks, choose_device
 from vidgn.geometry import choose_geometry
-from vidgn.memory.step_alone import StepAlone
 from vidgn.processes import num_cores
 from vidgn.training.setup import make_model, place_model, set_precision
+from vidgn.training.step import TrainStep, set_training_groups
+from vidgn.training.tasks import MadeUpClips
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,13 @@ def _model_rate(config: Config, device: torch.device, *, num_classes: int, secon
     """Clips per second through forward and backward, after two warm rounds."""
     geometry = choose_geometry(config, world_size=1)
     model = place_model(make_model(config, num_classes=num_classes), config, device)
-    step = StepAlone(config, model, geometry=geometry, device=device)
+    step = TrainStep(
+        config, model.train(), MadeUpClips(config, model, device), geometry=geometry, ranks=Ranks(0, 1, device)
+    )
+    set_training_groups(model, geometry, None)
 
     def once() -> None:
-        step.backward(step.forward())
+        step.backward(step.forward(None))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

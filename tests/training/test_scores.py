@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidgn.runs.metrics import label_ranks
-from vidgn.training.tester import SplitScores, VideoScore
+from vidgn.training.tester import SplitScores, VideoScore, label_ranks
 
 scores = st.lists(
     st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, math.nan]), min_size=7, max_size=7), min_size=1, max_size=5

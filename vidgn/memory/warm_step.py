@@ -1,0 +1,74 @@
+"""A training step on made-up clips, as it is between two others of a run: for prediction, measurement and benches."""
+
+import torch
+from torch import Tensor
+
+from vidgn.config.schema import Config
+from vidgn.distributed.ranks import Ranks
+from vidgn.geometry import Geometry
+from vidgn.models.i3d import VideoResNet
+from vidgn.training.setup import autocast
+from vidgn.training.step import TrainStep, set_training_groups
+from vidgn.training.tasks import ClipForward, MadeUpClips
+from vidgn.training.tester import class_scores
+
+
+class WarmStep(TrainStep):
+    """A step with the state of a run: momentum is there, and gradients where a step has several forwards.
+
+    With several ranks DDP's buckets are there too, and gradients live in them once they are reduced; nothing is sent.
+    """
+
+    def __init__(self, config: Config, model: VideoResNet, *, geometry: Geometry, device: torch.device) -> None:
+        """Make what a run has at this point.
+
+        Args:
+            model: where and how `place_model` puts it.
+        """
+        self.made_up = MadeUpClips(config, model.train(), device)
+        super().__init__(config, model, self.made_up, geometry=geometry, ranks=Ranks(0, geometry.world_size, device))
+        for group in self.optimizer.param_groups:
+            group["foreach"] = True  # torch's choice on CUDA
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.momentum: list[Tensor] = []
+        if config.optim.momentum:
+            for parameter in self.trained:
+                self.momentum.append(torch.zeros_like(parameter))
+                self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[-1]
+        self.buckets: Tensor | None = None
+        if geometry.world_size > 1:
+            num_values = sum(p.numel() for p in self.trained)
+            self.buckets = torch.zeros(num_values, device=device, dtype=self.made_up.to_model.dtype)
+        if geometry.forwards_per_step > 1:
+            for parameter in self.trained:
+                parameter.grad = torch.zeros_like(parameter)
+        elif self.buckets is not None:
+            self._reduce_into_buckets(self.buckets)
+        set_training_groups(model, geometry, None)
+
+    def clip_forward(self) -> ClipForward:
+        """A training forward of `clips_per_forward` clips."""
+        forward = self.forward(None)
+        assert isinstance(forward, ClipForward)
+        return forward
+
+    def test(self, *, clips: int, crop: int) -> None:
+        """One forward of a test, while the last step's gradients are still there."""
+        self.model.eval()
+        with torch.no_grad(), autocast(self.config, self.ranks.device):
+            class_scores(self.model(self.made_up.to_model(self.made_up.clips(clips, crop))))
+        self.model.train()
+
+    def _reduce_into_buckets(self, buckets: Tensor) -> None:
+        """Do to each finished gradient what DDP does: copy it into its bucket, then make it a view of it."""
+        offset = 0
+        for parameter in self.trained:
+            view = buckets[offset : offset + parameter.numel()].view_as(parameter)
+            offset += parameter.numel()
+
+            def reduce(p: Tensor, view: Tensor = view) -> None:
+                assert p.grad is not None
+                view.copy_(p.grad)
+                p.grad = view
+
+            parameter.register_post_accumulate_grad_hook(reduce)
