@@ -198,8 +198,8 @@ class MadeUpClips:
     def forward(self, module: nn.Module, batch: None, *, step: int, slots: range) -> ClipForward:
         """A training forward of as many clips as there are slots."""
         del batch, step
-        clips = self.clips(len(slots), self.config.data.crop)
-        return ClipForward(module(self.to_model(clips), self._dropout_scale(len(slots))).flatten(1), None)
+        clip_NCTHW = self.to_model(self.clips(len(slots), self.config.data.crop))  # no name keeps the pixels alive
+        return ClipForward(module(clip_NCTHW, self._dropout_scale(len(slots))).flatten(1), None)
 
     def clips(self, count: int, crop: int) -> Tensor:
         """uint8 (N, T, H, W, 3) on the device."""
