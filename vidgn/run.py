@@ -45,7 +45,7 @@ from vidgn.training.setup import (
     versions,
 )
 from vidgn.training.state import RunState
-from vidgn.training.step import TrainStep
+from vidgn.training.step import Layout, TrainStep
 from vidgn.training.tasks import TASKS, ClipsTask
 
 
@@ -167,16 +167,19 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
         try:
             model, input_mean = _first_model(config, train, run_directory, ranks, is_test=work == "test")
             geometry = fitting_geometry(config, ranks, num_classes=len(train.classes), is_test=work == "test")
-            layout: dict[str, Any] = {
-                "geometry": geometry,
-                "process_group": statistics_process_group(geometry),
-                "ranks": ranks,
-            }
+            layout = Layout(geometry, ranks, statistics_process_group(geometry))
             state = RunState(total_steps(config, len(train)))
             task = TASKS[config.data.augment](
-                config, model, train=train, val=val, run=run_directory, state=state, input_mean=input_mean, **layout
+                config,
+                model,
+                train=train,
+                val=val,
+                layout=layout,
+                run=run_directory,
+                state=state,
+                input_mean=input_mean,
             )
-            update = TrainStep(config, model, task, **layout)
+            update = TrainStep(config, model, task, layout)
             if work == "train":
                 here = _machine(config, ranks, clips_per_forward=geometry.clips_per_forward, threads=threads)
                 _announce(task, state, geometry, ranks, run_directory, here)

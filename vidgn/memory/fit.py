@@ -1,4 +1,4 @@
-"""How many clips a forward may hold on a GPU of a given size, and what to change where not even the fewest fit."""
+"""How many clips fit on a GPU of a given size, what to change where none fit, the rows of memory.csv."""
 
 import dataclasses
 import re
@@ -19,12 +19,17 @@ from vidgn.models.i3d import final_size
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 _MODES = ("keep", "lean", "leaner", "block")
 
+# Kept free of a prediction: the CUDA context, cuDNN's and NCCL's workspaces, and what the allocator loses to
+# fragmentation. A rule of thumb, not measured here.
+KEPT_FREE_BYTES = 1 << 30
+KEPT_FREE_FRACTION = 0.05
+
 
 def parse_bytes(text: str) -> int:
     """Bytes of `24GB` (10**9), `24GiB` (2**30), `24576MiB` and the like.
 
     Raises:
-        ConfigError: a key, a value or a combination can't be run.
+        ConfigError: if it is no such size.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if not found or found[2].upper() not in _UNITS or float(found[1]) == 0:
@@ -37,6 +42,16 @@ def local_gpu_bytes(config: Config) -> int | None:
     if config.trainer.device == "cpu" or not torch.cuda.is_available():
         return None
     return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+
+
+def usable_bytes(gpu_bytes: int) -> int:
+    """What a prediction may fill of a GPU of `gpu_bytes`."""
+    return max(0, int(gpu_bytes * (1 - KEPT_FREE_FRACTION)) - KEPT_FREE_BYTES)
+
+
+def budget_bytes(config: Config, gpu_bytes: int) -> int:
+    """What `config` may fill: all of the GPU where clips_per_forward is a number, the usable part where it is auto."""
+    return usable_bytes(gpu_bytes) if config.trainer.clips_per_forward == "auto" else gpu_bytes
 
 
 def most_clips(
@@ -61,10 +76,8 @@ def most_clips(
 def check_fits(config: Config, *, world_size: int, gpu_bytes: int, num_classes: int = KINETICS_CLASSES) -> None:
     """Refuse what can't run on a GPU of `gpu_bytes`.
 
-    A `clips_per_forward` that is written down may fill the whole GPU; with auto some of it is kept free.
-
     Raises:
-        ConfigError: that names the smallest change that fits.
+        ConfigError: if it does not fit; the message names the smallest change that fits.
     """
     asked = config.trainer.clips_per_forward
     if asked == "auto":
@@ -72,7 +85,7 @@ def check_fits(config: Config, *, world_size: int, gpu_bytes: int, num_classes: 
             return
     else:
         needed = predict(config, clips_per_forward=asked, world_size=world_size, num_classes=num_classes)
-        if needed.peak_bytes <= room_bytes(config, gpu_bytes):
+        if needed.peak_bytes <= budget_bytes(config, gpu_bytes):
             return
     raise ConfigError(refusal(config, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes))
 
@@ -82,14 +95,14 @@ def refusal(config: Config, *, world_size: int, gpu_bytes: int, num_classes: int
     asked = config.trainer.clips_per_forward
     clips = _legal(config, world_size)[0] if asked == "auto" else asked
     needed = predict(config, clips_per_forward=clips, world_size=world_size, num_classes=num_classes)
-    room = room_bytes(config, gpu_bytes)
+    budget = budget_bytes(config, gpu_bytes)
     what = f"{'the fewest, ' if asked == 'auto' else ''}trainer.clips_per_forward={clips},"
     if needed.test_bytes > needed.training_bytes:
         tested, crop = max(evaluation_forwards(config), key=lambda t: t[0] * t[1] ** 2)
         what = f"a test of {tested} views of {crop} x {crop} at once,"
     why = (
         f"{what} of {config.frames} frames with norm={config.norm.kind} takes {_gib(needed.peak_bytes)}, "
-        f"and a GPU of {_gib(gpu_bytes)} has {_gib(room)} for it"
+        f"and a GPU of {_gib(gpu_bytes)} has {_gib(budget)} for it"
     )
     for words, changed in _changes(config):
         fits = most_clips(changed, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes)
@@ -102,7 +115,7 @@ def fitting_geometry(config: Config, ranks: Ranks, *, num_classes: int, is_test:
     """The layout of a start: on CUDA, `clips_per_forward=auto` is the most that fits on the smallest of its GPUs.
 
     Raises:
-        ConfigError: where nothing legal fits, unless the start only tests.
+        ConfigError: if nothing legal fits, unless the start only tests.
     """
     world_size = ranks.world_size
     if ranks.device.type != "cuda" or config.trainer.clips_per_forward != "auto":
@@ -160,22 +173,6 @@ def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GiB"
 
 
-# Kept free of a prediction: the CUDA context, cuDNN's and NCCL's workspaces, and what the allocator loses to
-# fragmentation. A rule of thumb, not measured here.
-KEPT_FREE_BYTES = 1 << 30
-KEPT_FREE_FRACTION = 0.05
-
-
-def usable_bytes(gpu_bytes: int) -> int:
-    """What a prediction may fill of a GPU of `gpu_bytes`."""
-    return max(0, int(gpu_bytes * (1 - KEPT_FREE_FRACTION)) - KEPT_FREE_BYTES)
-
-
-def room_bytes(config: Config, gpu_bytes: int) -> int:
-    """What `config` may fill: a clips_per_forward that is written down the whole GPU, auto what is usable of it."""
-    return usable_bytes(gpu_bytes) if config.trainer.clips_per_forward == "auto" else gpu_bytes
-
-
 def num_classes_of(config: Config) -> int:
     """Classes of the set as far as the configuration tells; Kinetics' 400 otherwise."""
     return config.data.synthetic.num_classes if config.data.synthetic is not None else KINETICS_CLASSES
@@ -228,7 +225,7 @@ def memory_row(config: Config, *, gpu_bytes: int | None, is_measured: bool) -> d
         predicted = predict(
             config, clips_per_forward=geometry.clips_per_forward, world_size=world_size, num_classes=num_classes
         )
-    if gpu_bytes is not None and predicted.peak_bytes > room_bytes(config, gpu_bytes):
+    if gpu_bytes is not None and predicted.peak_bytes > budget_bytes(config, gpu_bytes):
         status = "does not fit: " + refusal(config, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes)
     measured = NOT_MEASURED
     if is_measured:

@@ -8,7 +8,7 @@ from vidgn.distributed.ranks import Ranks
 from vidgn.geometry import Geometry
 from vidgn.models.i3d import VideoResNet
 from vidgn.training.setup import autocast
-from vidgn.training.step import TrainStep, set_training_groups
+from vidgn.training.step import Layout, TrainStep, set_training_groups
 from vidgn.training.tasks import ClipForward, MadeUpClips
 from vidgn.training.tester import class_scores
 
@@ -26,7 +26,7 @@ class WarmStep(TrainStep):
             model: where and how `place_model` puts it.
         """
         self.made_up = MadeUpClips(config, model.train(), device)
-        super().__init__(config, model, self.made_up, geometry=geometry, ranks=Ranks(0, geometry.world_size, device))
+        super().__init__(config, model, self.made_up, Layout(geometry, Ranks(0, geometry.world_size, device)))
         for group in self.optimizer.param_groups:
             group["foreach"] = True  # torch's choice on CUDA
         self.trained = [p for p in model.parameters() if p.requires_grad]
@@ -44,7 +44,7 @@ class WarmStep(TrainStep):
                 parameter.grad = torch.zeros_like(parameter)
         elif self.buckets is not None:
             self._reduce_into_buckets(self.buckets)
-        set_training_groups(model, geometry, None)
+        set_training_groups(model, self.layout)
 
     def clip_forward(self) -> ClipForward:
         """A training forward of `clips_per_forward` clips."""

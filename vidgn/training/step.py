@@ -6,6 +6,7 @@ What goes through the network is the task's affair; slots, groups, accumulation,
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,15 @@ from vidgn.models.norms.layers import set_statistics_groups
 from vidgn.training.bn_stats import StepStatistics
 from vidgn.training.optim import make_optimizer, set_learning_rate
 from vidgn.training.setup import autocast
+
+
+@dataclass(frozen=True)
+class Layout:
+    """This rank's place in the batch geometry. `process_group`: ranks that share its statistics groups, None: alone."""
+
+    geometry: Geometry
+    ranks: Ranks
+    process_group: dist.ProcessGroup | None = None
 
 
 class Batch(Protocol):
@@ -87,23 +97,9 @@ class TrainStep:
     Gradients are those of the mean loss over all slots of the step, whatever their layout.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        model: nn.Module,
-        objective: Objective,
-        *,
-        geometry: Geometry,
-        ranks: Ranks,
-        process_group: dist.ProcessGroup | None = None,
-    ) -> None:
-        """Make the optimizer.
-
-        Args:
-            process_group: the ranks that share a statistics group with this one, None where none do.
-        """
-        self.config, self.model, self.objective = config, model, objective
-        self.geometry, self.ranks, self.process_group = geometry, ranks, process_group
+    def __init__(self, config: Config, model: nn.Module, objective: Objective, layout: Layout) -> None:
+        self.config, self.model, self.objective, self.layout = config, model, objective, layout
+        self.geometry, self.ranks = layout.geometry, layout.ranks
         self.module = model  # what is called in training: DDP's wrapper after `join_ranks`
         self.optimizer = make_optimizer(model, config)
         self.statistics = StepStatistics(model)
@@ -119,7 +115,7 @@ class TrainStep:
             Summed loss and number of correct slots of this rank.
         """
         self.model.train()
-        set_training_groups(self.model, self.geometry, self.process_group)
+        set_training_groups(self.model, self.layout)
         set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum, num_correct = 0.0, 0
@@ -176,10 +172,10 @@ class TrainStep:
         return True
 
 
-def set_training_groups(model: nn.Module, geometry: Geometry, process_group: dist.ProcessGroup | None) -> None:
+def set_training_groups(model: nn.Module, layout: Layout) -> None:
     """Let BN normalise over the statistics groups of the training geometry."""
-    group_clips = min(geometry.group_clips, geometry.clips_per_forward)
-    set_statistics_groups(model, group_clips=group_clips, process_group=process_group)
+    group_clips = min(layout.geometry.group_clips, layout.geometry.clips_per_forward)
+    set_statistics_groups(model, group_clips=group_clips, process_group=layout.process_group)
 
 
 def gradients_are_finite(model: nn.Module) -> bool:
@@ -188,8 +184,9 @@ def gradients_are_finite(model: nn.Module) -> bool:
     return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
 
 
-def forward_positions(geometry: Geometry, *, rank: int, steps: range) -> Iterator[Sequence[int]]:
-    """Positions of the slots of each forward of one rank, in order."""
+def forward_positions(layout: Layout, steps: range) -> Iterator[Sequence[int]]:
+    """Positions of the slots of each forward of this rank, in order."""
+    geometry, rank = layout.geometry, layout.ranks.rank
     for step in steps:
         for forward in range(geometry.forwards_per_step):
             yield [step * geometry.slots_per_step + slot for slot in geometry.slots(rank, forward)]

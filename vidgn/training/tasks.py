@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,15 +15,13 @@ from vidgn.data.clips.plan import plan_for
 from vidgn.data.datasets.manifest import Manifest
 from vidgn.data.loading.batches import Batch, train_batches
 from vidgn.data.loading.prefetch import Stream
-from vidgn.distributed.ranks import Ranks
 from vidgn.errors import ConfigError
-from vidgn.geometry import Geometry
 from vidgn.models.i3d import VideoResNet
 from vidgn.rng_streams import Tag, stream
 from vidgn.runs.directory import RunDirectory
 from vidgn.training.setup import ToModel, at_least_float32
 from vidgn.training.state import RunState
-from vidgn.training.step import forward_positions
+from vidgn.training.step import Layout, forward_positions
 from vidgn.training.tester import CURVE, SplitScores, Tester
 
 
@@ -57,9 +54,7 @@ class ClipsTask:
         *,
         train: Manifest,
         val: Manifest,
-        geometry: Geometry,
-        process_group: dist.ProcessGroup | None,
-        ranks: Ranks,
+        layout: Layout,
         run: RunDirectory,
         state: RunState,
         input_mean: tuple[float, ...] | None,
@@ -70,18 +65,16 @@ class ClipsTask:
             input_mean: what to subtract from 0-255 RGB, where the weights to start from bring their own.
         """
         self.config, self.model, self.train_rows, self.val_rows = config, model, train, val
-        self._geometry, self._ranks = geometry, ranks
-        self.to_model = ToModel(config, ranks.device, input_mean=input_mean)
+        self._layout = layout
+        self.to_model = ToModel(config, layout.ranks.device, input_mean=input_mean)
         self._tester = Tester(
             config,
             model,
             val,
             to_model=self.to_model,
             statistics_batches=lambda: self._read(self._statistics_steps, Tag.BN_STATS, Tag.BN_STATS_ORDER),
-            num_statistics_forwards=len(self._statistics_steps) * geometry.forwards_per_step,
-            geometry=geometry,
-            process_group=process_group,
-            ranks=ranks,
+            num_statistics_forwards=len(self._statistics_steps) * layout.geometry.forwards_per_step,
+            layout=layout,
             run=run,
             state=state,
         )
@@ -107,7 +100,7 @@ class ClipsTask:
             self.config, channels=self.model.head.num_features, step=step, slots=slots, dtype=self.to_model.dtype
         )
         if scale_NC is not None:
-            scale_NC = scale_NC.to(self._ranks.device, non_blocking=True)
+            scale_NC = scale_NC.to(self._layout.ranks.device, non_blocking=True)
         return ClipForward(module(self.to_model(batch.clip_NTHWC), scale_NC).flatten(1), batch.label_N)
 
     def describe(self, batch: Batch) -> list[dict[str, Any]]:
@@ -158,7 +151,7 @@ class ClipsTask:
     @property
     def _statistics_steps(self) -> range:
         """Steps of plans that precise statistics are taken of: `bn_stats_steps`, at most an epoch."""
-        one_epoch = -(-len(self.train_rows) // self._geometry.slots_per_step)
+        one_epoch = -(-len(self.train_rows) // self._layout.geometry.slots_per_step)
         return range(min(self.config.bn_stats_steps, one_epoch))
 
     def _read(self, steps: range, tag: Tag, order_tag: Tag) -> Stream[Batch]:
@@ -168,11 +161,11 @@ class ClipsTask:
             seed=self.config.seed,
             frames=self.config.frames,
             stride=self.config.stride,
-            positions=forward_positions(self._geometry, rank=self._ranks.rank, steps=steps),
-            slots_per_step=self._geometry.slots_per_step,
+            positions=forward_positions(self._layout, steps),
+            slots_per_step=self._layout.geometry.slots_per_step,
             tag=tag,
             order_tag=order_tag,
-            pin_memory=self._ranks.device.type == "cuda",
+            pin_memory=self._layout.ranks.device.type == "cuda",
         )
 
 

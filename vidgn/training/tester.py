@@ -13,21 +13,20 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from vidgn.config.schema import Config, ViewsConfig
 from vidgn.data.datasets.manifest import Manifest
 from vidgn.data.loading.batches import Batch, Substitution, VideoViews, view_videos
 from vidgn.distributed.ranks import Ranks
-from vidgn.geometry import Geometry, group_clips
+from vidgn.geometry import group_clips
 from vidgn.models.norms.layers import set_statistics_groups
 from vidgn.rng_streams import Tag, stream
 from vidgn.runs.directory import RunDirectory
 from vidgn.training import bn_stats
 from vidgn.training.setup import ToModel, at_least_float32, autocast
 from vidgn.training.state import RunState
-from vidgn.training.step import set_training_groups
+from vidgn.training.step import Layout, set_training_groups
 
 CURVE = ViewsConfig(name="curve", clips=1, crops=1, crop="training", plan="training")  # GN paper, figure 7
 TOP_K = 5
@@ -89,9 +88,7 @@ class Tester:
         to_model: ToModel,
         statistics_batches: Callable[[], AbstractContextManager[Sequence[Batch] | Iterator[Batch]]],
         num_statistics_forwards: int,
-        geometry: Geometry,
-        process_group: dist.ProcessGroup | None,
-        ranks: Ranks,
+        layout: Layout,
         run: RunDirectory,
         state: RunState,
     ) -> None:
@@ -100,12 +97,10 @@ class Tester:
         Args:
             statistics_batches: opens this rank's share of the clips that precise statistics are taken of, which are
                 `num_statistics_forwards` forwards in the training geometry.
-            process_group: the ranks that share a statistics group with this one, None where none do.
         """
         self._config, self._model, self._val, self._to_model = config, model, val, to_model
         self._statistics_batches, self._num_statistics_forwards = statistics_batches, num_statistics_forwards
-        self._geometry, self._process_group = geometry, process_group
-        self._ranks, self._run, self._state = ranks, run, state
+        self._layout, self._ranks, self._run, self._state = layout, layout.ranks, run, state
 
     @contextmanager
     def tested(self, views: ViewsConfig, *, unit: str | None = None) -> Generator[SplitScores]:
@@ -139,7 +134,7 @@ class Tester:
 
     def precise_statistics(self) -> bn_stats.Statistics:
         """BN statistics over the plans that are drawn for them, in the training geometry; the same on every rank."""
-        set_training_groups(self._model, self._geometry, self._process_group)
+        set_training_groups(self._model, self._layout)
         replaced: list[Substitution] = []
         with (
             self._statistics_batches() as batches,
