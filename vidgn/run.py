@@ -28,7 +28,7 @@ from vidgn.models.weights import load_weights
 from vidgn.models.weights.containers import resolve_path
 from vidgn.models.weights.formats import Triple
 from vidgn.runs import directory
-from vidgn.runs.checkpoint import list_checkpoints, load_latest
+from vidgn.runs.checkpoint import list_checkpoints
 from vidgn.runs.directory import RunDirectory, StopRequested
 from vidgn.runs.lock import locked, sweep
 from vidgn.training.audit import audit, audit_table
@@ -50,15 +50,15 @@ from vidgn.training.tasks import TASKS, ClipsTask
 
 
 def check_before_start(config: Config, *, here: bool = True, is_test: bool = False) -> None:
-    """All that can be told about a cell before a process starts or a video is opened.
+    """Check all of a cell that can be checked before a process starts or a video is opened.
 
     Args:
-        here: on this machine; false where cells are sent to others, whose GPUs and ports can't be seen.
+        here: the cell runs on this machine. False where cells are sent to others, whose GPUs and ports can't be seen.
         is_test: a trained run is tested, which needs less memory than training.
 
     Raises:
-        ConfigError: a key, a value or a combination can't be run.
-        ManifestError: the annotation or the folder can't be used.
+        ConfigError: if the cell can't be run, or not on this machine.
+        ManifestError: if there is no such data.
     """
     _check_experiment(config, world_size=world_size_of(config))
     if here:
@@ -70,10 +70,10 @@ def check_before_start(config: Config, *, here: bool = True, is_test: bool = Fal
 
 
 def _check_experiment(config: Config, *, world_size: int) -> None:
-    """What can be told without data or processes: clip size, norm groups, batch geometry, weights file to start from.
+    """Check what needs no data and no processes: clip size, norm groups, batch geometry, the weights file.
 
     Raises:
-        ConfigError: a key, a value or a combination can't be run.
+        ConfigError: if the clip, the norm, the layout and the weights do not go together.
     """
     check_model(config.model, config.norm, frames=config.frames, crop=config.data.crop)
     choose_geometry(config, world_size=world_size)
@@ -101,7 +101,7 @@ def run(config: Config) -> dict[str, Any]:
         What is in result.json; empty on a node that can't see it.
 
     Raises:
-        VidgnError: what the user can mend.
+        VidgnError: if the user's input, data or files are at fault.
         StopRequested: when a signal stopped it with everything saved.
     """
     check_before_start(config)
@@ -146,7 +146,7 @@ def evaluate_run(config: Config) -> None:
 
 
 def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -> str | None:
-    """One rank's whole life in a cell.
+    """All that one rank does in a cell.
 
     Args:
         claimed: the launching process has made the directory the cell's; else the first rank does.
@@ -186,7 +186,7 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
                 Trainer(config, task=task, update=update, state=state, ranks=ranks, run=run_directory).train()
                 run_directory.close()
             else:
-                _load_finished(task, update, state, ranks, run_directory)
+                state.load_last(update, task, ranks=ranks, run=run_directory)
             write_test(task, state, ranks=ranks, run=run_directory, identity=identified, is_result=work == "train")
             ranks.barrier()  # the first has written the result
         except StopRequested as stopped:
@@ -223,7 +223,7 @@ def _claim(config: Config, held: ExitStack) -> bool:
 
 
 def _first_claims(config: Config, ranks: Ranks, held: ExitStack) -> bool:
-    """The same where no one process has launched all ranks: the first does it, all hear how it went."""
+    """The same where no one process has launched all ranks: the first rank does it and tells the others."""
     outcome: bool | VidgnError = True
     if ranks.is_first:
         try:
@@ -279,22 +279,6 @@ def _first_model(
     return place_model(model, config, ranks.device), input_mean
 
 
-def _load_finished(task: ClipsTask, update: TrainStep, state: RunState, ranks: Ranks, run: RunDirectory) -> None:
-    """The last checkpoint of a trained run, for a test; nothing of the run is changed.
-
-    Raises:
-        CheckpointError: if there is none.
-        ConfigError: if the data has another number of classes.
-    """
-    checkpoint = load_latest(run.checkpoints, run.say)
-    if checkpoint is None:
-        raise CheckpointError(f"{run.path} has no checkpoint to test: train it first with vidgn train")
-    if checkpoint["step"] < state.total_steps:
-        run.say(f"testing an unfinished run: step {checkpoint['step']} of {state.total_steps}")
-    task.check_classes(checkpoint, run)
-    state.load(checkpoint, update, task, ranks=ranks)
-
-
 def _announce(
     task: ClipsTask, state: RunState, g: Geometry, ranks: Ranks, run: RunDirectory, here: dict[str, Any]
 ) -> None:
@@ -324,7 +308,7 @@ def _announce(
 
 
 def _machine(config: Config, ranks: Ranks, *, clips_per_forward: int, threads: int) -> dict[str, Any]:
-    """What this start of the run has to go on, for machine.json. Equal entries give equal bytes."""
+    """What this start of the run runs on, for machine.json. Equal entries give equal bytes."""
     gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
     return {
         "world_size": ranks.world_size,

@@ -1,4 +1,4 @@
-"""A GPU that is not there: tensors without values, CUDA's autocast policy, and the bytes alive at every moment.
+"""A stand-in for a GPU: tensors without values, CUDA's autocast policy, and the bytes alive at every moment.
 
 Fake CUDA tensors need CUDA, so fake CPU tensors stand in for them. What a kernel allocates and frees inside itself does
 not show here, but for what `kernel_temporary_bytes` knows; cuDNN's workspaces and the allocator's fragmentation are

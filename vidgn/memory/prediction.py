@@ -54,7 +54,7 @@ def predict(
     Raises:
         ConfigError: if `clips_per_forward` is not legal for this experiment and `world_size` processes.
     """
-    return _predict(_what_matters(config), clips_per_forward, world_size, num_classes)
+    return _predict(_as_on_cuda(config), clips_per_forward, world_size, num_classes)
 
 
 @lru_cache(maxsize=256)
@@ -135,7 +135,7 @@ def _test(step: WarmStep, live: LiveBytes, *, clips: int, crop: int) -> int:
     return live.peak_bytes
 
 
-def _what_matters(config: Config) -> Config:
+def _as_on_cuda(config: Config) -> Config:
     """`config` as on CUDA, and equal for cells whose memory is equal."""
     formats = {"auto": "channels_last", "channels_last": "channels_last", "contiguous": "contiguous"}
     trainer = dataclasses.replace(

@@ -20,7 +20,7 @@ Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]  # layer -> mean, vari
 
 
 def statistics_used(config: Config) -> BnStats | None:
-    """Where the arm's statistics at test come from; None for a norm that has no choice."""
+    """Where BN's statistics at test come from; None for a norm that has no such choice."""
     return config.bn_stats if config.norm.kind in ("bn", "sync_bn") else None
 
 
@@ -39,7 +39,7 @@ class StepStatistics:
         self._num_groups = 0
 
     def add_forward(self) -> None:
-        """Take up what the last training forward left in the layers."""
+        """Add the moments that the last training forward left in the layers."""
         if not self._layers:
             return
         moments = [_batch_moments(layer) for layer in self._layers]
@@ -50,7 +50,7 @@ class StepStatistics:
         self._num_groups += moments[0][0].shape[0]
 
     def update_running(self, ranks: Ranks) -> None:
-        """One update of the running statistics with the mean over all virtual GPUs; then forget the step."""
+        """Update the running statistics once, with the mean over all virtual GPUs; then drop the sums."""
         if self._sums is None:
             return
         mean = ranks.sum(self._sums) / (self._num_groups * ranks.world_size)
@@ -65,7 +65,7 @@ class StepStatistics:
         self.forget()
 
     def forget(self) -> None:
-        """Leave the step out."""
+        """Drop the sums: the step does not count."""
         self._sums, self._num_groups = None, 0
 
 

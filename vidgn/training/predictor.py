@@ -1,4 +1,4 @@
-"""What a trained network sees in a video: class names and scores, from one exported file and nothing else."""
+"""A trained network's classes for a video. One exported file is all that is needed."""
 
 import os
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ _VIEWS_AT_ONCE = {"cpu": 1, "cuda": 6}
 
 
 @dataclass(frozen=True)
-class Guess:
-    """One class and the share of the softmax it got, over all views."""
+class ClassScore:
+    """One class and its softmax score, averaged over all views."""
 
     label: int
     name: str
@@ -99,15 +99,15 @@ class Predictor:
                 parts.append(class_scores(self.model(self._to_model(part))))
         return torch.cat(parts).mean(0).cpu()
 
-    def top(self, video: str | os.PathLike[str], views: ViewsConfig, *, count: int = 5) -> list[Guess]:
+    def top(self, video: str | os.PathLike[str], views: ViewsConfig, *, count: int = 5) -> list[ClassScore]:
         """The `count` best classes, best first; equal scores in label order.
 
         Raises:
-            DecodeError: the video can't be read.
+            DecodeError: if the video can't be read.
         """
         scores_K = self.scores(video, views)
         best = torch.sort(scores_K, descending=True, stable=True).indices[:count].tolist()
-        return [Guess(label, self.classes[label], float(scores_K[label])) for label in best]
+        return [ClassScore(label, self.classes[label], float(scores_K[label])) for label in best]
 
 
 def choose_device(name: str) -> torch.device:

@@ -31,13 +31,13 @@ def set_precision(config: Config) -> None:
 
 
 def check_bf16(device: torch.device) -> None:
-    """Hold a bf16 convolution's gradients against fp32, on the shapes that libraries have got wrong.
+    """Compare a bf16 convolution's gradients with those in fp32, on shapes that libraries have got wrong.
 
     oneDNN 3.12 (torch 2.14 on CPUs) returns garbage for the weight of a convolution longer in time than its input;
     cuDNN 9.10 had wrong bf16 3-D convolutions. Takes milliseconds.
 
     Raises:
-        ConfigError: a key, a value or a combination can't be run.
+        ConfigError: if they differ by more than rounding.
     """
     generator = torch.Generator().manual_seed(0)
     clip = torch.randn(2, 16, 2, 6, 6, generator=generator).to(device)

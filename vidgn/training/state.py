@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from vidgn.distributed.ranks import Ranks
-from vidgn.errors import StopRequested
+from vidgn.errors import CheckpointError, StopRequested
+from vidgn.runs.checkpoint import load_latest
 from vidgn.runs.directory import RunDirectory
 from vidgn.training.step import Task, TrainStep
 
@@ -52,6 +53,21 @@ class RunState:
         self.digest = int(checkpoint["plan_digest"], 16) if ranks.is_first else 0
         self.num_substituted, self.num_skipped = checkpoint["num_substituted"], checkpoint["num_skipped"]
         task.load_state(checkpoint)
+
+    def load_last(self, train_step: TrainStep, task: Task, *, ranks: Ranks, run: RunDirectory) -> None:
+        """The last checkpoint of a trained run, for a test; nothing of the run is changed.
+
+        Raises:
+            CheckpointError: if there is none.
+            ConfigError: if the data has another number of classes.
+        """
+        checkpoint = load_latest(run.checkpoints, run.say)
+        if checkpoint is None:
+            raise CheckpointError(f"{run.path} has no checkpoint to test: train it first with vidgn train")
+        if checkpoint["step"] < self.total_steps:
+            run.say(f"testing an unfinished run: step {checkpoint['step']} of {self.total_steps}")
+        task.check_classes(checkpoint, run.path)
+        self.load(checkpoint, train_step, task, ranks=ranks)
 
     def stop_if_asked(self, ranks: Ranks, run: RunDirectory) -> None:
         """Stop at once if any rank was asked to. Ranks agree; outside steps it is done again from the checkpoint.

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -88,6 +89,10 @@ class Task(Objective, Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave, out of a checkpoint."""
+        ...
+
+    def check_classes(self, state: dict[str, Any], run_dir: Path) -> None:
+        """Raise ConfigError where the model in a checkpoint of `run_dir` has other classes than the data."""
         ...
 
 

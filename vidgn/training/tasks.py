@@ -4,6 +4,7 @@ An image is a clip of one frame. What differs is which test the validation curve
 """
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -134,7 +135,7 @@ class ClipsTask:
         """Take over the input mean of a checkpoint."""
         self.to_model.set_mean(state["input_mean"])
 
-    def check_classes(self, state: dict[str, Any], run: RunDirectory) -> None:
+    def check_classes(self, state: dict[str, Any], run_dir: Path) -> None:
         """Check that the model in a checkpoint has the classes of this data.
 
         Raises:
@@ -144,7 +145,7 @@ class ClipsTask:
         trained, given = len(state["model"][classifier]), len(self.val_rows.classes)
         if trained != given:
             raise ConfigError(
-                f"{run.path} was trained on {trained} classes, and this data has {given}: write data.classes=FILE "
+                f"{run_dir} was trained on {trained} classes, and this data has {given}: write data.classes=FILE "
                 f"with the {trained} names in label order, or the data.train the run was started with"
             )
 

@@ -35,7 +35,7 @@ BLOCK = 8  # videos of one clip that go through the model at once
 
 @dataclass(frozen=True)
 class VideoScore:
-    """What the test made of one video. `rank`: 0-based rank of the label's score, -1 if it could not be read."""
+    """The outcome of one video. `rank`: 0-based rank of the label's score, -1 if it could not be read."""
 
     id: str
     label: int

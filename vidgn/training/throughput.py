@@ -1,4 +1,4 @@
-"""What the loader delivers on this machine, and what the configured model eats of it."""
+"""Clips per second that the loader delivers on this machine, and that the configured model trains on."""
 
 import math
 import time
@@ -28,7 +28,7 @@ class Throughput:
 
     @property
     def workers_needed(self) -> int:
-        """Fewest workers whose clips the model can't outrun, at the rate that the most measured ones have each."""
+        """The fewest workers that keep the model busy; beyond those measured, at the rate that each of the most had."""
         workers, delivered = self.by_workers[-1]
         enough = [w for w, rate in self.by_workers if rate >= self.model]
         return enough[0] if enough else math.ceil(self.model / (delivered / workers))
@@ -38,9 +38,9 @@ def measure(config: Config, *, seconds: float, say: Callable[[str], None]) -> Th
     """Read and train for about `seconds` each: the loader at 1, 2, 4, ... workers up to the cores, then the model.
 
     Raises:
-        ManifestError: the annotation or the folder can't be used.
-        DecodeError: the video can't be read.
-        ConfigError: a key, a value or a combination can't be run.
+        ManifestError: if the training set can't be used.
+        DecodeError: if too many of its videos can't be read.
+        ConfigError: if the model can't be built.
     """
     set_precision(config)
     rows = read_manifest(config.data, "train")
