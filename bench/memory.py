@@ -25,7 +25,8 @@ from vidgn.geometry import Geometry, group_clips
 from vidgn.memory.measure import measure
 from vidgn.memory.prediction import Prediction, predict
 from vidgn.memory.warm_step import WarmStep
-from vidgn.training.setup import make_model, place_model, set_precision, versions
+from vidgn.runs.checkpoint import versions
+from vidgn.training.setup import make_model, place_model, set_precision
 
 MODES = ("keep", "lean", "leaner", "block")
 NORMS = ("bn", "gn")

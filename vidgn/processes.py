@@ -1,6 +1,9 @@
 """Processes of this machine, as the kernel tells of them."""
 
+import ctypes
 import os
+import signal
+import sys
 from pathlib import Path
 
 STALE_SECONDS = 120  # a lock is touched every 15 s: of another host, after so long a silence its owner is gone
@@ -30,6 +33,14 @@ def children(pid: int) -> list[int]:
     """Its living or dead children."""
     everyone = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())
     return [p for p in everyone if _stat(p)[1:2] == [str(pid)]]
+
+
+def die_with_parent(parent: int) -> None:
+    """Have Linux kill this process when its parent is gone, however that went; at once if it is gone already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _stat(pid: int) -> list[str]:

@@ -3,8 +3,9 @@
 import hashlib
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -16,11 +17,11 @@ from vidgn.config.schema import Config
 from vidgn.data.datasets.manifest import Manifest, read_manifest
 from vidgn.data.loading.batches import check_data
 from vidgn.distributed.environment import ranks_are_set
-from vidgn.distributed.launcher import Work, check_launch, launch
+from vidgn.distributed.launcher import check_launch, launch
 from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, world_size_of
 from vidgn.distributed.scaling import traffic
-from vidgn.distributed.signals import RankStop, Stop, heard, stopped_with_sweep
-from vidgn.errors import CheckpointError, ConfigError, VidgnError
+from vidgn.distributed.signals import RankStopFlag, StopFlag, listening, stopped_with_sweep
+from vidgn.errors import CheckpointError, ConfigError, StopRequested, VidgnError
 from vidgn.geometry import Geometry, choose_geometry, group_clips
 from vidgn.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
 from vidgn.models.i3d import VideoResNet, check_model, check_statistics
@@ -28,9 +29,9 @@ from vidgn.models.weights import load_weights
 from vidgn.models.weights.containers import resolve_path
 from vidgn.models.weights.formats import Triple
 from vidgn.runs import directory
-from vidgn.runs.checkpoint import list_checkpoints
-from vidgn.runs.directory import RunDirectory, StopRequested
-from vidgn.runs.lock import locked, sweep
+from vidgn.runs.checkpoint import list_checkpoints, versions
+from vidgn.runs.directory import RunDirectory
+from vidgn.runs.lock import locked, remove_stale_locks
 from vidgn.training.audit import audit, audit_table
 from vidgn.training.loop import Trainer
 from vidgn.training.optim import total_steps
@@ -42,7 +43,6 @@ from vidgn.training.setup import (
     place_model,
     set_precision,
     set_threads,
-    versions,
 )
 from vidgn.training.state import RunState
 from vidgn.training.step import Layout, TrainStep
@@ -105,14 +105,14 @@ def run(config: Config) -> dict[str, Any]:
         StopRequested: when a signal stopped it with everything saved.
     """
     check_before_start(config)
-    stop = Stop()
-    with heard(stop), stopped_with_sweep(stop):
+    stop = StopFlag()
+    with listening(stop), stopped_with_sweep(stop):
         if stop.is_set():
             raise StopRequested("stopped before it began")
         if ranks_are_set():
-            outcome = work_as_rank(config, RankStop(stop), "train", claimed=False)
+            outcome = work_as_rank(config, RankStopFlag(stop), work="train", claimed=False)
         elif config.launch.nnodes > 1:  # the first rank claims the directory: which node has it shows when they meet
-            outcome = launch(config, stop, "train")
+            outcome = launch(config, stop, partial(work_as_rank, config, work="train", claimed=False))
         else:
             outcome = _claim_and_train(config, stop)
     _finish(outcome)
@@ -120,13 +120,13 @@ def run(config: Config) -> dict[str, Any]:
     return read_json(result) if result.exists() else {}
 
 
-def _claim_and_train(config: Config, stop: Stop) -> str | None:
+def _claim_and_train(config: Config, stop: StopFlag) -> str | None:
     with ExitStack() as held:
         if not _claim(config, held):
             return None
         if world_size_of(config) == 1:
-            return work_as_rank(config, RankStop(stop), "train", claimed=True)
-        return launch(config, stop, "train")
+            return work_as_rank(config, RankStopFlag(stop), work="train", claimed=True)
+        return launch(config, stop, partial(work_as_rank, config, work="train", claimed=True))
 
 
 def evaluate_run(config: Config) -> None:
@@ -136,16 +136,16 @@ def evaluate_run(config: Config) -> None:
         VidgnError: as `run`.
     """
     check_before_start(config, is_test=True)
-    stop = Stop()
-    with heard(stop):
+    stop = StopFlag()
+    with listening(stop):
         if world_size_of(config) == 1 or ranks_are_set():
-            outcome = work_as_rank(config, RankStop(stop), "test", claimed=True)
+            outcome = work_as_rank(config, RankStopFlag(stop), work="test", claimed=True)
         else:
-            outcome = launch(config, stop, "test")
+            outcome = launch(config, stop, partial(work_as_rank, config, work="test", claimed=True))
     _finish(outcome)
 
 
-def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -> str | None:
+def work_as_rank(config: Config, stop: RankStopFlag, *, work: Literal["train", "test"], claimed: bool) -> str | None:
     """All that one rank does in a cell.
 
     Args:
@@ -190,7 +190,7 @@ def work_as_rank(config: Config, stop: RankStop, work: Work, *, claimed: bool) -
             write_test(task, state, ranks=ranks, run=run_directory, identity=identified, is_result=work == "train")
             ranks.barrier()  # the first has written the result
         except StopRequested as stopped:
-            run_directory.say(str(stopped))
+            run_directory.log(str(stopped))
             return str(stopped)
         finally:
             run_directory.close()
@@ -211,11 +211,11 @@ def _claim(config: Config, held: ExitStack) -> bool:
     identified = _identity(config, train, val, is_test=False)
     if (path / "result.json").exists():
         directory.claim(path, identified)
-        sweep(path)
+        remove_stale_locks(path)
         print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
         return False
     path.mkdir(parents=True, exist_ok=True)
-    held.enter_context(locked(path, _say_to(path)))
+    held.enter_context(locked(path, _log_to(path)))
     directory.claim(path, identified)
     write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
     (path / "error.txt").unlink(missing_ok=True)
@@ -271,11 +271,11 @@ def _first_model(
     if (path := _weights_file(config, is_test=is_test)) is not None:
         report = load_weights(model, path, std=config.data.std)
         input_mean = report.input_mean
-        run.say(str(report))
+        run.log(str(report))
     audited = audit(model, config)
     if ranks.is_first and not (run.path / "audit.json").exists():
         write_json(run.path / "audit.json", audited)
-        run.say(audit_table(audited))
+        run.log(audit_table(audited))
     return place_model(model, config, ranks.device), input_mean
 
 
@@ -290,18 +290,18 @@ def _announce(
     before = directory.add_machine(config.run_dir, here)
     for manifest, name in ((task.train_rows, "training"), (task.val_rows, "validation")):
         missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
-        run.say(f"{len(manifest)} {name} {items(config)}{missing}, {len(manifest.classes)} classes")
-    run.say(
+        run.log(f"{len(manifest)} {name} {items(config)}{missing}, {len(manifest.classes)} classes")
+    run.log(
         f"{config.run_dir}: {state.total_steps} steps of {g.slots_per_step} clips; "
         f"{g.world_size} x {here['device']}, {g.forwards_per_step} forwards of {g.clips_per_forward} a step, "
         f"{g.groups_per_forward} statistics groups each"
     )
     if g.world_size > 1:
-        run.say(str(sent))
+        run.log(str(sent))
     if before is not None:
         differ = [k for k in here if before.get(k) != here[k]]
         if differ:
-            run.say(
+            run.log(
                 f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, "
                 f"not to the bit"
             )
@@ -329,5 +329,5 @@ def _finish(outcome: str | None) -> None:
         raise StopRequested(outcome)
 
 
-def _say_to(path: Path) -> Any:
-    return RunDirectory(path, writes=True, stop=Stop()).say
+def _log_to(path: Path) -> Any:
+    return RunDirectory(path, writes=True, stop=StopFlag()).log

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vidgn.cli.sweep import _list_cells, _Over, _Wait
+from vidgn.cli.sweep import _LauncherWait, _list_cells, _WaitIsOver
 from vidgn.config.compose import load_config
 
 
@@ -44,12 +44,12 @@ def test_a_list_that_no_sweep_wrote_is_written_anew(tmp_path, text):
 
 
 def test_a_launcher_is_left_only_while_it_is_waited_for():
-    wait = _Wait()
+    wait = _LauncherWait()
     before = signal.signal(signal.SIGUSR2, wait.leave)
     try:
         signal.raise_signal(signal.SIGUSR2)
-        with pytest.raises(_Over):
-            wait.through(lambda: signal.raise_signal(signal.SIGUSR2) or 0)
+        with pytest.raises(_WaitIsOver):
+            wait.run(lambda: signal.raise_signal(signal.SIGUSR2) or 0)
         signal.raise_signal(signal.SIGUSR2)
     finally:
         signal.signal(signal.SIGUSR2, before)

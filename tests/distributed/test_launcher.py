@@ -13,7 +13,7 @@ from tests.launch.commands import tiny
 from tests.launch.test_ranks import RUN, both, ranks
 from vidgn.config.compose import load_config
 from vidgn.distributed import rank_status
-from vidgn.distributed.rank_status import Roll
+from vidgn.distributed.rank_status import RankStatusTable
 from vidgn.distributed.ranks import RankError, check_devices, choose_device, error_of_kind
 from vidgn.errors import ConfigError
 from vidgn.runs.checkpoint import TornError
@@ -73,7 +73,7 @@ def test_a_task_that_sees_one_gpu_takes_it(monkeypatch):
 
 def test_a_rank_ends_only_for_one_that_stays_gone(monkeypatch):
     """A note that is read while it is written looks like that of a process that is gone."""
-    monkeypatch.setattr(rank_status, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(rank_status, "_SECONDS_BETWEEN_CHECKS", 0.02)
     monkeypatch.setattr(rank_status, "_GRACE_SECONDS", 0.2)
     ended = threading.Event()
 
@@ -82,14 +82,14 @@ def test_a_rank_ends_only_for_one_that_stays_gone(monkeypatch):
         threading.Event().wait()  # as no thread goes on after it
 
     monkeypatch.setattr(rank_status.os, "_exit", end)
-    roll = Roll(2)
+    table = RankStatusTable(2)
 
     def other(pid: int) -> None:
         line = f"0 {pid} computing".encode()
-        roll._bytes[256:512] = line.ljust(256, b"\0")
+        table._bytes[256:512] = line.ljust(256, b"\0")
 
     other(os.getpid())
-    roll.sign(0, start="0")
+    table.register(0, start="0")
     gone = 2**22 + 1  # above Linux's largest process id
     other(gone)
     time.sleep(0.1)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.killing import STEPS, assert_same_bytes, metrics, overrides, run_dir
-from vidgn.distributed.signals import RankStop, Stop, heard, heard_last
+from vidgn.distributed.signals import RankStopFlag, StopFlag, last_signal, listening
 
 AGAIN = 75
 SLOW = """
@@ -248,21 +248,21 @@ def test_a_second_start_in_the_same_directory_is_refused(warm, shared_data, tmp_
 
 def test_handlers_are_put_back_and_nested_flags_are_all_set():
     before = signal.getsignal(signal.SIGTERM)
-    outer, inner, later = Stop(), Stop(), Stop()
-    with heard(outer):
-        with heard(inner):
+    outer, inner, later = StopFlag(), StopFlag(), StopFlag()
+    with listening(outer):
+        with listening(inner):
             signal.raise_signal(signal.SIGTERM)
             assert outer.is_set()
             assert inner.is_set()
-        assert heard_last() == signal.SIGTERM
-        with heard(later):
+        assert last_signal() == signal.SIGTERM
+        with listening(later):
             assert later.is_set()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_second_ctrl_c_raises():
-    stop = Stop()
-    with heard(stop):
+    stop = StopFlag()
+    with listening(stop):
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
@@ -271,8 +271,8 @@ def test_the_second_ctrl_c_raises():
 
 
 def test_a_rank_has_a_flag_of_its_own():
-    shared = Stop()
-    one, other = RankStop(shared), RankStop(shared)
+    shared = StopFlag()
+    one, other = RankStopFlag(shared), RankStopFlag(shared)
     one._hear()
     assert one.is_set()
     assert not other.is_set()

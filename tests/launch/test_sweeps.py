@@ -40,7 +40,7 @@ def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
     (failed,) = [line for line in said.splitlines() if line.startswith("runs/s/i3d_tiny_8f_1x2_gn_s1: ")]
     assert "FileExistsError" in failed
     assert "3 done, 1 failed" in (tmp_path / "runs" / "s" / "report.md").read_text()
-    assert list((tmp_path / "runs" / "s").glob(".wanted*")) == []
+    assert list((tmp_path / "runs" / "s").glob(".stop-token*")) == []
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -26,7 +26,7 @@ def refused(capsys, monkeypatch, tmp_path, one_node):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.distributed.elastic.multiprocessing.start_processes", None)
 
-    def say(*overrides: str, **environment: str) -> str:
+    def log(*overrides: str, **environment: str) -> str:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         flags = [o for o in overrides if o.startswith("-")]
@@ -37,7 +37,7 @@ def refused(capsys, monkeypatch, tmp_path, one_node):
         assert not Path("runs").exists()
         return line
 
-    return say
+    return log
 
 
 @pytest.mark.parametrize(

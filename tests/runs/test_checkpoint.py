@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from vidgn.distributed.signals import Stop
+from vidgn.distributed.signals import StopFlag
 from vidgn.errors import CheckpointError
 from vidgn.runs import checkpoint
 from vidgn.runs.checkpoint import TornError, checkpoint_path, load_checkpoint, load_latest, save_checkpoint
@@ -149,7 +149,7 @@ def test_the_best_is_the_first_of_the_lowest_errors(tmp_path):
 
 def test_run_directory_keeps_the_best_besides_the_newest(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    run = RunDirectory(tmp_path, writes=True, stop=Stop(), identity={"a": 1})
+    run = RunDirectory(tmp_path, writes=True, stop=StopFlag(), identity={"a": 1})
     assert run.load_checkpoint() is None
     for step, error in enumerate([90.0, 40.0, 60.0, 70.0, 50.0], 1):
         run.save_checkpoint(step, {"step": step}, keep=2)
@@ -157,7 +157,7 @@ def test_run_directory_keeps_the_best_besides_the_newest(tmp_path):
         run.prune_checkpoints(keep=2)
     run.close()
     assert [checkpoint.step_of(p) for p in checkpoint.list_checkpoints(run.checkpoints)] == [2, 4, 5]
-    again = RunDirectory(tmp_path, writes=True, stop=Stop(), identity={"a": 1})
+    again = RunDirectory(tmp_path, writes=True, stop=StopFlag(), identity={"a": 1})
     again.load_checkpoint()
     for step in (6, 7, 8):
         again.write_line({"kind": "train", "step": step, "epoch": 1.0, "loss": 1.0})
@@ -168,10 +168,10 @@ def test_run_directory_keeps_the_best_besides_the_newest(tmp_path):
 
 def test_a_checkpoint_of_another_experiment_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    run = RunDirectory(tmp_path, writes=True, stop=Stop(), identity={"optim.momentum": 0.9, "seed": 0})
+    run = RunDirectory(tmp_path, writes=True, stop=StopFlag(), identity={"optim.momentum": 0.9, "seed": 0})
     run.load_checkpoint()
     run.save_checkpoint(1, {"step": 1}, keep=2)
     run.close()
-    other = RunDirectory(tmp_path, writes=True, stop=Stop(), identity={"optim.momentum": 0.8, "seed": 0})
+    other = RunDirectory(tmp_path, writes=True, stop=StopFlag(), identity={"optim.momentum": 0.8, "seed": 0})
     with pytest.raises(CheckpointError, match=r"another experiment: optim.momentum \(here 0.8, there 0.9\).*tag=NAME"):
         other.load_checkpoint()

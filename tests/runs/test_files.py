@@ -11,9 +11,9 @@ import pytest
 
 from tests.killing import assert_same_bytes, metrics, overrides, run_dir
 from vidgn.atomic_files import silent_seconds, write_atomic, write_json
-from vidgn.distributed.signals import Stop
+from vidgn.distributed.signals import StopFlag
 from vidgn.errors import CheckpointError
-from vidgn.runs.directory import RunDirectory, is_disk_full, with_patience
+from vidgn.runs.directory import RunDirectory, is_disk_full, retry_on_full_disk
 from vidgn.runs.metrics import MetricsLog, read_metrics
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -95,7 +95,7 @@ def test_patience_says_so_once_and_goes_on_when_there_is_space(no_waiting):
             raise error
         return "written"
 
-    assert with_patience(write, "x of run", say=said.append) == "written"
+    assert retry_on_full_disk(write, "x of run", log=said.append) == "written"
     assert said == ["no space for x of run: what was saved before stays; trying again every 0 s"]
 
 
@@ -104,7 +104,7 @@ def test_patience_ends_with_a_clear_error(no_waiting):
         raise FULL
 
     with pytest.raises(CheckpointError, match=r"no space for x after 5 attempts: free some .* goes on from the last"):
-        with_patience(write, "x", say=lambda text: None)
+        retry_on_full_disk(write, "x", log=lambda text: None)
 
 
 def test_other_errors_are_not_waited_for():
@@ -112,7 +112,7 @@ def test_other_errors_are_not_waited_for():
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with pytest.raises(PermissionError):
-        with_patience(write, "x", say=lambda text: pytest.fail(text))
+        retry_on_full_disk(write, "x", log=lambda text: pytest.fail(text))
 
 
 def test_metrics_are_appended_by_whole_lines(tmp_path):
@@ -174,7 +174,7 @@ def test_a_run_on_a_full_disk_keeps_what_it_has(small_disk, no_waiting):
     from vidgn.runs.checkpoint import load_latest
 
     (small_disk / "checkpoints").mkdir()
-    run = RunDirectory(small_disk, writes=True, stop=Stop())
+    run = RunDirectory(small_disk, writes=True, stop=StopFlag())
     run.load_checkpoint()
     run.save_checkpoint(1, {"step": 1, "model": torch.ones(20_000)}, keep=1)
     filler = small_disk / "others"

@@ -51,10 +51,10 @@ def test_what_killed_processes_left_is_swept_away(tmp_path):
     others = tmp_path / f"{lock._beside_prefix()}{gone.pid}-4711-1"  # of a host whose name begins as this one's
     for file in (left, living, others):
         file.touch()
-    lock.sweep(tmp_path)
+    lock.remove_stale_locks(tmp_path)
     assert {*tmp_path.iterdir()} == {living, others}
     (tmp_path / "lock.json").write_text(json.dumps(lock._me()))
-    lock.sweep(tmp_path)
+    lock.remove_stale_locks(tmp_path)
     assert (tmp_path / "lock.json").exists()  # its owner lives
 
 
@@ -81,7 +81,7 @@ def test_another_host_is_believed_while_it_gives_signs_of_life(tmp_path, monkeyp
 
 
 def test_signs_of_life_are_given(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.02)
     with locked(tmp_path, nothing_said):
         path = tmp_path / "lock.json"
         os.utime(path, (1, 1))

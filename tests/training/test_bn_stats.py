@@ -5,8 +5,8 @@ import torch
 
 from vidgn.config.compose import load_config
 from vidgn.distributed.ranks import Ranks
-from vidgn.models.norms.layers import set_statistics_groups
-from vidgn.training.bn_stats import StepStatistics, precise_statistics, statistics_at_test, statistics_layers
+from vidgn.models.norms.layers import set_statistics_groups, statistics_layers
+from vidgn.training.bn_stats import StepStatistics, precise_statistics, statistics_at_test
 from vidgn.training.setup import make_model
 
 ALONE = Ranks(0, 1, torch.device("cpu"))

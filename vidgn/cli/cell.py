@@ -34,12 +34,12 @@ def run_config(config: Config) -> dict[str, Any]:
             for a batch job that was stopped and is to be started again.
     """
     from vidgn.distributed.environment import adopt_slurm_ranks, take_slot
-    from vidgn.distributed.signals import is_wanted
+    from vidgn.distributed.signals import sweep_goes_on
 
     if os.environ.get("SUBMITIT_EXECUTOR"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))  # a sweep blocks them here
         _link_log(config.run_dir)
-    if not take_slot(is_wanted):  # torch is not imported yet: a cell that waits takes no memory
+    if not take_slot(sweep_goes_on):  # torch is not imported yet: a cell that waits takes no memory
         raise StopRequested("not started: the sweep was stopped")
     from vidgn.runs.directory import OtherExperimentError, write_error
     from vidgn.runs.lock import LockedError
@@ -50,7 +50,7 @@ def run_config(config: Config) -> dict[str, Any]:
 
         return run(config)
     except StopRequested:
-        if os.environ.get("SUBMITIT_EXECUTOR") and is_wanted():
+        if os.environ.get("SUBMITIT_EXECUTOR") and sweep_goes_on():
             _leave_job()
         raise
     except (LockedError, OtherExperimentError):  # the directory is another run's: nothing is written there
@@ -81,42 +81,44 @@ def _leave_job() -> None:
     """
     from submitit import JobEnvironment
 
-    from vidgn.distributed.signals import heard_last
+    from vidgn.distributed.signals import last_signal
 
-    number = JobEnvironment()._usr_sig()
-    if heard_last() == number:
+    number = JobEnvironment()._usr_sig()  # pyright: ignore[reportPrivateUsage]  # it has no public name
+    if last_signal() == number:
         signal.raise_signal(number)
     raise SystemExit(EXIT_AGAIN)
 
 
-def said_once(work: Callable[[], int]) -> int:
-    """Do `work`, signals heard from the start; an error that another rank prints is but this one's exit code.
+def print_errors_once(work: Callable[[], int]) -> int:
+    """Do the work of a verb that torchrun or srun may have started once for each rank. Signals count from the start.
+
+    An error that another rank prints is only the exit code here.
 
     Returns:
         The exit code of vidgn.cli.main.
 
     Raises:
-        VidgnError: what the user can mend.
-        StopRequested: where this rank is to print it.
+        VidgnError: if this rank is to print it.
+        StopRequested: if this rank is to print it.
     """
-    from vidgn.distributed.signals import Stop, heard
+    from vidgn.distributed.signals import StopFlag, listening
 
     try:
-        with heard(Stop()):  # from here on a signal means the same as in training
+        with listening(StopFlag()):  # from here on a signal means the same as in training
             return work()
     except VidgnError as error:
-        if _is_said_by_another_rank(error):
+        if _is_printed_by_another_rank(error):
             return 1
         raise
     except StopRequested:
-        if _is_said_by_another_rank(None):
+        if _is_printed_by_another_rank(None):
             return EXIT_AGAIN
         raise
 
 
-def _is_said_by_another_rank(error: VidgnError | None) -> bool:
-    """Whether one of several ranks is enough to print this: all have it before they meet, then one and its echoes."""
+def _is_printed_by_another_rank(error: VidgnError | None) -> bool:
+    """Whether another rank prints this. Before ranks meet all have the same error; later one has it, others echo."""
     from vidgn.distributed.environment import is_first_rank
 
-    heard_of = getattr(error, "heard_of", None)
-    return not is_first_rank() if heard_of is None else heard_of
+    is_echo = getattr(error, "is_echo", None)
+    return not is_first_rank() if is_echo is None else is_echo

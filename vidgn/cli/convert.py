@@ -149,11 +149,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--frames", type=_positive, help="frames of a clip (default 32; 8 for i3d_r50_8x8)")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the classifier")
-    triple = {"nargs": 3, "metavar": ("R", "G", "B")}
+    channels = ("R", "G", "B")
     parser.add_argument(
-        "--input-mean", type=_finite, **triple, help="what IN was trained to subtract, 0-255, if not the usual"
+        "--input-mean",
+        type=_finite,
+        nargs=3,
+        metavar=channels,
+        help="what IN was trained to subtract, 0-255, if not the usual",
     )
-    parser.add_argument("--input-std", type=_above_zero, **triple, help="what IN was trained to divide by, 0-255")
+    parser.add_argument(
+        "--input-std", type=_above_zero, nargs=3, metavar=channels, help="what IN was trained to divide by, 0-255"
+    )
     parser.add_argument("--every", action="store_true", help="list every tensor")
     return parser
 

@@ -3,8 +3,9 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
-from vidgn.cli.cell import said_once
+from vidgn.cli.cell import print_errors_once
 from vidgn.errors import ConfigError
 
 SUMMARY = "test a trained run with other views or BN statistics"
@@ -52,7 +53,7 @@ def run(argv: list[str]) -> int:
     if not argv or "=" in argv[0]:
         print(_HELP)
         return 2
-    return said_once(lambda: _run(Path(argv[0]), argv[1:]))
+    return print_errors_once(lambda: _run(Path(argv[0]), argv[1:]))
 
 
 def _run(path: Path, overrides: list[str]) -> int:
@@ -91,7 +92,7 @@ def _run(path: Path, overrides: list[str]) -> int:
     return 0
 
 
-def _set(plain: dict, key: str, text: str) -> None:
+def _set(plain: dict[str, Any], key: str, text: str) -> None:
     """`text` as yaml, at the key, which has no dot or one."""
     import yaml
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def check_sweep_launch(composition: Composition) -> None:
 
 
 @contextmanager
-def shared_machine(composition: Composition) -> Iterator[list[str]]:
+def shared_machine(composition: Composition) -> Generator[list[str]]:
     """Divide GPUs and cores among the cells that run here at the same time.
 
     Returns:

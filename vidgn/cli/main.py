@@ -5,7 +5,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vidgn.errors import EXIT_AGAIN, StopRequested, VidgnError
 
@@ -25,8 +25,8 @@ _REMEDIES = {
     errno.EISDIR: "a folder is where a file should be; move it away, or give another path",
 }
 
-# verb -> module with SUMMARY and run(argv) -> exit code
-_VERBS = {
+# verb -> its module, which has SUMMARY and run(argv) -> exit code; or module:function, with SUMMARIES
+_VERBS: dict[str, str | dict[str, str]] = {
     "train": "vidgn.cli.train",
     "evaluate": "vidgn.cli.evaluate",
     "status": "vidgn.cli.status",
@@ -34,13 +34,7 @@ _VERBS = {
     "report": "vidgn.cli.report",
     "predict": "vidgn.cli.predict",
     "convert": "vidgn.cli.convert",
-    "data": {
-        "index": "vidgn.cli.data_index",
-        "check": "vidgn.cli.data_check",
-        "transcode": "vidgn.cli.data_transcode",
-        "synth": "vidgn.cli.data_synth",
-        "bench": "vidgn.cli.data_bench",
-    },
+    "data": {verb: f"vidgn.cli.data:{verb}" for verb in ("index", "check", "transcode", "synth", "bench")},
 }
 
 
@@ -55,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    module, arguments, name = _find_verb(arguments)
-    if module is None:
+    verb, arguments, name = _find_verb(arguments)
+    if verb is None:
         return _usage(name, asked="-h" in arguments or "--help" in arguments or not arguments)
     try:
-        return importlib.import_module(module).run(arguments)
+        return _load(verb)[0](arguments)
     except VidgnError as error:
         if debug:
             raise
@@ -83,14 +77,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_any_name() -> None:
-    """File names are bytes: let those that are not UTF-8 pass through as they are."""
+    """Let file names that are not UTF-8 pass through as the bytes they are."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")
 
 
+def _load(verb: str) -> tuple[Callable[[list[str]], int], str]:
+    """A verb's function and its one-line summary."""
+    name, _, function = verb.partition(":")
+    module = importlib.import_module(name)
+    return (getattr(module, function), module.SUMMARIES[function]) if function else (module.run, module.SUMMARY)
+
+
 def _find_verb(arguments: list[str]) -> tuple[str | None, list[str], str]:
-    table, name = _VERBS, ""
+    table: Mapping[str, str | dict[str, str]] = _VERBS
+    name = ""
     while arguments and not arguments[0].startswith("-") and arguments[0] in table:
         found = table[arguments[0]]
         name, arguments = f"{name} {arguments[0]}".strip(), arguments[1:]
@@ -109,9 +111,9 @@ def _usage(name: str, *, asked: bool) -> int:
         return EXIT_USAGE
     group = f"{name} " if name else ""
     print(f"usage: vidgn {group}VERB ...   (vidgn {group}VERB --help for each)\n")
-    for verb, module in table.items():
-        summary = importlib.import_module(module).SUMMARY if isinstance(module, str) else "index, check, transcode, ..."
-        print(f"  {verb:<10} {summary}", file=out)
+    for word, verb in table.items():
+        summary = _load(verb)[1] if isinstance(verb, str) else "index, check, transcode, ..."
+        print(f"  {word:<10} {summary}", file=out)
     print("\n--debug shows the traceback of an error. Exit codes: 0 done, 1 error, 2 usage, 75 stopped: start again.")
     return 0
 

@@ -1,4 +1,4 @@
-"""A sweep: the list of its cells, every cell that can be run, and the report at the end whatever happened."""
+"""A sweep: list its cells, run every cell that can be run, and write the report at the end whatever happened."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,24 @@ from vidgn.atomic_files import one_at_a_time, read_json, write_json
 from vidgn.cli.launchers import Jobs, check_sweep_launch, shared_machine
 from vidgn.config.compose import Composition
 from vidgn.config.schema import Config, run_name
-from vidgn.distributed.signals import Stop, blocked_in_children, heard, wanted
+from vidgn.distributed.signals import StopFlag, listening, signals_blocked_in_children, stop_token
 from vidgn.errors import EXIT_AGAIN, VidgnError
 
-_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_CHECKS = 0.2
 _SECONDS_OF_GRACE = 25.0  # in which a launcher should have noticed that its jobs are gone
 
 
-class _Over(Exception):  # noqa: N818  # not an error
-    """There is nothing left to wait for in Hydra's launcher."""
+class _WaitIsOver(Exception):  # noqa: N818  # not an error
+    """Nothing is left to wait for in Hydra's launcher."""
 
 
-class _Wait:
-    """The wait in Hydra's launcher; only while it lasts does the signal handler `leave` raise _Over."""
+class _LauncherWait:
+    """The wait in Hydra's launcher. The signal handler `leave` raises _WaitIsOver only while it lasts."""
 
     def __init__(self) -> None:
         self._lasts = False
 
-    def through(self, run_all: Callable[[], int]) -> None:
+    def run(self, run_all: Callable[[], int]) -> None:
         self._lasts = True
         try:
             run_all()
@@ -43,7 +43,7 @@ class _Wait:
     def leave(self, *_: object) -> None:
         if self._lasts:
             self._lasts = False
-            raise _Over
+            raise _WaitIsOver
 
 
 def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> int:
@@ -59,14 +59,14 @@ def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> 
     studies = sorted({Path(c.runs_dir) / c.study for c in composition.configs})
     for study in studies:
         _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study])
-    stop, old_errors = Stop(), _errors(composition)
+    stop, old_errors = StopFlag(), _errors(composition)
     try:
-        with shared_machine(composition) as overrides, heard(stop):
+        with shared_machine(composition) as overrides, listening(stop):
             _run_cells(composition, lambda: run_all(overrides), studies[0], stop)
     finally:
         for study in studies:
             _report(study)
-    return _say_what_is_open(composition, old_errors, stopped=stop.is_set())
+    return _print_unfinished(composition, old_errors, stopped=stop.is_set())
 
 
 def _check_cells(composition: Composition) -> None:
@@ -79,25 +79,25 @@ def _check_cells(composition: Composition) -> None:
             raise type(error)(f"{error} (in the cell {' '.join(cell)})") from None
 
 
-def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path, stop: Stop) -> None:
-    """Hydra runs the cells, until they are done or stopped; back only when none of them lives.
+def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path, stop: StopFlag) -> None:
+    """Let Hydra run the cells until they are done or stopped. Returns only when none of them lives.
 
-    Cells in other processes do not hear a Ctrl-C: this process does, and tells them by no longer wanting them.
+    Cells in other processes get no Ctrl-C. This process does, and removes the stop token to stop them.
     """
-    jobs, wait = None, _Wait()
+    jobs, wait = None, _LauncherWait()
     if composition.jobs_folder is not None:
         os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when submitit is imported; vidgn listens to USR1
         logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns every minute of a Slurm without accounting
         jobs = Jobs(composition.jobs_folder, slurm=composition.launcher == "submitit_slurm")
-    apart = blocked_in_children() if composition.launcher != "basic" else nullcontext()
+    apart = signals_blocked_in_children() if composition.launcher != "basic" else nullcontext()
     try:
-        with wanted(study) as file, _watched(stop, file, jobs, wait), apart:
+        with stop_token(study) as file, _watched(stop, file, jobs, wait), apart:
             try:
-                wait.through(run_all)
-            except _Over:
+                wait.run(run_all)
+            except _WaitIsOver:
                 pass
             except Exception as error:  # a cell's own is in its error.txt
-                _say_unless_a_cells(error, composition)
+                _print_unless_from_a_cell(error, composition)
             while jobs is not None and jobs.alive():  # one job's end may have ended the launcher's wait for the rest
                 time.sleep(1)
     except KeyboardInterrupt:
@@ -107,27 +107,27 @@ def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path
 
 
 @contextmanager
-def _watched(stop: Stop, file: Path, jobs: Jobs | None, wait: _Wait) -> Iterator[None]:
-    """Once `stop` is set the cells are not wanted any more. Leaves a launcher that waits for jobs which are gone."""
+def _watched(stop: StopFlag, file: Path, jobs: Jobs | None, wait: _LauncherWait) -> Generator[None]:
+    """Remove the stop token `file` once `stop` is set. Leave a launcher that waits for jobs which are gone."""
     main, over = os.getpid(), threading.Event()
 
     def watch() -> None:
         alive_at = None
-        next_look = time.monotonic() + 5
-        while not over.wait(_SECONDS_BETWEEN_LOOKS):
+        next_check = time.monotonic() + 5
+        while not over.wait(_SECONDS_BETWEEN_CHECKS):
             if stop.is_set():
                 file.unlink(missing_ok=True)
                 if jobs is not None:
                     jobs.drop_waiting()
                     os.kill(main, signal.SIGUSR2)
                 return
-            if jobs is not None and time.monotonic() > next_look:
+            if jobs is not None and time.monotonic() > next_check:
                 if jobs.alive():
                     alive_at = time.monotonic()
                 elif alive_at is not None and time.monotonic() - alive_at > _SECONDS_OF_GRACE:
                     os.kill(main, signal.SIGUSR2)
                     return
-                next_look = time.monotonic() + 5
+                next_check = time.monotonic() + 5
 
     before = signal.signal(signal.SIGUSR2, wait.leave) if jobs is not None else None
     watcher = threading.Thread(target=watch, name="vidgn-sweep", daemon=True)
@@ -175,8 +175,8 @@ def _errors(composition: Composition) -> dict[Path, tuple[int, str]]:
     return {run: (f.stat().st_mtime_ns, f.read_text().strip()) for run, f in files.items() if f.exists()}
 
 
-def _say_unless_a_cells(error: Exception, composition: Composition) -> None:
-    from vidgn.runs.directory import StopRequested
+def _print_unless_from_a_cell(error: Exception, composition: Composition) -> None:
+    from vidgn.errors import StopRequested
 
     raised = re.findall(r"^\w[\w.]*(?:Error|Exception): .*", str(error), re.MULTILINE)  # submitit quotes a traceback
     line = raised[-1] if raised else f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -186,7 +186,7 @@ def _say_unless_a_cells(error: Exception, composition: Composition) -> None:
         print(f"vidgn train: {line[:500]}", file=sys.stderr)
 
 
-def _say_what_is_open(composition: Composition, old_errors: dict[Path, tuple[int, str]], *, stopped: bool) -> int:
+def _print_unfinished(composition: Composition, old_errors: dict[Path, tuple[int, str]], *, stopped: bool) -> int:
     """A line for each cell without a result; one that failed at an earlier start alone has not failed at this one.
 
     Returns:

@@ -8,7 +8,7 @@ import sys
 from contextlib import redirect_stderr
 from typing import Any, TextIO, cast
 
-from vidgn.cli.cell import said_once
+from vidgn.cli.cell import print_errors_once
 from vidgn.errors import ConfigError, VidgnError
 
 SUMMARY = "train and test one run; with -m a sweep, ending with its report"
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(_HELP.format(groups=_groups()))
         return 0
-    return said_once(lambda: _run(argv))
+    return print_errors_once(lambda: _run(argv))
 
 
 def _run(argv: list[str]) -> int:

@@ -3,7 +3,7 @@
 import difflib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,14 +170,14 @@ def _without_hydra(node: DictConfig) -> DictConfig:
 
 
 @contextmanager
-def _conf() -> Iterator[None]:
+def _conf() -> Generator[None]:
     register_resolvers()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         yield
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors() -> Generator[None]:
     """Hydra's messages run over several lines and suggest what would not help; say the same in one."""
     try:
         yield

@@ -16,7 +16,7 @@ from vidgn.processes import num_cores
 
 _GROUP = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SLOTS = "VIDGN_SLOTS"  # json of Slots, set by a sweep that runs cells side by side
-_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_CHECKS = 0.5
 _held_slot: int | None = None  # a file descriptor: locked until this process ends
 
 
@@ -121,7 +121,7 @@ def take_slot(go_on: Callable[[], bool] = lambda: True) -> bool:
     while go_on():
         if _take_free_slot(slots):
             return True
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_SECONDS_BETWEEN_CHECKS)
     return False
 
 

@@ -1,28 +1,27 @@
-"""Ranks of one cell: in place when there is one, through torch's elastic launch otherwise."""
+"""Starting the ranks of one cell, through torch's elastic launch. What they run is handed in."""
 
-import ctypes
 import inspect
 import logging
 import multiprocessing
 import os
 import re
-import signal
 import socket
-import sys
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from vidgn.config.schema import Config
 from vidgn.distributed.environment import first_slurm_host, ranks_are_set, slurm_port
-from vidgn.distributed.rank_status import Roll, sign
+from vidgn.distributed.rank_status import RankStatusTable, use_table
 from vidgn.distributed.ranks import RankError, check_devices, error_of_kind
-from vidgn.distributed.signals import RankStop, Stop, blocked_in_children, ended_by_second_interrupt
+from vidgn.distributed.signals import RankStopFlag, StopFlag, ended_by_second_interrupt, signals_blocked_in_children
 from vidgn.errors import ConfigError, VidgnError
+from vidgn.processes import die_with_parent
 
-Work = Literal["train", "test"]
+RunRank = Callable[[RankStopFlag], str | None]
 _SECONDS_TO_ANSWER = 5
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -37,10 +36,10 @@ class Meeting:
 
 
 def check_launch(config: Config) -> None:
-    """What can be told about the launch on this machine before a process starts.
+    """Check the launch on this machine before a process starts.
 
     Raises:
-        ConfigError: for fewer GPUs than ranks, several nodes without a place to meet, a port that is taken.
+        ConfigError: if there are fewer GPUs than ranks, no place for several nodes to meet, or its port is taken.
     """
     check_devices(config)
     if not ranks_are_set() and config.launch.nnodes > 1:
@@ -51,7 +50,7 @@ def meeting(config: Config) -> Meeting:
     """Where the nodes of a cell meet: launch.rendezvous, else the first node of the Slurm job.
 
     Raises:
-        ConfigError: where neither is there, or the job has another number of nodes.
+        ConfigError: if neither is there, or the job has another number of nodes.
     """
     given = config.launch.rendezvous
     if given is not None:
@@ -75,36 +74,40 @@ def meeting(config: Config) -> Meeting:
     )
 
 
-def launch(config: Config, stop: Stop, work: Work) -> str | None:
-    """Do `work` in as many processes as the launch group asks for.
+def launch(config: Config, stop: StopFlag, run_rank: RunRank) -> str | None:
+    """Run `run_rank` in as many processes as the launch group asks for.
+
+    Args:
+        run_rank: picklable; given the rank's own stop flag, it returns None when done, else why it stopped with
+            everything saved.
 
     Returns:
         None when done, else why it stopped with everything saved.
 
     Raises:
         VidgnError: as a rank raised it.
-        RankError: where a rank died otherwise.
-        ConfigError: where nodes don't meet.
+        RankError: if a rank died in another way.
+        ConfigError: if the nodes don't meet.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import elastic_launch
 
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice against find_unused_parameters, see train.py
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice against find_unused_parameters, see ranks.py
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.multiprocessing").setLevel(logging.ERROR)
     if multiprocessing.get_start_method(allow_none=True) == "loky":  # joblib's worker; its children know no such method
         multiprocessing.set_start_method("spawn", force=True)
     place = meeting(config) if config.launch.nnodes > 1 else None
-    if place is not None:  # a store for each start: see _start in distributed.py
+    if place is not None:  # a store for each start: see _start in ranks.py
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    roll = Roll(config.launch.nproc_per_node)
+    table = RankStatusTable(config.launch.nproc_per_node)
     try:
-        with ended_by_second_interrupt(roll.kill), blocked_in_children():
-            outcomes = elastic_launch(_launch_config(config, place), _rank)(config, stop, work, os.getpid(), roll)
+        with ended_by_second_interrupt(table.kill), signals_blocked_in_children():
+            outcomes = elastic_launch(_launch_config(config, place), _start_rank)(run_rank, stop, os.getpid(), table)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        found = _as_error(rank, failure, roll.last(failure.local_rank), config.launch.max_restarts)
+        found = _as_error(rank, failure, table.last_status(failure.local_rank), config.launch.max_restarts)
         if stop.is_set() and type(found) is RankError:  # whoever stopped the run may have ended ranks as well
             return f"stopped, and {found}: it goes on from the last checkpoint"
         raise found from None
@@ -171,39 +174,29 @@ def _check_port(place: Meeting) -> None:
         )
 
 
-def _rank(config: Config, stop: Stop, work: Work, launcher: int, roll: Roll) -> str | None:
-    """What a started rank runs. An error that starting again would not mend ends the next starts at once."""
-    from vidgn.run import work_as_rank
-
-    _die_with(launcher)
-    own = RankStop(stop)
+def _start_rank(run_rank: RunRank, stop: StopFlag, launcher: int, table: RankStatusTable) -> str | None:
+    """Main function of a started rank. An error that a restart would not mend ends the next starts at once."""
+    die_with_parent(launcher)
+    own = RankStopFlag(stop)
     own.listen()
-    sign(roll, int(os.environ["LOCAL_RANK"]), start=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if (why := roll.refused()) is not None:
+    use_table(table, int(os.environ["LOCAL_RANK"]), start=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if (why := table.recorded_failure()) is not None:
         raise error_of_kind(why) or RankError(why)
     try:
-        outcome = work_as_rank(config, own, work, claimed=work == "test" or config.launch.nnodes == 1)
+        outcome = run_rank(own)
     except VidgnError as error:
         if not isinstance(error, RankError):
-            roll.refuse(f"{type(error).__name__}: {error}")
+            table.record_failure(f"{type(error).__name__}: {error}")
         raise
-    roll.done()
+    table.done()
     return outcome
 
 
-def _die_with(launcher: int) -> None:
-    """Linux ends this rank when its launching process is gone, however that went."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != launcher:
-            os._exit(1)
-
-
-def _as_error(rank: int, failure: Any, last_note: str | None, max_restarts: int) -> VidgnError:
+def _as_error(rank: int, failure: Any, last_status: str | None, max_restarts: int) -> VidgnError:
     message = failure.message
     if isinstance(message, dict):
         message = message.get("message", message)
     if (error := error_of_kind(str(message))) is not None:
         return error
     tries = f" after {max_restarts} restarts" if max_restarts else "; launch.max_restarts=N would start it again"
-    return RankError(f"rank {rank} (process {failure.pid}, last at: {last_note}) failed{tries}: {message}")
+    return RankError(f"rank {rank} (process {failure.pid}, last at: {last_status}) failed{tries}: {message}")

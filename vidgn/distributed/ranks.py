@@ -1,9 +1,9 @@
-"""Processes: who this rank is, and the few collectives the engine needs. A world of one needs no process group."""
+"""Ranks: which one this process is, and the few collectives that a run needs. A world of one needs no process group."""
 
 import datetime
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vidgn.config.schema import Config
 from vidgn.distributed.environment import ranks_are_set
-from vidgn.distributed.rank_status import Whereabouts
+from vidgn.distributed.rank_status import RankStatusReporter
 from vidgn.errors import ConfigError, VidgnError
 from vidgn.geometry import Geometry
 
-_FAILURE = "vidgn/failure"  # in the store: what the first rank to fail had to say
+_FAILURE = "vidgn/failure"  # key in the store of the error of the first rank that failed
 
 
 class RankError(VidgnError):
     """A rank failed otherwise than by a VidgnError."""
 
-    heard_of = False  # as on the VidgnErrors of a group: whether another rank failed, and says so itself
+    is_echo = False  # as on the VidgnErrors of a group: whether another rank failed first, and prints its own
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
-    whereabouts: Whereabouts | None = None
+    status: RankStatusReporter | None = None
 
-    def note(self, what: str) -> None:
-        """What this rank is at, for the others to name when they wait for it. The same notes on every rank."""
-        if self.whereabouts is not None:
-            self.whereabouts.note(what)
+    def report_status(self, what: str) -> None:
+        """What this rank is doing, for the others to name when they wait for it. Every rank reports the same lines."""
+        if self.status is not None:
+            self.status.report(what)
 
     @property
     def is_first(self) -> bool:
@@ -96,20 +96,20 @@ def check_devices(config: Config) -> None:
 
 
 def choose_device(config: Config, local_rank: int) -> torch.device:
-    """The device of a rank, the only GPU it can see where that is one; check_devices has seen that there is one."""
+    """The device of a rank. `check_devices` has already refused a machine that lacks one."""
     count = num_gpus(config)
     return torch.device("cuda", local_rank if count > 1 else 0) if count else torch.device("cpu")
 
 
 @contextmanager
-def joined(config: Config) -> Iterator[Ranks]:
+def joined(config: Config) -> Generator[Ranks]:
     """Join the group this process was started for (torch's variables), leave it at the end; alone without them.
 
-    An error of one rank ends all of them: it is raised there as it is, elsewhere as another of its kind where that is a
-    VidgnError, as a RankError that quotes it where not.
+    An error of one rank ends all of them. That rank raises it as it is. The others raise one of its kind if it is a
+    VidgnError, else a RankError that quotes it.
 
     Raises:
-        ConfigError: where the ranks can't meet.
+        ConfigError: if the ranks can't meet.
     """
     if not ranks_are_set():
         yield Ranks(0, 1, choose_device(config, 0))
@@ -120,18 +120,18 @@ def joined(config: Config) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     store = _meet(config, rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     seconds = config.launch.timeout_seconds
-    whereabouts = Whereabouts(store, rank=rank, world_size=world_size, timeout_seconds=seconds)
+    status = RankStatusReporter(store, rank=rank, world_size=world_size, timeout_seconds=seconds)
     try:
-        yield Ranks(rank, world_size, device, whereabouts)
+        yield Ranks(rank, world_size, device, status)
     except Exception as error:
-        raise _first_failure(store, rank, _as_time_out(error, whereabouts, seconds)) from error
+        raise _first_failure(store, rank, _as_time_out(error, status, seconds)) from error
     finally:
-        whereabouts.close()
+        status.close()
         dist.destroy_process_group()
 
 
 def _meet(config: Config, rank: int, world_size: int, backend: str) -> Store:
-    """The process group, and the store it was made with."""
+    """Make the process group; the store that it was made with."""
     timeout = datetime.timedelta(seconds=config.launch.timeout_seconds)
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
@@ -144,7 +144,8 @@ def _meet(config: Config, rank: int, world_size: int, backend: str) -> Store:
             raise ConfigError(f"port {address} is in use by another program: choose another MASTER_PORT") from None
         raise ConfigError(
             f"rank {rank} of {world_size} could not meet the others at {address} in {timeout.total_seconds():.0f} s: "
-            f"start all {world_size} with the same MASTER_ADDR and MASTER_PORT, which they can reach ({_line(error)})"
+            f"start all {world_size} with the same MASTER_ADDR and MASTER_PORT, which they can reach "
+            f"({_one_line(error)})"
         ) from None
 
 
@@ -157,11 +158,11 @@ def _start() -> str:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
 
 
-def _as_time_out(error: Exception, whereabouts: Whereabouts, seconds: float) -> Exception:
+def _as_time_out(error: Exception, status: RankStatusReporter, seconds: float) -> Exception:
     """A collective's time-out, with the ranks it waited for; any other error as it is."""
     if not isinstance(error, RuntimeError) or ("Timed out" not in str(error) and "timeout" not in str(error).lower()):
         return error
-    waits = whereabouts.waits_for()
+    waits = status.waits_for()
     if waits is None:
         return error
     return RankError(
@@ -172,25 +173,25 @@ def _as_time_out(error: Exception, whereabouts: Whereabouts, seconds: float) -> 
 
 def _first_failure(store: Store, rank: int, error: Exception) -> Exception:
     """The error as it is on the rank that failed first; on the others one that quotes it."""
-    mine = f"rank {rank}: {type(error).__name__}: {_line(error)}"
+    mine = f"rank {rank}: {type(error).__name__}: {_one_line(error)}"
     try:
         first = store.compare_set(_FAILURE, "", mine).decode()
     except RuntimeError:  # the store was the first rank's, and is gone with it
         first = "rank 0: it ended before the others"
     if first == mine:
-        error.heard_of = False  # type: ignore[attr-defined]
+        error.is_echo = False  # type: ignore[attr-defined]
         if isinstance(error, VidgnError) or not _is_lost_connection(error):
             return error
         return RankError(
-            f"rank {rank} lost the connection to the others: one of them died without a word ({_line(error)})"
+            f"rank {rank} lost the connection to the others: one of them died without a word ({_one_line(error)})"
         )
-    heard = error_of_kind(first.partition(": ")[2]) or RankError(first)
-    heard.heard_of = True  # type: ignore[attr-defined]
-    return heard
+    echo = error_of_kind(first.partition(": ")[2]) or RankError(first)
+    echo.is_echo = True  # type: ignore[attr-defined]
+    return echo
 
 
 def error_of_kind(text: str) -> VidgnError | None:
-    """`Kind: message` as an error again, where Kind is a VidgnError of any room."""
+    """`Kind: message` as an error again, where Kind is any VidgnError."""
     name, _, message = text.partition(": ")
     kinds: list[type[VidgnError]] = [VidgnError]
     for kind in kinds:  # it grows
@@ -204,7 +205,7 @@ def _is_lost_connection(error: Exception) -> bool:
     )
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 

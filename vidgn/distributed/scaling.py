@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from vidgn.geometry import Geometry
-from vidgn.training.bn_stats import statistics_layers
+from vidgn.models.norms.layers import statistics_layers
 
 BUCKET_BYTES = 25 * 2**20  # DistributedDataParallel's bucket_cap_mb
 BACKWARD_SHARE = 2 / 3  # of a clip's seconds: two products of a convolution in backward for one in forward

@@ -1,20 +1,28 @@
-"""Signals that ask a run to stop: the launching process hears them, every rank reads one flag."""
+"""What asks a run to stop: signals, and the stop token of a sweep.
+
+The launching process handles signals, and every rank reads one flag. A stop token is a file that lies in the study's
+folder while its sweep goes on. The process that sweeps names it in the environment, which reaches cells in this
+process, in a launcher's workers and in batch jobs alike. Once it is removed, running cells save and stop, and the
+others do not start.
+"""
 
 import multiprocessing
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-_ASK = (signal.SIGTERM, signal.SIGUSR1)
-_ALL = (*_ASK, signal.SIGINT)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_HANDLED = (*_STOP_SIGNALS, signal.SIGINT)
+_STOP_TOKEN = "VIDGN_STOP_TOKEN"
+_SECONDS_BETWEEN_CHECKS = 0.5
 
 
-class Stop:
+class StopFlag:
     """A flag that spawned ranks share. Once set it stays set.
 
     One byte of shared memory without a lock: a handler may run, and a rank may be killed, at any instruction.
@@ -30,39 +38,39 @@ class Stop:
         self._byte.value = 1
 
 
-class RankStop:
+class RankStopFlag:
     """A rank's view of the launcher's flag, and a flag of its own for signals sent to the rank itself."""
 
-    def __init__(self, shared: Stop) -> None:
+    def __init__(self, shared: StopFlag) -> None:
         self._shared, self._own = shared, False
 
     def is_set(self) -> bool:
         return self._own or self._shared.is_set()
 
     def listen(self) -> None:
-        """SIGTERM and SIGUSR1 to this rank set its flag, those that came before included (`blocked_in_children`).
+        """Let SIGTERM and SIGUSR1 to this rank set its flag, also those that `signals_blocked_in_children` has kept.
 
-        Ctrl-C is the launching process's to hear.
+        Ctrl-C is left to the launching process.
         """
-        for number in _ASK:
-            signal.signal(number, self._hear)
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._handle)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
-    def _hear(self, *_: object) -> None:
+    def _handle(self, *_: object) -> None:
         self._own = True
 
 
-class _Hearing:
-    """What this process has heard, and the flags to set when it does."""
+class _Handler:
+    """The signals that have come to this process, and the flags to set when one does."""
 
     def __init__(self) -> None:
-        self.stops: list[Stop] = []
+        self.stops: list[StopFlag] = []
         self.last: int | None = None
         self.num_interrupts = 0
         self.end_at_once: Callable[[], None] = lambda: None
 
-    def hear(self, number: int, _: object) -> None:
+    def handle(self, number: int, _: object) -> None:
         self.last = number
         self.num_interrupts += number == signal.SIGINT
         if self.num_interrupts > 1:
@@ -74,51 +82,51 @@ class _Hearing:
             os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
 
-_hearing = _Hearing()
+_handler = _Handler()
 
 
-def heard_last() -> int | None:
+def last_signal() -> int | None:
     """The number of the last signal that asked this process to stop."""
-    return _hearing.last
+    return _handler.last
 
 
 @contextmanager
-def heard(stop: Stop) -> Iterator[None]:
-    """SIGTERM, SIGUSR1 and the first Ctrl-C set `stop`; the second Ctrl-C raises KeyboardInterrupt at once.
+def listening(stop: StopFlag) -> Generator[None]:
+    """Let SIGTERM, SIGUSR1 and the first Ctrl-C set `stop`, and the second Ctrl-C raise KeyboardInterrupt at once.
 
-    May be nested: a signal sets every flag, and one that was heard before sets the inner flag at once.
+    May be nested: a signal sets every flag, and one that came before sets the inner flag at once.
     """
-    if threading.current_thread() is not threading.main_thread():  # whoever owns that one decides
+    if threading.current_thread() is not threading.main_thread():  # its owner decides
         yield
         return
-    if any(outer.is_set() for outer in _hearing.stops):
+    if any(outer.is_set() for outer in _handler.stops):
         stop.set()
-    _hearing.stops.append(stop)
-    before = {number: signal.signal(number, _hearing.hear) for number in _ALL}
+    _handler.stops.append(stop)
+    before = {number: signal.signal(number, _handler.handle) for number in _HANDLED}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _hearing.stops.remove(stop)
-        if not _hearing.stops:
-            _hearing.num_interrupts = 0
+        _handler.stops.remove(stop)
+        if not _handler.stops:
+            _handler.num_interrupts = 0
 
 
 @contextmanager
-def ended_by_second_interrupt(end: Callable[[], None]) -> Iterator[None]:
-    """Call `end` at the second Ctrl-C: for processes that would take their time over it."""
-    _hearing.end_at_once = end
+def ended_by_second_interrupt(end: Callable[[], None]) -> Generator[None]:
+    """Call `end` at the second Ctrl-C, for processes that would end late by themselves."""
+    _handler.end_at_once = end
     try:
         yield
     finally:
-        _hearing.end_at_once = lambda: None
+        _handler.end_at_once = lambda: None
 
 
 def _start_tracker() -> None:
-    """Start Python's resource tracker, deaf to what batch systems send to all processes of a job: it would die of it.
+    """Start Python's resource tracker with SIGUSR1 blocked: batch systems send it to all processes of a job.
 
-    Later, by the first child, is too late: starting it unblocks SIGINT and SIGTERM.
+    It must not be left to the first child: starting the tracker unblocks SIGINT and SIGTERM.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
     try:
@@ -128,69 +136,65 @@ def _start_tracker() -> None:
 
 
 @contextmanager
-def blocked_in_children() -> Iterator[None]:
-    """Processes started inside begin with these signals blocked: one that comes early is kept until they listen.
+def signals_blocked_in_children() -> Generator[None]:
+    """Start processes inside with these signals blocked: one that comes early is kept until they listen.
 
-    This process goes on hearing them, by a thread that does nothing else.
+    This process still gets them, by a thread that does nothing else.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _start_tracker()
     over = threading.Event()
-    ear = threading.Thread(target=over.wait, name="vidgn-ear", daemon=True)
-    ear.start()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+    receiver = threading.Thread(target=over.wait, name="vidgn-signals", daemon=True)
+    receiver.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         over.set()
-        ear.join()
-
-
-_WANTED = "VIDGN_WANTED"
-_SECONDS_BETWEEN_LOOKS = 0.5
+        receiver.join()
 
 
 @contextmanager
-def wanted(folder: Path) -> Iterator[Path]:
-    """Cells started inside are wanted, until the file is removed or the block ends.
+def stop_token(folder: Path) -> Generator[Path]:
+    """A stop token for the cells started inside. It is removed at the end, or by the caller to stop them.
 
-    Returns:
-        The file.
+    Yields:
+        The token's file.
     """
-    file = folder / f".wanted-{socket.gethostname()}-{os.getpid()}"
+    file = folder / f".stop-token-{socket.gethostname()}-{os.getpid()}"
     file.touch()
-    os.environ[_WANTED] = str(file.resolve())
+    os.environ[_STOP_TOKEN] = str(file.resolve())
     try:
         yield file
     finally:
         file.unlink(missing_ok=True)
-        del os.environ[_WANTED]
+        del os.environ[_STOP_TOKEN]
 
 
-def is_wanted() -> bool:
+def sweep_goes_on() -> bool:
     """Whether this cell's sweep, if it is of one, has not been stopped."""
-    file = os.environ.get(_WANTED)
+    file = os.environ.get(_STOP_TOKEN)
     return file is None or os.path.exists(file)
 
 
 @contextmanager
-def stopped_with_sweep(stop: Stop) -> Iterator[None]:
-    """Set `stop` once the sweep no longer wants this cell."""
-    if _WANTED not in os.environ:
+def stopped_with_sweep(stop: StopFlag) -> Generator[None]:
+    """Set `stop` once the token of this cell's sweep is gone."""
+    if _STOP_TOKEN not in os.environ:
         yield
         return
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(_SECONDS_BETWEEN_LOOKS):
-            if not is_wanted():
+        while not over.wait(_SECONDS_BETWEEN_CHECKS):
+            if not sweep_goes_on():
                 stop.set()
                 return
 
-    watcher = threading.Thread(target=watch, name="vidgn-wanted", daemon=True)
+    watcher = threading.Thread(target=watch, name="vidgn-stop-token", daemon=True)
     watcher.start()
     try:
         yield

@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -73,28 +74,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} can't be read: {error.strerror}; make it readable, or move it away to go on from the one before"
         ) from None
     payload, seal = memoryview(data)[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
-    said = re.match(rb"\nvidgn-checkpoint format=(\d+) vidgn=(\S+) ", seal)
-    if said is None:
+    seal_text = re.match(rb"\nvidgn-checkpoint format=(\d+) vidgn=(\S+) ", seal)
+    if seal_text is None:
         raise TornError(f"{path} is torn: {len(data)} bytes without the seal at their end")
-    form, version = int(said[1]), said[2].decode(errors="replace")
-    if seal != _seal(payload, form, version):
+    form, writer = int(seal_text[1]), seal_text[2].decode(errors="replace")
+    if seal != _seal(payload, form, writer):
         raise TornError(f"{path} is altered: its checksum does not match")
     if form > FORMAT:
         raise CheckpointError(
             f"{path} has checkpoint format {form}, vidgn {__version__} reads up to {FORMAT}: "
-            f"use vidgn {version} or newer"
+            f"use vidgn {writer} or newer"
         )
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
-def _seal(payload: memoryview, form: int, version: str) -> bytes:
-    text = f"\nvidgn-checkpoint format={form} vidgn={version} ".encode()
+def _seal(payload: memoryview, form: int, writer: str) -> bytes:
+    text = f"\nvidgn-checkpoint format={form} vidgn={writer} ".encode()
     digest = hashlib.sha256(payload)
     digest.update(text)
     return (text + f"sha256={digest.hexdigest()}".encode()).ljust(_SEAL_BYTES)
 
 
-def load_latest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+def load_latest(directory: Path, log: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest good checkpoint, passing over torn or altered ones by name; None where there is none.
 
     Raises:
@@ -105,10 +106,10 @@ def load_latest(directory: Path, say: Callable[[str], None]) -> dict[str, Any] |
         try:
             return load_checkpoint(path)
         except TornError as error:
-            say(f"{error}; passed over")
+            log(f"{error}; passed over")
             passed_over = True
     if passed_over:
-        say(f"no good checkpoint is left in {directory}: starting from step 0")
+        log(f"no good checkpoint is left in {directory}: starting from step 0")
     return None
 
 
@@ -128,3 +129,16 @@ def remove_partial(directory: Path) -> None:
     """Remove what a kill left half-written."""
     for path in directory.glob(".step_*.partial"):
         path.unlink()
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of all that can move a bit."""
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    return {
+        "vidgn": __version__,
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda,
+        "cudnn": str(cudnn) if cudnn else None,
+        "numpy": version("numpy"),
+        "av": version("av"),
+    }

@@ -1,30 +1,31 @@
-"""A run's directory: who may write it, what is in it, and what the person at the terminal sees of it."""
+"""A run's directory: whose it is, what is in it, and what is logged."""
 
 import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from vidgn.atomic_files import read_json, write_json, write_text
 from vidgn.config.fingerprint import differing_keys, fingerprint
-from vidgn.errors import CheckpointError, ConfigError, StopRequested
+from vidgn.errors import CheckpointError, ConfigError
 from vidgn.runs import checkpoint
 from vidgn.runs.metrics import MetricsLog, read_metrics
 from vidgn.runs.progress import Clock, Progress
 
-__all__ = ["RunDirectory", "StopRequested", "add_machine", "best_curve_point", "claim", "write_error"]
+_ATTEMPTS = 5
+_Result = TypeVar("_Result")
 
 
 class OtherExperimentError(ConfigError):
     """The directory belongs to another experiment: nothing in it may be touched."""
 
 
-class StopFlag(Protocol):
-    """Set by the launching process's signal handler; read by every rank each step."""
+class Stop(Protocol):
+    """Whether the run is to stop: read by every rank in each step."""
 
     def is_set(self) -> bool: ...
 
@@ -32,18 +33,18 @@ class StopFlag(Protocol):
 class RunDirectory:
     """The files of one run, as one rank sees them: only the first rank writes."""
 
-    def __init__(self, path: Path, *, writes: bool, stop: StopFlag, identity: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, path: Path, *, writes: bool, stop: Stop, identity: Mapping[str, Any] | None = None) -> None:
         self.path, self.writes, self.stop = path, writes, stop
         self._identity = json.loads(json.dumps(identity or {}))
         self._saved_step = 0
         self.clock = Clock()
         self._metrics: MetricsLog | None = None
         self._best: tuple[float, int] | None = None  # (error, step) of the best point on the validation curve
-        self._board: Any = None
+        self._tensorboard: Any = None
 
-    # -- what is said ---------------------------------------------------------------------------------------------
+    # -- the log --------------------------------------------------------------------------------------------------
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line on the terminal and in log.txt."""
         if self.writes:
             Progress.print(text)
@@ -52,9 +53,9 @@ class RunDirectory:
                 file.write(text + "\n")
 
     @contextmanager
-    def progress(self, done: int, total: int, unit: str) -> Iterator[Progress]:
+    def progress(self, done: int, total: int, unit: str) -> Generator[Progress]:
         """A bar on a terminal, now and then a line elsewhere; nothing from ranks that don't write."""
-        with Progress(done, total, unit, say=self.say, shown=self.writes) as progress:
+        with Progress(done, total, unit, log=self.log, shown=self.writes) as progress:
             yield progress
 
     # -- metrics --------------------------------------------------------------------------------------------------
@@ -63,53 +64,54 @@ class RunDirectory:
         """Cut metrics.jsonl back to `offset` and go on from there."""
         if not self.writes:
             return
-        log = self._metrics = self.patiently(
+        metrics = self._metrics = self.retry_on_full_disk(
             lambda: MetricsLog(self.path / "metrics.jsonl", offset=offset), "metrics.jsonl"
         )
-        if log.missing_bytes:
-            self.say(
-                f"metrics.jsonl lacks {log.missing_bytes} bytes of the steps up to {step}: lines are missing from it"
+        if metrics.missing_bytes:
+            self.log(
+                f"metrics.jsonl lacks {metrics.missing_bytes} bytes of the steps up to {step}: "
+                f"lines are missing from it"
             )
         self._best = best_curve_point(self.path / "metrics.jsonl")
         from torch.utils.tensorboard import SummaryWriter
 
-        with self._board_may_fail():
-            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1, max_queue=100)
+        with self._tensorboard_may_fail():
+            self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1, max_queue=100)
 
     def write_line(self, line: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl, and its numbers on the board."""
-        log = self._metrics
-        if log is None:
+        """One line of metrics.jsonl, and its numbers for TensorBoard."""
+        metrics = self._metrics
+        if metrics is None:
             return
-        self.patiently(lambda: log.write(dict(line)), "metrics.jsonl")
+        self.retry_on_full_disk(lambda: metrics.write(dict(line)), "metrics.jsonl")
         if line["kind"] == "curve":
             point = (line["top1_error_percent"], line["step"])
             self._best = min(self._best or point, point)
-        with self._board_may_fail():
+        with self._tensorboard_may_fail():
             for key, value in line.items():
-                if self._board is not None and isinstance(value, float) and key != "epoch":
-                    self._board.add_scalar(f"{line['kind']}/{key}", value, line["step"])
+                if self._tensorboard is not None and isinstance(value, float) and key != "epoch":
+                    self._tensorboard.add_scalar(f"{line['kind']}/{key}", value, line["step"])
 
     def close(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
-            with self._board_may_fail():
-                if self._board is not None:
-                    self._board.close()
+            with self._tensorboard_may_fail():
+                if self._tensorboard is not None:
+                    self._tensorboard.close()
 
     @contextmanager
-    def _board_may_fail(self) -> Iterator[None]:
-        """The board is a view of metrics.jsonl: where it can't be written the run goes on without."""
+    def _tensorboard_may_fail(self) -> Generator[None]:
+        """TensorBoard files repeat metrics.jsonl: where they can't be written the run goes on without them."""
         try:
             yield
         except OSError as error:
-            self._board = None
-            self.say(f"tensorboard files can't be written ({error.strerror}): going on without")
+            self._tensorboard = None
+            self.log(f"tensorboard files can't be written ({error.strerror}): going on without")
 
-    def patiently(self, write: Callable[[], Any], what: str) -> Any:
-        """`with_patience` for a file of this run."""
-        return with_patience(write, f"{what} of {self.path}", say=self.say)
+    def retry_on_full_disk(self, write: Callable[[], Any], what: str) -> Any:
+        """`retry_on_full_disk` for a file of this run."""
+        return retry_on_full_disk(write, f"{what} of {self.path}", log=self.log)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -120,11 +122,11 @@ class RunDirectory:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The newest good checkpoint; metrics.jsonl is cut back to where it was then. For the rank that writes."""
         checkpoint.remove_partial(self.checkpoints)
-        state = checkpoint.load_latest(self.checkpoints, self.say)
+        state = checkpoint.load_latest(self.checkpoints, self.log)
         if state is not None:
             self._check_identity(state)
             self._saved_step = state["step"]
-            self.say(f"going on from step {state['step']}")
+            self.log(f"going on from step {state['step']}")
         self.open_metrics(offset=state["metrics_offset"] if state else 0, step=self._saved_step)
         return state
 
@@ -150,12 +152,12 @@ class RunDirectory:
         assert self._metrics is not None
         full = {
             **state,
-            "metrics_offset": self.patiently(self._metrics.offset, "metrics.jsonl"),
+            "metrics_offset": self.retry_on_full_disk(self._metrics.offset, "metrics.jsonl"),
             "identity": self._identity,
-            "versions": _versions(),
+            "versions": checkpoint.versions(),
         }
         path = checkpoint.checkpoint_path(self.checkpoints, step)
-        self.patiently(lambda: checkpoint.save_checkpoint(path, full), f"checkpoint {path.name}")
+        self.retry_on_full_disk(lambda: checkpoint.save_checkpoint(path, full), f"checkpoint {path.name}")
         self._saved_step = step
         self.prune_checkpoints(keep=keep)
 
@@ -179,7 +181,7 @@ class RunDirectory:
         path = self.path / name
         path.parent.mkdir(exist_ok=True)
         write = write_text if isinstance(value, str) else write_json
-        self.patiently(lambda: write(path, value), name)
+        self.retry_on_full_disk(lambda: write(path, value), name)
 
     def nonfinite_path(self, step: int) -> Path:
         return self.path / "nonfinite" / f"step_{step:09d}"
@@ -188,14 +190,8 @@ class RunDirectory:
         """State before the bad step and the plan of the clips in it, for a look."""
         folder = self.nonfinite_path(step)
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.save_checkpoint(folder / "state.pt", {**state, "versions": _versions()})
+        checkpoint.save_checkpoint(folder / "state.pt", {**state, "versions": checkpoint.versions()})
         write_json(folder / "clips.json", {"step": step, "clips": clips})
-
-
-def _versions() -> dict[str, Any]:
-    from vidgn.training.setup import versions
-
-    return versions()
 
 
 def best_curve_point(metrics: Path) -> tuple[float, int] | None:
@@ -241,14 +237,10 @@ def add_machine(path: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def write_error(path: Path, text: str) -> None:
-    """What made the cell fail, for status and report."""
+    """Leave the error that made the cell fail, for status and report."""
     if path.is_dir():
         with suppress(OSError):
             write_text(path / "error.txt", text + "\n")
-
-
-_ATTEMPTS = 5
-_Result = TypeVar("_Result")
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -256,8 +248,8 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def with_patience(write: Callable[[], _Result], what: str, *, say: Callable[[str], None]) -> _Result:
-    """Call `write`, which writes a file whole or not at all; on a full disk say so once, wait and try again.
+def retry_on_full_disk(write: Callable[[], _Result], what: str, *, log: Callable[[str], None]) -> _Result:
+    """Call `write`, which writes a file whole or not at all; on a full disk log it once, wait and try again.
 
     Waits VIDGN_DISK_FULL_WAIT seconds (30) between attempts, five in all.
 
@@ -275,7 +267,7 @@ def with_patience(write: Callable[[], _Result], what: str, *, say: Callable[[str
             if not is_disk_full(error):
                 raise
             if attempt == 0:
-                say(f"no space for {what}: what was saved before stays; trying again every {wait_seconds:g} s")
+                log(f"no space for {what}: what was saved before stays; trying again every {wait_seconds:g} s")
             if attempt < _ATTEMPTS - 1:
                 time.sleep(wait_seconds)
     raise CheckpointError(

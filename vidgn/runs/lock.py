@@ -1,4 +1,4 @@
-"""One run, one writer: a lock file that says who, on which host, and that it is still alive."""
+"""One run, one writer: a lock file that names its process and host, with a heartbeat for other hosts."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from vidgn.atomic_files import one_at_a_time, silent_seconds
 from vidgn.errors import ConfigError
 from vidgn.processes import STALE_SECONDS, is_still, lives, started
 
-BEAT_SECONDS = 15
+HEARTBEAT_SECONDS = 15
 
 
 class LockedError(ConfigError):
@@ -23,14 +23,14 @@ class LockedError(ConfigError):
 
 
 @contextmanager
-def locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold `run_dir/lock.json` while the run lives; touched every 15 s so that other hosts can tell.
+def locked(run_dir: Path, log: Callable[[str], None]) -> Generator[None]:
+    """Hold `run_dir/lock.json` while the run lives. Its heartbeat, a touch every 15 s, is for other hosts.
 
-    A lock whose process is gone (this host), whose beat has stopped (other hosts) or that an earlier start of the same
-    batch job left behind is taken over, and said so.
+    A stale lock is taken over, and the log says so: its process is gone (on this host), its heartbeat has stopped (on
+    another host), or an earlier start of the same batch job has left it.
 
     Raises:
-        LockedError: where another run holds it.
+        LockedError: if another run holds it.
     """
     path, me = run_dir / "lock.json", _me()
     while not _create(path, me):
@@ -42,21 +42,21 @@ def locked(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
                 f"since {owner.get('started')}. Wait for it, or give this one tag=NAME"
             )
         if _remove(path, owner):
-            say(f"taking over the lock of process {owner.get('pid')} on {owner.get('host')}: {reason}")
-    sweep(run_dir)
+            log(f"taking over the lock of process {owner.get('pid')} on {owner.get('host')}: {reason}")
+    remove_stale_locks(run_dir)
     stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, stop), name="vidgn-lock", daemon=True)
-    beat.start()
+    heartbeat = threading.Thread(target=_heartbeat, args=(path, stop), name="vidgn-lock", daemon=True)
+    heartbeat.start()
     try:
         yield
     finally:
         stop.set()
-        beat.join()
+        heartbeat.join()
         _remove(path, me)
 
 
-def sweep(run_dir: Path) -> None:
-    """Remove what killed processes of this host have left of their locks; a lock that is held stays."""
+def remove_stale_locks(run_dir: Path) -> None:
+    """Remove the locks of killed processes of this host, and their temporary files. A lock that is held stays."""
     for left in run_dir.glob(".lock-*"):
         mine = re.fullmatch(re.escape(_beside_prefix()) + r"(\d+)-\d+", left.name)  # not those of a host node-2 on node
         if mine is not None and not lives(int(mine[1])):
@@ -150,7 +150,7 @@ def _is_stale(path: Path, owner: dict[str, Any]) -> str | None:
     return f"no sign of life for {silent:.0f} s" if silent > STALE_SECONDS else None
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(BEAT_SECONDS):
+def _heartbeat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
         with suppress(OSError):
             os.utime(path)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ class Clock:
         self._step_began, self._waited_seconds = time.monotonic(), 0.0
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> Generator[None]:
         """Time spent here is time a step waits for data."""
         began = time.monotonic()
         try:
@@ -47,12 +47,12 @@ class Clock:
 
 
 class Progress:
-    """Counts to `total`. `say` takes the plain lines."""
+    """Counts to `total`. `log` takes the plain lines."""
 
-    def __init__(self, done: int, total: int, unit: str, *, say: Callable[[str], None], shown: bool) -> None:
-        self._done, self._total, self._unit, self._say, self._shown = done, total, unit, say, shown
+    def __init__(self, done: int, total: int, unit: str, *, log: Callable[[str], None], shown: bool) -> None:
+        self._done, self._total, self._unit, self._log, self._shown = done, total, unit, log, shown
         self._bar: Any = None
-        self._said = time.monotonic()
+        self._logged = time.monotonic()
         if shown and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, unit=unit, leave=unit == "step", dynamic_ncols=True)
 
@@ -86,7 +86,7 @@ class Progress:
             self._bar.set_postfix_str("  ".join(notes), refresh=False)
             self._bar.update(done - self._done)
         self._done = done
-        due = time.monotonic() - self._said > _SECONDS_BETWEEN_LINES or (done == self._total and self._unit == "step")
+        due = time.monotonic() - self._logged > _SECONDS_BETWEEN_LINES or (done == self._total and self._unit == "step")
         if self._shown and self._bar is None and due:
-            self._said = time.monotonic()
-            self._say("  ".join([f"{self._unit} {done}/{self._total}", *notes]))
+            self._logged = time.monotonic()
+            self._log("  ".join([f"{self._unit} {done}/{self._total}", *notes]))

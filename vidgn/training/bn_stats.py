@@ -14,7 +14,7 @@ from torch import nn
 
 from vidgn.config.schema import BnStats, Config
 from vidgn.distributed.ranks import Ranks
-from vidgn.models.norms.layers import BatchNorm, has_running_statistics, norm_layers
+from vidgn.models.norms.layers import BatchNorm, statistics_layers
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]  # layer -> mean, variance
 
@@ -22,12 +22,6 @@ Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]  # layer -> mean, vari
 def statistics_used(config: Config) -> BnStats | None:
     """Where BN's statistics at test come from; None for a norm that has no such choice."""
     return config.bn_stats if config.norm.kind in ("bn", "sync_bn") else None
-
-
-def statistics_layers(model: nn.Module) -> list[tuple[str, BatchNorm]]:
-    """Norm layers that keep running statistics, in the order of the model."""
-    layers = norm_layers(model)
-    return [(name, layer) for name, layer in layers if isinstance(layer, BatchNorm) and has_running_statistics(layer)]
 
 
 class StepStatistics:

@@ -80,10 +80,10 @@ class Trainer:
         used: list[Batch] = []
 
         def next_batch() -> Batch:
-            self.ranks.note(f"reading clips of step {state.step + 1}")
+            self.ranks.report_status(f"reading clips of step {state.step + 1}")
             with self.run.clock.waiting():
                 used.append(next(batches))
-            self.ranks.note(f"computing step {state.step + 1}")
+            self.ranks.report_status(f"computing step {state.step + 1}")
             return used[-1]
 
         loss_sum, num_correct = self.update.accumulate(next_batch, step=state.step, learning_rate=lr)
@@ -142,7 +142,7 @@ class Trainer:
     def save(self) -> None:
         """A checkpoint of this step, by the first rank."""
         state = self.state
-        self.ranks.note(f"saving step {state.step}")
+        self.ranks.report_status(f"saving step {state.step}")
         total = sum(self.ranks.gather(state.digest)) % DIGEST_MODULUS
         state.digest = total if self.ranks.is_first else 0
         if self.ranks.is_first:

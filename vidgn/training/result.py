@@ -7,9 +7,9 @@ from vidgn.config.fingerprint import DATA_ROWS, fingerprint, pair_fingerprint
 from vidgn.config.schema import Config
 from vidgn.distributed.ranks import Ranks
 from vidgn.models.weights import save_model
+from vidgn.runs.checkpoint import versions
 from vidgn.runs.directory import RunDirectory
 from vidgn.training.bn_stats import statistics_used
-from vidgn.training.setup import versions
 from vidgn.training.state import RunState
 from vidgn.training.tasks import ClipsTask
 from vidgn.training.tester import SplitScores, top_percents
@@ -56,11 +56,11 @@ def write_test(
         run.write_whole(f"{name}.csv", scores.csv())
         run.write_whole(f"{name}.json", {**result, "unreadable": list(scores.unreadable)})
         if is_result:
-            run.patiently(lambda: _save_model(task, state), "model.safetensors")
+            run.retry_on_full_disk(lambda: _save_model(task, state), "model.safetensors")
             run.write_whole("result.json", result)
     use = f" ({result['bn_stats']})" if result["bn_stats"] else ""
     unreadable = f", {len(scores.unreadable)} unreadable" if scores.unreadable else ""
-    run.say(
+    run.log(
         f"{config.views.name}{use}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
         f"of {scores.num_videos} {items(config)}{unreadable} (in {name}.json)"
     )

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from vidgn import __version__
 from vidgn.config.schema import Config
 from vidgn.distributed.environment import threads_per_rank
 from vidgn.errors import ConfigError
@@ -134,18 +133,3 @@ def place_model(model: VideoResNet, config: Config, device: torch.device) -> Vid
         model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     set_activation_memory(model, config.trainer.activation_memory)
     return model
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of all that can move a bit."""
-    from importlib.metadata import version
-
-    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
-    return {
-        "vidgn": __version__,
-        "torch": str(torch.__version__),
-        "cuda": torch.version.cuda,
-        "cudnn": str(cudnn) if cudnn else None,
-        "numpy": version("numpy"),
-        "av": version("av"),
-    }

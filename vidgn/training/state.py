@@ -61,11 +61,11 @@ class RunState:
             CheckpointError: if there is none.
             ConfigError: if the data has another number of classes.
         """
-        checkpoint = load_latest(run.checkpoints, run.say)
+        checkpoint = load_latest(run.checkpoints, run.log)
         if checkpoint is None:
             raise CheckpointError(f"{run.path} has no checkpoint to test: train it first with vidgn train")
         if checkpoint["step"] < self.total_steps:
-            run.say(f"testing an unfinished run: step {checkpoint['step']} of {self.total_steps}")
+            run.log(f"testing an unfinished run: step {checkpoint['step']} of {self.total_steps}")
         task.check_classes(checkpoint, run.path)
         self.load(checkpoint, train_step, task, ranks=ranks)
 
@@ -75,7 +75,7 @@ class RunState:
         Raises:
             StopRequested: if a signal has come.
         """
-        ranks.note(f"testing or starting at step {self.step}")
+        ranks.report_status(f"testing or starting at step {self.step}")
         if ranks.sum(torch.tensor([float(run.stop.is_set())])) > 0:
             raise self.stopped()
 

@@ -152,7 +152,7 @@ class Tester:
                 statistics = bn_stats.precise_statistics(self._model, forwards(), self._ranks)
         ids = [s.id for part in self._ranks.gather(replaced) for s in part]
         if ids:
-            self._run.say(
+            self._run.log(
                 f"BN statistics: {len(ids)} clips that could not be read were replaced, "
                 f"of {', '.join(sorted(set(ids))[:3])} (vidgn data check lists all such videos)"
             )

@@ -34,7 +34,7 @@ class Throughput:
         return enough[0] if enough else math.ceil(self.model / (delivered / workers))
 
 
-def measure(config: Config, *, seconds: float, say: Callable[[str], None]) -> Throughput:
+def measure(config: Config, *, seconds: float, log: Callable[[str], None]) -> Throughput:
     """Read and train for about `seconds` each: the loader at 1, 2, 4, ... workers up to the cores, then the model.
 
     Raises:
@@ -49,11 +49,11 @@ def measure(config: Config, *, seconds: float, say: Callable[[str], None]) -> Th
     by_workers = []
     for workers in counts:
         rate = _loader_rate(config, rows, workers=workers, seconds=seconds)
-        say(f"{workers} worker{'s' if workers > 1 else ''}: {rate:.1f} clips/s")
+        log(f"{workers} worker{'s' if workers > 1 else ''}: {rate:.1f} clips/s")
         by_workers.append((workers, rate))
     device = choose_device(config, 0)
     rate = _model_rate(config, device, num_classes=len(rows.classes), seconds=seconds)
-    say(f"{config.model.name} on {device.type}: {rate:.1f} clips/s, forward and backward")
+    log(f"{config.model.name} on {device.type}: {rate:.1f} clips/s, forward and backward")
     return Throughput(tuple(by_workers), rate, device.type)
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.data.encoded_videos import HEIGHT, KINDS, WIDTH, picture
-from vidgn.cli import data_check
+from vidgn.cli import data as verbs
 from vidgn.data.datasets.sources import find_sources
 from vidgn.data.loading.isolate import Limits
 from vidgn.data.tools.probe import check_files, probe, report_text
@@ -15,7 +15,7 @@ from vidgn.errors import ConfigError
 
 @pytest.mark.shared
 def test_every_broken_file_has_a_status_and_a_reason(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data_check.run([str(shared_data / "clips" / "broken"), "--workers", "1"]) == 1
+    assert verbs.check([str(shared_data / "clips" / "broken"), "--workers", "1"]) == 1
     lines = capsys.readouterr().out.splitlines()
     status = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[1:10]}
     assert len(status) == 9
@@ -40,7 +40,7 @@ def test_a_good_folder_exits_with_0_and_names_distrusted_files(
 ) -> None:
     KINDS["h264_closed"](tmp_path)
     KINDS["h264_open"](tmp_path)
-    assert data_check.run([str(tmp_path), "--workers", "1"]) == 0
+    assert verbs.check([str(tmp_path), "--workers", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "data.decoder=decord: PyAV reads 1 of the good files instead: decord returns wrong frames on open GOPs "
         "(h264_open.mp4)",
@@ -88,7 +88,7 @@ def test_images_are_checked_where_there_is_no_video(tmp_path: Path, capsys: pyte
     Image.fromarray(picture(0)).save(tmp_path / "cat" / "good.JPEG")
     whole = (tmp_path / "cat" / "good.JPEG").read_bytes()
     (tmp_path / "cat" / "torn.JPEG").write_bytes(whole[: len(whole) // 2])
-    assert data_check.run([str(tmp_path), "--workers", "1"]) == 1
+    assert verbs.check([str(tmp_path), "--workers", "1"]) == 1
     told = capsys.readouterr().out.splitlines()
     assert told[1].startswith("cat/torn.JPEG  unreadable  is no image that can be read")
     assert told[-1] == "2 files: 1 ok, 1 bad"
@@ -101,4 +101,4 @@ def test_images_are_checked_where_there_is_no_video(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize("words", ["--workers -1", "--workers 0", "--timeout 0", "--timeout nan", "--memory -5"])
 def test_limits_that_leave_nothing_are_refused(tmp_path: Path, words: str) -> None:
     with pytest.raises(ConfigError, match=f"{words}.*: must lie between"):
-        data_check.run([str(tmp_path), *words.split()])
+        verbs.check([str(tmp_path), *words.split()])

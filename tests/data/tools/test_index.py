@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, copy_from, encode
-from vidgn.cli import data_index
+from vidgn.cli import data as verbs
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.datasets.sources import find_sources
@@ -45,7 +45,7 @@ def rows_of(path: Path) -> dict[str, dict[str, str]]:
 
 def test_rows_say_what_decodes(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "index.csv"
-    assert data_index.run([str(videos), "--out", str(out), "--workers", "1"]) == 0
+    assert verbs.index([str(videos), "--out", str(out), "--workers", "1"]) == 0
     rows = rows_of(out)
     assert list(rows) == ["run/bad.mp4", "run/c.mp4", "walk/a.mp4", "walk/b.mp4"]
     a = rows["walk/a.mp4"]
@@ -89,7 +89,7 @@ def test_annotations_of_all_formats_are_indexed(videos: Path, tmp_path: Path) ->
 def test_a_wrong_root_is_said(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("train/walk/a.mp4 1\n")
     with pytest.raises(ManifestError, match=r"none of the 1 files of .* \(first: train/walk/a.mp4\); give .* --root"):
-        data_index.run([str(tmp_path / "list.txt"), "--root", str(videos), "--out", str(tmp_path / "out.csv")])
+        verbs.index([str(tmp_path / "list.txt"), "--root", str(videos), "--out", str(tmp_path / "out.csv")])
 
 
 def test_what_is_wrong_is_told_in_flags(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +104,9 @@ def test_what_is_wrong_is_told_in_flags(videos: Path, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)  # a bare name lies in the current folder
     for words, message in refused.items():
         with pytest.raises(ManifestError, match=message):
-            data_index.run([*words, "--out", "out.csv"])
+            verbs.index([*words, "--out", "out.csv"])
     (tmp_path / "1.mp4").symlink_to(videos / "walk" / "a.mp4")
-    assert data_index.run(["list.txt", "--separator", ",", "--out", "out.csv", "--workers", "1"]) == 0
+    assert verbs.index(["list.txt", "--separator", ",", "--out", "out.csv", "--workers", "1"]) == 0
 
 
 def test_a_video_under_two_labels_has_a_row_for_each(videos: Path, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_an_index_of_images_is_a_manifest(tmp_path: Path, tiny_data: DataConfig)
         (tmp_path / "set" / label).mkdir(parents=True)
         Image.new("RGB", (50, 40)).save(tmp_path / "set" / label / "1.png")
     out = tmp_path / "index.csv"
-    assert data_index.run([str(tmp_path / "set"), "--out", str(out), "--workers", "1"]) == 0
+    assert verbs.index([str(tmp_path / "set"), "--out", str(out), "--workers", "1"]) == 0
     data = replace(tiny_data, format="csv", root=str(tmp_path / "set"), train=str(out), synthetic=None)
     manifest = read_manifest(data, "train")
     assert [(row.id, row.label, row.num_frames) for row in manifest] == [("cat/1.png", 0, 1), ("dog/1.png", 1, 1)]
@@ -202,6 +202,6 @@ def test_ctrl_c_keeps_what_is_done(videos: Path, tmp_path: Path) -> None:
 
 def test_the_header_is_what_the_help_says() -> None:
     assert COLUMNS[:2] == ("path", "label")
-    assert "path, label, num_frames" in data_index._EPILOG
+    assert "path, label, num_frames" in verbs._INDEX_EPILOG
     for column in COLUMNS:
-        assert column in data_index._EPILOG
+        assert column in verbs._INDEX_EPILOG

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH
-from vidgn.cli import data_transcode
+from vidgn.cli import data as verbs
 from vidgn.data.clips.plan import Box, ResolvedClip
 from vidgn.data.decode import open_video
 from vidgn.data.decode.write import Recoding, recode
@@ -85,7 +85,7 @@ def test_a_folder_is_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     KINDS["mpeg4_avi"](folder / "walk")
     (folder / "bad.mp4").write_bytes(b"\0" * 5000)
     words = [str(folder), str(out), "--short-side", "32", "--keyframes", "8", "--workers", "1", "--preset", "veryfast"]
-    assert data_transcode.run(words) == 1
+    assert verbs.transcode(words) == 1
     printed = capsys.readouterr().out
     assert "not written: bad.mp4: is no video that can be read" in printed
     assert "2 videos written, 0 were there, 1 not written" in printed
@@ -93,7 +93,7 @@ def test_a_folder_is_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "times as fast" in printed
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == ["walk/h264_closed.mp4", "walk/mpeg4.mp4"]
     first = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
-    assert data_transcode.run(words) == 1
+    assert verbs.transcode(words) == 1
     assert "0 videos written, 2 were there, 1 not written" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")} == first
 
@@ -104,7 +104,7 @@ def test_an_annotation_gets_its_manifest(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("h264_closed.mp4 1\nmpeg4.avi 0\n")
     out = tmp_path / "new"
     words = [str(tmp_path / "list.txt"), str(out), "--short-side", "32", "--workers", "1", "--preset", "veryfast"]
-    assert data_transcode.run(words) == 0
+    assert verbs.transcode(words) == 0
     with open(out / "manifest.csv", newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [["path", "label"], ["h264_closed.mp4", "1"], ["mpeg4.mp4", "0"]]
     with open_video(out / "mpeg4.mp4") as reader:
@@ -116,24 +116,24 @@ def test_an_annotation_of_which_nothing_comes_out_gets_an_empty_manifest(tmp_pat
         (tmp_path / name).write_bytes(b"no video")
     (tmp_path / "list.txt").write_text("a.mp4 1\nb.mp4 0\n")
     words = [str(tmp_path / "list.txt"), "--short-side", "32", "--workers", "1"]
-    assert data_transcode.run([words[0], str(tmp_path / "new"), *words[1:]]) == 1
+    assert verbs.transcode([words[0], str(tmp_path / "new"), *words[1:]]) == 1
     assert (tmp_path / "new" / "manifest.csv").read_text().split() == ["path,label"]
     (tmp_path / "file").touch()
     with pytest.raises(ManifestError, match=r"file/manifest.csv can't be written \(.*\); give another folder"):
-        data_transcode.run([words[0], str(tmp_path / "file"), *words[1:]])
+        verbs.transcode([words[0], str(tmp_path / "file"), *words[1:]])
 
 
 def test_a_video_is_never_written_over_itself(tmp_path: Path) -> None:
     KINDS["h264_closed"](tmp_path)
     with pytest.raises(Exception, match="would be written over itself"):
-        data_transcode.run([str(tmp_path), str(tmp_path), "--short-side", "32"])
+        verbs.transcode([str(tmp_path), str(tmp_path), "--short-side", "32"])
 
 
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give at least 2 pixels, at least 1 frame"):
-        data_transcode.run([str(tmp_path), str(tmp_path), "--short-side", "0"])
+        verbs.transcode([str(tmp_path), str(tmp_path), "--short-side", "0"])
     with pytest.raises(SystemExit, match="2"):
-        data_transcode.run([str(tmp_path), str(tmp_path), "--short-side", "32", "--preset", "foo"])
+        verbs.transcode([str(tmp_path), str(tmp_path), "--short-side", "32", "--preset", "foo"])
     (tmp_path / "image.png").touch()
     with pytest.raises(ManifestError, match=r"image\.png is an image: only videos are written anew"):
-        data_transcode.run([str(tmp_path), str(tmp_path / "new"), "--short-side", "32"])
+        verbs.transcode([str(tmp_path), str(tmp_path / "new"), "--short-side", "32"])

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -75,7 +75,7 @@ def _is_mp4(path: str) -> bool:
 
 
 @contextmanager
-def errors_named(path: str) -> Iterator[None]:
+def errors_named(path: str) -> Generator[None]:
     """Turns FFmpeg's errors into DecodeErrors that name the file."""
     try:
         yield

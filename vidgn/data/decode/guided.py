@@ -1,7 +1,7 @@
 """What decord and torchcodec share: PyAV looks at the file first and says what frame i is."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,7 +77,7 @@ class GuardedReader(VideoReader):
                         sink.put(number, box, frame_HWC[rows, box.left : box.left + box.width])
 
     @contextmanager
-    def _errors_named(self) -> Iterator[None]:
+    def _errors_named(self) -> Generator[None]:
         try:
             yield
         except self._failures as error:

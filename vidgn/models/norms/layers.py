@@ -198,6 +198,15 @@ def has_running_statistics(module: nn.Module) -> bool:
     return isinstance(module, BatchNorm) and not isinstance(module, FrozenBatchNorm)
 
 
+def statistics_layers(model: nn.Module) -> list[tuple[str, BatchNorm]]:
+    """Norm layers that keep running statistics, in the order of the model."""
+    return [
+        (name, layer)
+        for name, layer in norm_layers(model)
+        if isinstance(layer, BatchNorm) and has_running_statistics(layer)
+    ]
+
+
 def set_statistics_groups(
     model: nn.Module, *, group_clips: int | None, process_group: dist.ProcessGroup | None = None
 ) -> None:
