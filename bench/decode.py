@@ -31,9 +31,9 @@ from torchcodec.transforms import Resize
 from torchcodec.transforms._decoder_transforms import DecoderTransform
 
 from vidgn.config.schema import ViewsConfig
-from vidgn.data.clips.plan import Box, ResolvedClip, plan_clip, resolve_clip, resolve_views
+from vidgn.data.clips.plan import plan_clip, resolve_clip, resolve_views
 from vidgn.data.decode import open_video
-from vidgn.data.decode.base import resize
+from vidgn.data.decode.base import Box, ResolvedClip, resize
 
 warnings.filterwarnings("ignore")
 from pytorchvideo.data.encoded_video import EncodedVideo  # noqa: E402  (imports warn)

@@ -28,6 +28,11 @@ ORDER = [
     ["atomic_files", "rng_streams", "processes", "__init__"],
     ["errors"],
 ]
+# The same inside data and report.
+INNER_ORDER = {
+    "data": [["tools"], ["loading"], ["clips"], ["datasets"], ["decode"]],
+    "report": [["show"], ["analyse"], ["read"]],
+}
 LINE_OF = {room: number for number, line in enumerate(ORDER) for room in line}
 # outside package -> where it may be imported
 OUTSIDE = {
@@ -63,6 +68,17 @@ def test_imports_go_down(path):
             assert target == room or LINE_OF[target] > LINE_OF[room], f"{room} imports {name}"
         if top in OUTSIDE:
             assert any(str(inside).startswith(place) for place in OUTSIDE[top]), f"{inside} imports {top}"
+
+
+@pytest.mark.parametrize("room", INNER_ORDER)
+def test_imports_go_down_inside(room):
+    line_of = {inner: number for number, line in enumerate(INNER_ORDER[room]) for inner in line}
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        here = path.relative_to(PACKAGE / room).parts[0]
+        for name in imports(path):
+            top, *rest = name.split(".")
+            if top == "vidgn" and rest[:1] == [room] and rest[1] != here:
+                assert line_of[rest[1]] > line_of[here], f"{path} imports {name}"
 
 
 def test_no_stem_names_two_files():

@@ -84,7 +84,7 @@ def test_scores_are_softmax_averaged_over_map_and_views(views, run_directory, vi
     assert told["views"] == views
 
     # By hand: 10 clips of 8 frames from floor(j * 20 / 10) on, 2 apart; the short side of 64 is scaled to 64 at test.
-    from vidgn.data.clips.plan import Box, ResolvedClip
+    from vidgn.data.decode.base import Box, ResolvedClip
 
     boxes, size = {  # a frame of 64 x 72; crops of 56 in the centre, or of 64 at left, centre, right
         "center": ([Box(4, 8, 56, 56)], 56),

@@ -13,8 +13,9 @@ from tests.killing import assert_same_bytes, metrics, overrides, run_dir
 from vidgn.atomic_files import silent_seconds, write_atomic, write_json
 from vidgn.distributed.signals import StopFlag
 from vidgn.errors import CheckpointError
+from vidgn.report.read.run_state import lines_of
 from vidgn.runs.directory import RunDirectory, is_disk_full, retry_on_full_disk
-from vidgn.runs.metrics import MetricsLog, read_metrics
+from vidgn.runs.metrics import MetricsLog
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -123,38 +124,38 @@ import resource, signal
 from vidgn.runs.metrics import MetricsLog
 from pathlib import Path
 log = MetricsLog(Path({str(path)!r}), offset=0)
-log.write({{"step": 1, "text": "x" * 100}})
+log.write({{"kind": "train", "step": 1, "text": "x" * 100}})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (170, resource.RLIM_INFINITY))
 try:
-    log.write({{"step": 2, "text": "x" * 100}})
+    log.write({{"kind": "train", "step": 2, "text": "x" * 100}})
 except OSError as error:
     print(error.errno)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-log.write({{"step": 3, "text": "x"}})
+log.write({{"kind": "train", "step": 3, "text": "x"}})
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert told.stdout.split() == [str(errno.EFBIG)]
-    assert [line["step"] for line in read_metrics(path)] == [1, 3]
+    assert [line["step"] for line in lines_of(path, "train")] == [1, 3]
     assert path.read_bytes().count(b"\n") == 2
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, offset=0)
-    log.write({"step": 1})
+    log.write({"kind": "train", "step": 1})
     offset = log.offset()
-    assert offset == len('{"step": 1}\n')
-    log.write({"step": 2})
+    assert offset == len('{"kind": "train", "step": 1}\n')
+    log.write({"kind": "train", "step": 2})
     log.close()
     with path.open("a") as file:
-        file.write('{"step": 3, "torn')
-    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+        file.write('{"kind": "train", "step": 3, "torn')
+    assert [line["step"] for line in lines_of(path, "train")] == [1, 2]
     log = MetricsLog(path, offset=offset)
     assert log.missing_bytes == 0
-    log.write({"step": 2, "again": True})
+    log.write({"kind": "train", "step": 2, "again": True})
     log.close()
-    assert path.read_text() == '{"step": 1}\n{"step": 2, "again": true}\n'
+    assert path.read_text() == '{"kind": "train", "step": 1}\n{"kind": "train", "step": 2, "again": true}\n'
 
 
 def test_metrics_that_lost_lines_go_on_behind_a_whole_one(tmp_path):
@@ -162,7 +163,7 @@ def test_metrics_that_lost_lines_go_on_behind_a_whole_one(tmp_path):
     path.write_text('{"step": 1}\n{"st')
     log = MetricsLog(path, offset=24)
     assert log.missing_bytes == 24 - 16
-    log.write({"step": 3})
+    log.write({"kind": "train", "step": 3})
     log.close()
     assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
 

@@ -56,7 +56,8 @@ def run(argv: list[str]) -> int:
 
 def _write_rows(configs: "Sequence[Config]", gpu_bytes: int | None, folder: Path, *, is_measured: bool) -> int:
     from vidgn.memory.fit import local_gpu_bytes, memory_row
-    from vidgn.report.read.memory_rows import memory_markdown, read_memory, write_memory
+    from vidgn.report.read.memory_rows import read_memory
+    from vidgn.report.show.memory_page import memory_markdown, write_memory
 
     has_gpu = all(local_gpu_bytes(c) is not None for c in configs)
     rows = [memory_row(c, gpu_bytes=gpu_bytes, is_measured=is_measured and has_gpu) for c in configs]

@@ -12,8 +12,9 @@ from typing import Any, Protocol, TypeVar
 from vidgn.atomic_files import read_json, write_json, write_text
 from vidgn.config.fingerprint import differing_keys, fingerprint
 from vidgn.errors import CheckpointError, ConfigError
+from vidgn.report.read.run_state import lines_of
 from vidgn.runs import checkpoint
-from vidgn.runs.metrics import MetricsLog, read_metrics
+from vidgn.runs.metrics import MetricsLog
 from vidgn.runs.progress import Clock, Progress
 
 _ATTEMPTS = 5
@@ -196,7 +197,7 @@ class RunDirectory:
 
 def best_curve_point(metrics: Path) -> tuple[float, int] | None:
     """(error, step) of the lowest validation error so far, the first of equals; None before the first point."""
-    points = ((line["top1_error_percent"], line["step"]) for line in read_metrics(metrics, "curve"))
+    points = ((line["top1_error_percent"], line["step"]) for line in lines_of(metrics, "curve"))
     return min(points, default=None)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +46,3 @@ class MetricsLog:
 
     def close(self) -> None:
         os.close(self._handle)
-
-
-def read_metrics(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
-    """Lines of a metrics log, without a torn last one.
-
-    Args:
-        kind: only these; a log can have millions of others.
-    """
-    said = b"" if kind is None else json.dumps({"kind": kind})[1:-1].encode()
-    if path.exists():
-        with open(path, "rb") as file:
-            for line in file:
-                if said in line and line.endswith(b"\n"):
-                    yield json.loads(line)

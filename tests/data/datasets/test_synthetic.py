@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from vidgn.config.schema import DataConfig, SyntheticConfig
-from vidgn.data.clips.plan import Box, ResolvedClip
 from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.datasets.synthetic import MOTIONS, ensure_synthetic, folder_name, render_video
 from vidgn.data.decode import open_video
+from vidgn.data.decode.base import Box, ResolvedClip
 from vidgn.errors import ConfigError, ManifestError
 
 SET = SyntheticConfig(num_train=40, num_val=40, num_classes=8, num_frames=8, size=64, distractors=2, noise=16, seed=0)

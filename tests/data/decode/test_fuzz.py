@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from tests.data.encoded_videos import picture
-from vidgn.data.clips.plan import Box, ResolvedClip
 from vidgn.data.decode import open_image, open_video
+from vidgn.data.decode.base import Box, ResolvedClip
 from vidgn.data.loading.isolate import Limits, Outcome, run_isolated
 from vidgn.errors import DecodeError
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.data.encoded_videos import KINDS, NUM_FRAMES
-from vidgn.data.clips.plan import Box, ResolvedClip, clip_indices
+from vidgn.data.clips.plan import clip_indices
 from vidgn.data.decode import open_video
+from vidgn.data.decode.base import Box, ResolvedClip
 
 GOOD = (
     "R6llTwEh07w.mp4",

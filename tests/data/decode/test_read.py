@@ -13,9 +13,9 @@ from PIL import Image
 
 from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, encode, picture
 from vidgn.config.schema import ViewsConfig
-from vidgn.data.clips.plan import Box, ResolvedClip, resolve_views
+from vidgn.data.clips.plan import resolve_views
 from vidgn.data.decode import open_image, open_video
-from vidgn.data.decode.base import MAX_SIDE, resize
+from vidgn.data.decode.base import MAX_SIDE, Box, ResolvedClip, resize
 from vidgn.errors import ConfigError, DecodeError
 
 BROKEN = {

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from vidgn.errors import ManifestError
-from vidgn.report.read.memory_rows import MemoryRow, memory_markdown, paper_peaks, read_memory, write_memory
+from vidgn.report.read.memory_rows import MemoryRow, paper_peaks, read_memory
+from vidgn.report.show.memory_page import memory_markdown, write_memory
 
 MIB = 1 << 20
 

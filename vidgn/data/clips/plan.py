@@ -10,10 +10,12 @@ import math
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypedDict
 
 import numpy as np
 
 from vidgn.config.schema import DataConfig, ViewsConfig
+from vidgn.data.decode.base import Box, ResolvedClip
 from vidgn.rng_streams import Tag, stream
 
 TEST_SCALE = 256 / 224  # short side at test for each pixel of the training crop (NLN: 256 for 224)
@@ -38,30 +40,6 @@ class ClipPlan:
     resized: tuple[tuple[float, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class Box:
-    """Whole source pixels, after display rotation; never beyond the frame."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class ResolvedClip:
-    """What a decoder carries out: frames of one video, each cut to `box`, resized to (height, width), then flipped.
-
-    `frame_indices` are in presentation order of the file, in the order wanted; they may repeat and wrap around.
-    """
-
-    frame_indices: tuple[int, ...]
-    box: Box
-    height: int
-    width: int
-    flip: bool
-
-
 def plan_clip(seed: int, position: int, *, tag: Tag = Tag.CLIP, flip: bool, augment: str = "video") -> ClipPlan:
     """The training clip at `position`.
 
@@ -73,6 +51,18 @@ def plan_clip(seed: int, position: int, *, tag: Tag = Tag.CLIP, flip: bool, augm
     start, scale, top, left, mirror = draws[:5]
     pairs = tuple(zip(draws[5::2], draws[6::2], strict=True)) if augment == "image" else ()
     return ClipPlan(start, scale, top, left, flip and mirror < 0.5, pairs)
+
+
+class ClipSizes(TypedDict):
+    """The sizes that a plan is resolved against: of the video as shown, and of training clips."""
+
+    num_frames: int
+    height: int
+    width: int
+    frames: int
+    stride: int
+    short_side: tuple[int, int]
+    crop: int
 
 
 def resolve_clip(

@@ -1,14 +1,19 @@
-"""What a reader process does: one file opened, all clips wanted of it read. Needs no torch of its own."""
+"""What a worker does with one file: open it, and read all clips that are asked of it. Needs no torch of its own."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vidgn.config.schema import DataConfig, ViewsConfig
-from vidgn.data.clips.plan import ClipPlan, ResolvedClip, resolve_clip, resolve_views, view_size
+from vidgn.data.clips.plan import ClipPlan, ClipSizes, resolve_clip, resolve_views, view_size
 from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.manifest import Row
+from vidgn.data.decode.base import ResolvedClip
 from vidgn.errors import DecodeError
+
+if TYPE_CHECKING:
+    from vidgn.data.decode import VideoReader
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,9 @@ class ClipGeometry:
 
 @dataclass(frozen=True)
 class ReadTask:
-    """One opening of one file. `key` is whatever tells the asker which it is.
+    """One opening of one file. `key` tells the caller which one it is.
 
-    `plans`: training clips wanted of the file; at test the one plan of `views.plan=training`, or none.
+    `plans`: the training clips to read; at test the one plan of `views.plan=training`, or none.
     """
 
     key: int
@@ -53,10 +58,10 @@ class ReadTask:
 
 
 def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
-    """Reads the task's clips into `out_VTHWC`, uint8 (num_clips, T, H, W, 3).
+    """Read the task's clips into `out_VTHWC`, uint8 (num_clips, T, H, W, 3).
 
     Raises:
-        DecodeError: naming the file.
+        DecodeError: if the file can't be read as asked; the message names it.
     """
     path, geometry = task.row.path, task.geometry
     try:
@@ -67,7 +72,7 @@ def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
         raise DecodeError(f"{path}: {error or type(error).__name__}") from error
 
 
-def _open(path: str, geometry: ClipGeometry):
+def _open(path: str, geometry: ClipGeometry) -> "VideoReader":
     from vidgn.data.decode import open_image, open_video
 
     if is_image(path):
@@ -75,18 +80,18 @@ def _open(path: str, geometry: ClipGeometry):
     return open_video(path, decoder=geometry.decoder, timeout_seconds=geometry.timeout_seconds)
 
 
-def _resolve(task: ReadTask, reader) -> tuple[ResolvedClip, ...]:
+def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:
     # An index has counted the frames that decode; the container may claim more, or not say how many there are.
-    num_frames = task.row.num_frames or reader.num_frames
     geometry = task.geometry
-    video = {"num_frames": num_frames, "height": reader.height, "width": reader.width}
-    clip = {
+    sizes: ClipSizes = {
+        "num_frames": task.row.num_frames or reader.num_frames,
+        "height": reader.height,
+        "width": reader.width,
         "frames": geometry.frames,
         "stride": geometry.stride,
         "short_side": geometry.short_side,
         "crop": geometry.crop,
     }
     if geometry.views is None:
-        return tuple(resolve_clip(plan, **video, **clip) for plan in task.plans)
-    plan = task.plans[0] if task.plans else None
-    return resolve_views(geometry.views, **video, **clip, plan=plan)
+        return tuple(resolve_clip(plan, **sizes) for plan in task.plans)
+    return resolve_views(geometry.views, **sizes, plan=task.plans[0] if task.plans else None)

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -135,7 +136,9 @@ def render_video(config: SyntheticConfig, split: int, label: int, item: int) -> 
     return np.clip(np.rint(video_THWC), 0, 255).astype(np.uint8)
 
 
-def _paint(video_THWC: np.ndarray, motion: Motion, random: np.random.Generator, *, colours: tuple) -> None:
+def _paint(
+    video_THWC: np.ndarray, motion: Motion, random: np.random.Generator, *, colours: Sequence[tuple[int, int]]
+) -> None:
     """Paints an ellipse that does `motion` over the frames, with a soft edge, in place."""
     length, size = video_THWC.shape[:2]
     t = np.arange(length)[:, None]
@@ -197,7 +200,7 @@ def _write_set(config: SyntheticConfig, folder: str) -> None:
             pass
 
 
-def _progress(items, total: int):
+def _progress(items: Iterable[None], total: int) -> Iterable[None]:
     from tqdm import tqdm
 
     bar = sys.stderr.isatty()

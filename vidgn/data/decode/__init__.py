@@ -1,5 +1,6 @@
 """Which decoder reads which file."""
 
+import importlib
 import os
 from typing import TYPE_CHECKING
 
@@ -69,9 +70,8 @@ def preload() -> None:
     """Import what reading clips needs, torch included, and keep it to one thread: for a process that forks readers."""
     import torch
 
-    import vidgn.data.decode.image
-    import vidgn.data.decode.pyav  # noqa: F401
-
+    for module in ("image", "pyav"):
+        importlib.import_module(f"vidgn.data.decode.{module}")
     torch.set_num_threads(1)
 
 

@@ -1,20 +1,44 @@
-"""What every decoder shares: the face of a reader, the limits, and how RGB frames become the frames of a clip."""
+"""What every decoder shares: its interface, what it is asked for, the limits, and how RGB frames become a clip."""
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from vidgn.data.clips.plan import Box, ResolvedClip
 from vidgn.errors import DecodeError
 
 MAX_SIDE = 16384  # pixels; beyond it a header is broken or hostile
 MAX_PIXELS = 2**26
 _FRAMES_AT_ONCE = 8  # that are resized together
 OUT_OF_MEMORY = "needs more memory than it may take"
+
+
+@dataclass(frozen=True)
+class Box:
+    """Whole source pixels, after display rotation; never beyond the frame."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class ResolvedClip:
+    """What a decoder carries out: frames of one video, each cut to `box`, resized to (height, width), then flipped.
+
+    `frame_indices` are in presentation order of the file, in the order wanted; they may repeat and wrap around.
+    """
+
+    frame_indices: tuple[int, ...]
+    box: Box
+    height: int
+    width: int
+    flip: bool
 
 
 class VideoReader(ABC):

@@ -59,7 +59,8 @@ def _open(path: str, options: dict[str, str], timeout_seconds: float | None) -> 
 def _video_stream(container: InputContainer, path: str) -> VideoStream:
     """The first stream of moving pictures that FFmpeg has a decoder for; cover art is none."""
     for stream in container.streams.video:
-        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
+        has_decoder = stream.codec_context is not None  # pyright: ignore[reportUnnecessaryComparison]  # av's stub errs
+        if has_decoder and not stream.disposition & Disposition.attached_pic:
             return stream
     found = ", ".join(stream.type for stream in container.streams) or "no stream"
     container.close()

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vidgn.data.clips.plan import Box
-from vidgn.data.decode.base import FrameSink, VideoReader
+from vidgn.data.decode.base import Box, FrameSink, VideoReader
 from vidgn.data.decode.pyav import PyavReader
 
 _FRAMES_AT_ONCE = 32  # whole RGB frames that are held before they are cropped

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from vidgn.data.clips.plan import Box
-from vidgn.data.decode.base import OUT_OF_MEMORY, FrameSink, VideoReader, check_file, check_size
+from vidgn.data.decode.base import OUT_OF_MEMORY, Box, FrameSink, VideoReader, check_file, check_size
 from vidgn.errors import DecodeError
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")

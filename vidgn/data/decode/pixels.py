@@ -8,7 +8,7 @@ import numpy as np
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
-from vidgn.data.clips.plan import Box
+from vidgn.data.decode.base import Box
 
 # Chroma shifts (across, down) of formats whose even-aligned crop converts to the very bytes that the whole frame
 # would give there: FFmpeg's direct converters, which look at no neighbour.

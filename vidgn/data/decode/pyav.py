@@ -9,19 +9,22 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import cast
+from typing import TYPE_CHECKING
 
 import av
 import av.error
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
-from vidgn.data.clips.plan import Box
 from vidgn.data.decode import container
-from vidgn.data.decode.base import OUT_OF_MEMORY, FrameSink, VideoReader, check_file, check_size
+from vidgn.data.decode.base import OUT_OF_MEMORY, Box, FrameSink, VideoReader, check_file, check_size
 from vidgn.data.decode.container import errors_named, open_container, reason_of
 from vidgn.data.decode.pixels import Converter, before_rotation
 from vidgn.data.decode.timeline import PacketInfo, Segment, Timeline, build_timeline
+
+if TYPE_CHECKING:
+    Packet = av.Packet[VideoStream]  # generic in its stub alone
 
 # Codecs that honour skip_frame=NONREF exactly; the tests compare each with a decode of every frame.
 _SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
@@ -156,7 +159,7 @@ class PyavReader(VideoReader):
             for packet in self._demux():
                 yield from self._decode(packet)
 
-    def _demux(self) -> Iterator[av.Packet | None]:
+    def _demux(self) -> "Iterator[Packet | None]":
         """Packets of the video stream; at the end None, on which the decoder gives what it still holds."""
         for packet in self._container.demux(self._stream):
             if packet.size:  # an empty packet would end decoding
@@ -206,7 +209,7 @@ class PyavReader(VideoReader):
         self, timeline: Timeline, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]
     ) -> list[int]:
         missing: list[int] = []
-        packets: Iterator[av.Packet | None] = iter(())
+        packets: Iterator[Packet | None] = iter(())
         position = None  # order of the next packet; None: unknown, so seek
         for segment in timeline.segments(wanted):
             if position is None or not 0 <= segment.first - position < _SEEK_AT_LEAST:
@@ -233,7 +236,7 @@ class PyavReader(VideoReader):
                 return []
         return left
 
-    def _packets_from(self, timeline: Timeline, order: int) -> Iterator[av.Packet | None]:
+    def _packets_from(self, timeline: Timeline, order: int) -> "Iterator[Packet | None]":
         """Packets from `order`, a keyframe, or from any packet before it; read from the start where seeking fails."""
         self._is_fresh = False
         if self._can_seek:
@@ -253,7 +256,7 @@ class PyavReader(VideoReader):
         self,
         timeline: Timeline,
         segment: Segment,
-        packets: Iterator[av.Packet | None],
+        packets: "Iterator[Packet | None]",
         emit: Callable[[int, av.VideoFrame], None],
     ) -> list[int]:
         """Decode the packets of `segment`, emit its frames, return the pts that did not come out."""
@@ -281,10 +284,10 @@ class PyavReader(VideoReader):
                     break
         return sorted(remaining)
 
-    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+    def _decode(self, packet: "Packet | None") -> list[av.VideoFrame]:
         self._check_deadline()
         try:
-            frames = cast(list[av.VideoFrame], self._context.decode(packet))
+            frames = self._context.decode(packet)
         except av.error.EOFError:
             return []
         except av.error.FFmpegError as error:

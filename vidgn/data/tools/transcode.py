@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from vidgn.data.clips.plan import plan_clip, resolve_clip
+from vidgn.data.clips.plan import ClipSizes, plan_clip, resolve_clip
 from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.sources import Source, Sources
 from vidgn.data.decode import open_video
@@ -16,7 +16,6 @@ from vidgn.data.loading.isolate import Limits, Outcome, run_isolated
 from vidgn.errors import DecodeError, ManifestError
 
 _NUM_TIMED = 8  # videos that the gain is measured on
-_TIMED_CLIP = {"frames": 32, "stride": 2, "short_side": (256, 320), "crop": 224}
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,16 @@ def measure_gain(jobs: Iterable[Job]) -> float | None:
 def _seconds(path: str, position: int) -> float:
     started = time.process_time()
     with open_video(path) as reader:
-        size = {"num_frames": reader.num_frames, "height": reader.height, "width": reader.width}
-        reader.read([resolve_clip(plan_clip(0, position, flip=False), **size, **_TIMED_CLIP)])
+        sizes: ClipSizes = {
+            "num_frames": reader.num_frames,
+            "height": reader.height,
+            "width": reader.width,
+            "frames": 32,
+            "stride": 2,
+            "short_side": (256, 320),
+            "crop": 224,
+        }
+        reader.read([resolve_clip(plan_clip(0, position, flip=False), **sizes)])
     return time.process_time() - started
 
 

@@ -76,7 +76,7 @@ def read_error(run_dir: Path) -> str | None:
     return lines[0].strip() if lines else "error.txt is empty"
 
 
-def read_json(path: Path) -> Any:
+def json_or_none(path: Path) -> Any:
     """The content of a json file; None if it is not there or not whole."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -123,13 +123,13 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _steps_total(run_dir: Path) -> int | None:
-    starts = read_json(run_dir / "machine.json")
+    starts = json_or_none(run_dir / "machine.json")
     last = starts[-1] if isinstance(starts, list) and starts else starts
     return last.get("steps_total") if isinstance(last, Mapping) else None
 
 
 def _lives(run_dir: Path) -> tuple[bool, str | None]:
-    lock = read_json(run_dir / "lock.json")
+    lock = json_or_none(run_dir / "lock.json")
     if not isinstance(lock, Mapping):
         return False, None
     host, pid = lock.get("host"), lock.get("pid")

@@ -14,7 +14,7 @@ from vidgn.config.build import build
 from vidgn.config.fingerprint import DATA_ROWS, identity
 from vidgn.config.schema import Config
 from vidgn.errors import ConfigError, ManifestError
-from vidgn.report.read.run_state import Progress, lines_of, read_json, read_progress
+from vidgn.report.read.run_state import Progress, json_or_none, lines_of, read_progress
 
 # Norms whose statistics never leave a clip, or are fixed: how a step is cut into groups can't reach them.
 GROUP_FREE = ("gn", "ln", "in", "frozen_bn")
@@ -107,7 +107,7 @@ class Cell:
 
     def tests(self) -> dict[str, Mapping[str, Any]]:
         """Results of every test there is, by `views-bn_stats`."""
-        found = {p.stem: read_json(p) for p in sorted((self.directory / "tests").glob("*.json"))}
+        found = {p.stem: json_or_none(p) for p in sorted((self.directory / "tests").glob("*.json"))}
         return {name: r for name, r in found.items() if isinstance(r, Mapping) and "top1" in r}
 
     def experiment(self) -> dict[str, Any] | None:
@@ -115,7 +115,7 @@ class Cell:
 
         The config alone doesn't know the usable rows. None where neither can be read by this version.
         """
-        flat = read_json(self.directory / "identity.json")
+        flat = json_or_none(self.directory / "identity.json")
         if not isinstance(flat, Mapping):
             try:
                 flat = identity(build(Config, self.config), data_digest="", weights_digest=None)
@@ -190,7 +190,7 @@ def _asked(path: Path) -> dict[str, Mapping[str, Any]]:
     """Run name -> values of every cell a sweep has asked for; empty without the file."""
     if not path.is_file():
         return {}
-    listing = read_json(path)
+    listing = json_or_none(path)
     try:
         return {str(c["run_name"]): dict(c["values"]) for c in listing["cells"]}
     except (KeyError, TypeError, ValueError):
@@ -219,8 +219,8 @@ def _read_cell(directory: Path, values: Mapping[str, Any] | None) -> Cell:
         asked=values is not None,
         progress=read_progress(directory),
         config=config,
-        result=read_json(directory / "result.json"),
-        audit=read_json(directory / "audit.json"),
+        result=json_or_none(directory / "result.json"),
+        audit=json_or_none(directory / "audit.json"),
     )
 
 

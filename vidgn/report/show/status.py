@@ -37,7 +37,7 @@ def status_json(study: Study) -> dict[str, object]:
 
 
 def describe(cell: Cell) -> str:
-    """What there is to say of a cell besides its state."""
+    """A cell in words, besides its state."""
     p = cell.progress
     match p.state:
         case "done":
@@ -56,7 +56,8 @@ def describe(cell: Cell) -> str:
         case "stopped":
             remark = f" ({p.remark})" if p.remark else ""
             return f"at {_step(cell)}, not running{remark}: start it again to go on"
-    return ""
+        case "pending":
+            return ""
 
 
 def run_counts(analysis: Analysis) -> str:
