@@ -14,8 +14,7 @@ from vidgn.atomic_files import read_json, write_json, write_text
 from vidgn.config.build import to_plain
 from vidgn.config.fingerprint import WEIGHTS, identity
 from vidgn.config.schema import Config
-from vidgn.data.datasets.manifest import Manifest, read_manifest
-from vidgn.data.loading.batches import check_data
+from vidgn.data.datasets.manifest import Manifest, check_data, read_manifest
 from vidgn.distributed.environment import ranks_are_set
 from vidgn.distributed.launcher import check_launch, launch
 from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, world_size_of

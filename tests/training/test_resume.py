@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from tests.cells import cell
+from vidgn.data.clips import read as reading
 from vidgn.data.clips.plan import row_at
 from vidgn.data.datasets.manifest import read_manifest
-from vidgn.data.loading import pool
 from vidgn.errors import CheckpointError
 from vidgn.run import run, work_as_rank
 from vidgn.runs import checkpoint, directory
@@ -82,7 +82,7 @@ def test_nothing_before_the_checkpoint_is_decoded(tmp_path, tiny_data, whole, mo
     first = done[-1]
     assert 0 < first < 6
     read: list[str] = []
-    read_clips = pool.read_clips
+    read_clips = reading.read_clips
 
     def watched(task, out):
         read.append(task.row.id)
@@ -97,7 +97,7 @@ def test_nothing_before_the_checkpoint_is_decoded(tmp_path, tiny_data, whole, mo
         trained.extend(read)
         return line
 
-    monkeypatch.setattr(pool, "read_clips", watched)
+    monkeypatch.setattr(reading, "read_clips", watched)
     monkeypatch.setattr(Trainer, "train_step", step)
     monkeypatch.setattr(Trainer, "add_curve_point", lambda self: (add_point(self), read.clear())[0])
     run(config)

@@ -285,8 +285,8 @@ def checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Na
 
 
 def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `run_isolated` takes."""
-    from vidgn.data.loading.isolate import Limits
+    """The workers and limits of `map_in_workers`."""
+    from vidgn.data.loading.pool import Limits
     from vidgn.processes import num_cores
 
     workers = num_cores() if arguments.workers is None else arguments.workers

@@ -15,7 +15,7 @@ from vidgn.config.schema import Config, ViewsConfig
 from vidgn.data.clips.plan import plan_for
 from vidgn.data.datasets.manifest import Manifest
 from vidgn.data.loading.batches import Batch, train_batches
-from vidgn.data.loading.prefetch import Stream
+from vidgn.data.loading.prefetch import Prefetch
 from vidgn.errors import ConfigError
 from vidgn.models.i3d import VideoResNet
 from vidgn.rng_streams import Tag, stream
@@ -91,7 +91,7 @@ class ClipsTask:
         """Videos of the training set."""
         return len(self.train_rows)
 
-    def batches(self, steps: range) -> Stream[Batch]:
+    def batches(self, steps: range) -> Prefetch[Batch]:
         """This rank's training batches for the forwards of `steps`, read ahead. A context manager."""
         return self._read(steps, Tag.CLIP, Tag.ORDER)
 
@@ -155,7 +155,7 @@ class ClipsTask:
         one_epoch = -(-len(self.train_rows) // self._layout.geometry.slots_per_step)
         return range(min(self.config.bn_stats_steps, one_epoch))
 
-    def _read(self, steps: range, tag: Tag, order_tag: Tag) -> Stream[Batch]:
+    def _read(self, steps: range, tag: Tag, order_tag: Tag) -> Prefetch[Batch]:
         return train_batches(
             self.train_rows,
             self.config.data,

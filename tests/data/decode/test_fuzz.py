@@ -14,7 +14,7 @@ from PIL import Image
 from tests.data.encoded_videos import picture
 from vidgn.data.decode import open_image, open_video
 from vidgn.data.decode.base import Box, ResolvedClip
-from vidgn.data.loading.isolate import Limits, Outcome, run_isolated
+from vidgn.data.loading.pool import Limits, Outcome, map_in_workers
 from vidgn.errors import DecodeError
 
 NUM_SHORT, NUM_LONG = 60, 400
@@ -64,7 +64,7 @@ def files(shared_data: Path) -> list[Path]:
 def assert_survives(items: Iterable[tuple[str, int]]) -> None:
     outcome: Outcome[tuple[str, int]]
     endings: Counter[str] = Counter()
-    for outcome in run_isolated(read_damaged, items, workers=1, limits=LIMITS):
+    for outcome in map_in_workers(read_damaged, items, workers=1, limits=LIMITS):
         assert outcome.failure is None, f"{outcome.item}: {outcome.failure} {outcome.reason}"
         endings[outcome.value] += 1
     assert set(endings) == {"frames", "error"}  # the damage is neither too little nor too much to test anything

@@ -12,9 +12,9 @@ import torch
 from vidgn.config.schema import DataConfig
 from vidgn.data.clips import read
 from vidgn.data.clips.plan import plan_clip, plan_digest, resolve_clip, resolve_views, row_at, substitute_row
-from vidgn.data.datasets.manifest import Manifest, read_manifest
+from vidgn.data.datasets.manifest import Manifest, check_data, read_manifest
 from vidgn.data.decode import open_video
-from vidgn.data.loading.batches import Batch, check_data, train_batches, view_videos
+from vidgn.data.loading.batches import Batch, train_batches, view_videos
 from vidgn.errors import ConfigError, DecodeError, ManifestError
 from vidgn.rng_streams import Tag
 

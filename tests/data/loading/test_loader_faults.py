@@ -13,22 +13,24 @@ import pytest
 import torch
 
 from vidgn.config.schema import DataConfig
-from vidgn.data.clips.read import ClipGeometry, ReadTask
+from vidgn.data.clips.read import ClipGeometry, ReadTask, read_into
 from vidgn.data.datasets.manifest import read_manifest
-from vidgn.data.loading import pool
-from vidgn.data.loading.batches import Stream, train_batches, view_videos
-from vidgn.errors import ConfigError
+from vidgn.data.loading import batches as loading
+from vidgn.data.loading import pool as pools
+from vidgn.data.loading.batches import train_batches, view_videos
+from vidgn.data.loading.pool import Limits, WorkerPool
+from vidgn.data.loading.prefetch import Prefetch
+from vidgn.errors import ConfigError, VidgnError
 
 CLIP = {"seed": 5, "frames": 4, "stride": 2}
 POSITIONS = [range(i * 4, i * 4 + 4) for i in range(30)]
 
 
 def readers(of: int | None = None) -> list[psutil.Process]:
-    """The reader processes of a process: children of its nursery."""
-    nurseries = [
-        child for child in psutil.Process(of).children() if "vidgn.data.loading.worker" in " ".join(child.cmdline())
-    ]
-    return [reader for nursery in nurseries for reader in nursery.children()]
+    """The workers of a process: children of its fork server."""
+    children = psutil.Process(of).children()
+    servers = [child for child in children if "vidgn.data.loading.fork_server" in " ".join(child.cmdline())]
+    return [reader for server in servers for reader in server.children()]
 
 
 def wait_for(condition, seconds: float = 20.0) -> None:
@@ -46,7 +48,7 @@ def the_reader() -> psutil.Process:
 
 @pytest.fixture
 def train(tiny_data: DataConfig):
-    def start(data: DataConfig, positions=POSITIONS) -> Stream:
+    def start(data: DataConfig, positions=POSITIONS) -> Prefetch:
         return train_batches(read_manifest(data, "train"), data, positions=positions, **CLIP)
 
     return start
@@ -72,26 +74,34 @@ def test_a_file_that_kills_two_readers_fails_and_the_next_is_read(tiny_data, all
     manifest = read_manifest(tiny_data, "val")
     geometry = ClipGeometry.of(replace(tiny_data, crop=448), frames=4, stride=2, views=all_views["paper"])
     slow, plain = (ReadTask(key, manifest[key], (), geometry) for key in range(2))  # 30 views of 512 pixels: slow
-    readers_pool = pool.ReaderPool(1, slots=2, slot_bytes=30 * 4 * 512 * 512 * 3, timeout_seconds=60)
+    readers_pool = WorkerPool[ReadTask](
+        read_into,
+        workers=1,
+        limits=Limits(60, memory_mib=None),
+        preload=loading._PRELOAD,
+        slots=2,
+        slot_bytes=30 * 4 * 512 * 512 * 3,
+        max_deaths=2,
+    )
     done, kills = [], 0
     for task in (slow, plain):
         readers_pool.submit(task)
     while len(done) < 2:
         done += readers_pool.wait()
-        if kills < 2 and readers_pool._readers and readers_pool._readers[0].queue:
+        if kills < 2 and readers_pool._workers and readers_pool._workers[0].queue:
             readers()[-1].kill()
             kills += 1
             wait_for(lambda: not readers())
     readers_pool.close()
-    assert done[0].task is slow
-    assert done[0].error is not None
-    assert done[0].error.startswith(f"{manifest[0].path}: 2 reader processes died on it")
-    assert done[1].task is plain
-    assert done[1].error is None
+    assert done[0].item is slow
+    assert (done[0].failure, done[0].reason) == ("crash", "crashed the decoder (SIGKILL)")
+    assert loading._why_unreadable(done[0], tiny_data).startswith(f"{manifest[0].path}: 2 reader processes died on it")
+    assert done[1].item is plain
+    assert done[1].failure is None
 
 
 def test_a_video_that_hangs_is_given_up_after_the_time_limit(train, tiny_data, monkeypatch):
-    monkeypatch.setattr(pool, "_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(loading, "_GRACE_SECONDS", 0.2)
     data = replace(tiny_data, workers=1, timeout_seconds=2.5)
     start = time.monotonic()
     with train(data, [range(2)] * 200) as stream:
@@ -109,7 +119,7 @@ def test_a_video_that_hangs_is_given_up_after_the_time_limit(train, tiny_data, m
 
 
 def test_a_test_video_that_hangs_is_unreadable(tiny_data, all_views, monkeypatch):
-    monkeypatch.setattr(pool, "_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(loading, "_GRACE_SECONDS", 0.2)
     data = replace(tiny_data, workers=1, timeout_seconds=2.5)
     manifest = read_manifest(data, "val")
     rows = [*range(9)] * 20
@@ -156,6 +166,19 @@ def test_positions_that_raise_reach_the_consumer(train, tiny_data):
 
     with train(replace(tiny_data, workers=1), positions()) as stream, pytest.raises(KeyError, match="no such step"):
         list(stream)
+
+
+def test_a_worker_that_does_not_start_is_one_line(train, tiny_data, monkeypatch, tmp_path):
+    """A fork server whose import hangs: the run does not wait for ever, and the server is gone."""
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(3600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(loading, "_PRELOAD", ("hangs",))
+    monkeypatch.setattr(pools, "_START_SECONDS", 2.0)
+    message = r"no worker process has started within 2 s: .*\(data.workers=0\)"
+    with pytest.raises(VidgnError, match=message), train(replace(tiny_data, workers=1)) as stream:
+        next(stream)
+    servers = [child for child in psutil.Process().children() if "hangs" in " ".join(child.cmdline())]
+    assert servers == []
 
 
 _SCRIPT = """

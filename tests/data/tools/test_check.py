@@ -8,7 +8,7 @@ from PIL import Image
 from tests.data.encoded_videos import HEIGHT, KINDS, WIDTH, picture
 from vidgn.cli import data as verbs
 from vidgn.data.datasets.sources import find_sources
-from vidgn.data.loading.isolate import Limits
+from vidgn.data.loading.pool import Limits
 from vidgn.data.tools.probe import check_files, probe, report_text
 from vidgn.errors import ConfigError
 

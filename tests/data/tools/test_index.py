@@ -18,7 +18,7 @@ from vidgn.cli import data as verbs
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.datasets.sources import find_sources
-from vidgn.data.loading.isolate import Limits
+from vidgn.data.loading.pool import Limits
 from vidgn.data.tools.index import COLUMNS, write_index
 from vidgn.errors import ManifestError
 

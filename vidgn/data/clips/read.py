@@ -1,5 +1,6 @@
 """What a worker does with one file: open it, and read all clips that are asked of it. Needs no torch of its own."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,11 @@ class ReadTask:
         views = self.geometry.views
         return views.clips * views.crops if views else len(self.plans)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all its clips."""
+        return self.num_clips * math.prod(self.geometry.clip_shape)
+
 
 def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
     """Read the task's clips into `out_VTHWC`, uint8 (num_clips, T, H, W, 3).
@@ -70,6 +76,16 @@ def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
                 out_VTHWC[slot] = clip_THWC
     except (OSError, MemoryError) as error:
         raise DecodeError(f"{path}: {error or type(error).__name__}") from error
+
+
+def read_into(task: ReadTask, buffer: memoryview) -> None:
+    """`read_clips` as a worker does it, into shared memory."""
+    read_clips(task, clips_in(buffer, task))
+
+
+def clips_in(buffer: memoryview, task: ReadTask) -> np.ndarray:
+    """The clips of a task where `read_into` has put them: uint8 (num_clips, T, H, W, 3), no copy."""
+    return np.frombuffer(buffer, np.uint8, task.num_bytes).reshape(task.num_clips, *task.geometry.clip_shape)
 
 
 def _open(path: str, geometry: ClipGeometry) -> "VideoReader":

@@ -9,8 +9,9 @@ import numpy as np
 
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.annotations import read_labels, read_listing
-from vidgn.data.datasets.listing import Listing, Split
-from vidgn.errors import ManifestError
+from vidgn.data.datasets.listing import Listing, Split, annotation_path, root_folder
+from vidgn.data.datasets.synthetic import check_synthetic
+from vidgn.errors import ConfigError, ManifestError
 
 _NUM_NAMED = 3  # files that an error names
 _MANY_CLASSES = 100_000  # without a list of their names
@@ -78,6 +79,29 @@ class _Strings:
     def __getitem__(self, index: int) -> str:
         start = self._ends[index - 1] if index else 0
         return self._bytes[start : self._ends[index]].decode("utf-8", "surrogateescape")
+
+
+def check_data(data: DataConfig) -> None:
+    """Check settings and files before anything is read or started.
+
+    Raises:
+        ConfigError: if settings do not go together.
+        ManifestError: if a file or folder is not there.
+    """
+    if data.format == "synthetic":
+        if data.synthetic is None or data.root is None:
+            raise ConfigError("data.format=synthetic needs data.root and data.synthetic: write data=synthetic")
+        check_synthetic(data.synthetic)
+        return
+    if data.format == "list" and not data.separator:
+        raise ConfigError("data.separator is empty: write what parts path and label, for example data.separator=','")
+    if data.classes is not None and not os.path.isfile(data.classes):
+        raise ManifestError(f"data.classes={data.classes}: no such file; give one with a class name a line, or null")
+    annotated = data.format in ("kinetics", "list", "csv")
+    for split in ("train", "val") if annotated else ():
+        annotation_path(data, split)
+    if data.root is not None or data.format not in ("list", "csv"):
+        root_folder(data)
 
 
 def read_manifest(data: DataConfig, split: Split) -> Manifest:

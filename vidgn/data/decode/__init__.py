@@ -1,6 +1,5 @@
 """Which decoder reads which file."""
 
-import importlib
 import os
 from typing import TYPE_CHECKING
 
@@ -64,15 +63,6 @@ def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
             return reader
     guide.fallback_reason = reason
     return guide
-
-
-def preload() -> None:
-    """Import what reading clips needs, torch included, and keep it to one thread: for a process that forks readers."""
-    import torch
-
-    for module in ("image", "pyav"):
-        importlib.import_module(f"vidgn.data.decode.{module}")
-    torch.set_num_threads(1)
 
 
 def open_image(path: str | os.PathLike[str]) -> VideoReader:

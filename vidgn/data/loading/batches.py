@@ -1,7 +1,7 @@
 """Clips in the order asked for, whatever reads them: the same bytes for any number of workers."""
 
 import itertools
-import os
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,19 @@ import torch
 
 from vidgn.config.schema import DataConfig, ViewsConfig
 from vidgn.data.clips.plan import ClipPlan, plan_digest, plan_for, row_at, substitute_row, video_position
-from vidgn.data.clips.read import ClipGeometry, ReadTask
-from vidgn.data.datasets.listing import annotation_path, root_folder
-from vidgn.data.datasets.manifest import Manifest
-from vidgn.data.datasets.synthetic import check_synthetic
-from vidgn.data.loading.pool import Done, InlinePool, ReaderPool
-from vidgn.data.loading.prefetch import Stream
-from vidgn.errors import ConfigError, DecodeError, ManifestError
+from vidgn.data.clips.read import ClipGeometry, ReadTask, clips_in, read_into
+from vidgn.data.datasets.manifest import Manifest, Row
+from vidgn.data.loading.pool import Limits, Outcome, Pool, WorkerPool
+from vidgn.data.loading.prefetch import InlinePool, Prefetch
+from vidgn.errors import DecodeError
 from vidgn.rng_streams import Tag
 
 _DIGEST_MODULUS = 2**128
 _MAX_ATTEMPTS = 100
+_TRAIN_SLOTS = 2  # places a worker has: one being filled, one being emptied or waiting
+_MAX_DEATHS = 2  # workers that may die on a file: the machine may have killed the first through no fault of the file
+_GRACE_SECONDS = 2.0  # a decoder that keeps its own time limit gets to say so
+_PRELOAD = ("torch", "vidgn.data.decode.image", "vidgn.data.decode.pyav", "vidgn.data.clips.read")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,82 @@ class VideoViews:
     error: str | None
 
 
+def train_batches(
+    manifest: Manifest,
+    data: DataConfig,
+    *,
+    seed: int,
+    frames: int,
+    stride: int,
+    positions: Iterable[Sequence[int]],
+    tag: Tag = Tag.CLIP,
+    order_tag: Tag = Tag.ORDER,
+    pin_memory: bool = False,
+    slots_per_step: int | None = None,
+) -> Prefetch[Batch]:
+    """Training clips: one batch for each sequence of `positions`, in their order; the sequences are read ahead.
+
+    A video that can't be read is replaced by another, drawn for its position, and named in the batch. Use as a context
+    manager, or `close()` the iterator: it holds processes.
+
+    Args:
+        slots_per_step: clips of a step over all ranks; needed where data.clips_per_video > 1, which is 1 without
+            it.
+    """
+    geometry = ClipGeometry.of(data, frames=frames, stride=stride)
+    repeats = data.clips_per_video if slots_per_step else 1
+    plan = TrainPlan(manifest, data, seed, tag, order_tag, repeats, slots_per_step or 1)
+    source = TrainSource(plan, geometry, iter(positions), pin_memory)
+    slot_bytes = repeats * math.prod(geometry.clip_shape)
+    return Prefetch(source, _pool(data, _TRAIN_SLOTS, slot_bytes), window=2 * _TRAIN_SLOTS * data.workers)
+
+
+def view_videos(
+    manifest: Manifest,
+    data: DataConfig,
+    views: ViewsConfig,
+    *,
+    seed: int,
+    frames: int,
+    stride: int,
+    rows: Sequence[int],
+    pin_memory: bool = False,
+) -> Prefetch[VideoViews]:
+    """The views of the manifest's `rows`, in their order; each file is opened once. `curve` is planned by the row."""
+    geometry = ClipGeometry.of(data, frames=frames, stride=stride, views=views)
+    source = ViewSource(manifest, data, seed, geometry, list(rows), pin_memory)
+    slot_bytes = views.clips * views.crops * math.prod(geometry.clip_shape)
+    return Prefetch(source, _pool(data, 1, slot_bytes), window=data.workers)
+
+
+def _pool(data: DataConfig, slots: int, slot_bytes: int) -> Pool[ReadTask]:
+    if data.workers == 0:
+        return InlinePool(read_into, buffer_bytes=lambda task: task.num_bytes)
+    return WorkerPool(
+        read_into,
+        workers=data.workers,
+        limits=Limits(data.timeout_seconds + _GRACE_SECONDS, memory_mib=None),
+        preload=_PRELOAD,
+        slots=slots,
+        slot_bytes=slot_bytes,
+        max_deaths=_MAX_DEATHS,
+    )
+
+
+def _why_unreadable(outcome: Outcome[ReadTask], data: DataConfig) -> str:
+    path = outcome.item.row.path
+    match outcome.failure:
+        case "timeout":
+            reason = f"not read within data.timeout_seconds={data.timeout_seconds:g}; transcode or remove the file"
+        case "crash":
+            reason = f"{_MAX_DEATHS} reader processes died on it; transcode or remove the file"
+        case "memory":
+            reason = outcome.reason
+        case _:
+            return outcome.reason
+    return f"{path}: {reason}"
+
+
 @dataclass
 class TrainPlan:
     """Which row and plan belong to a position."""
@@ -80,7 +158,7 @@ class TrainPlan:
         return substitute_row(self.seed, position, attempt, len(self.manifest))
 
 
-class _Building:
+class _PendingBatch:
     """A batch some of whose clips are still to come."""
 
     def __init__(self, positions: Sequence[int], clip_shape: tuple[int, ...], pin_memory: bool) -> None:
@@ -105,17 +183,17 @@ class _Building:
 
 
 @dataclass
-class _Wanted:
-    """Clips asked for by one task: where each goes, and the rows that failed for it before."""
+class _PendingRead:
+    """The clips of one read: where each goes, and the rows that failed for it before."""
 
-    places: list[tuple[_Building, int]]
+    places: list[tuple[_PendingBatch, int]]
     plans: tuple[ClipPlan, ...]
     failed_rows: list[int]
     row: int
     attempt: int = 0
 
 
-class TrainFeed:
+class TrainSource:
     """Makes batches. Failed files are replaced position by position, so that the result does not depend on grouping."""
 
     def __init__(
@@ -123,74 +201,73 @@ class TrainFeed:
     ) -> None:
         self._plan, self._geometry, self.pin_memory = plan, geometry, pin_memory
         self._groups = _groups(positions, plan.slots_per_step if plan.repeats > 1 else None)
-        self._building: deque[_Building] = deque()
-        self._wanted: dict[int, _Wanted] = {}
+        self._pending: deque[_PendingBatch] = deque()
+        self._reads: dict[int, _PendingRead] = {}
         self._keys = itertools.count()
 
-    def ahead(self, ready: Iterable[Batch]) -> int:
-        return sum(len(item.positions) for item in itertools.islice(itertools.chain(ready, self._building), 1, None))
+    def num_ahead(self, ready: Iterable[Batch]) -> int:
+        return sum(len(item.positions) for item in itertools.islice(itertools.chain(ready, self._pending), 1, None))
 
-    def more(self) -> list[ReadTask] | None:
+    def next_reads(self) -> list[ReadTask] | None:
         group = next(self._groups, None)
         if group is None:
             return None
-        by_row: dict[int, list[tuple[_Building, int]]] = {}
+        by_row: dict[int, list[tuple[_PendingBatch, int]]] = {}
         for positions in group:
-            building = _Building(positions, self._geometry.clip_shape, self.pin_memory)
-            self._building.append(building)
+            batch = _PendingBatch(positions, self._geometry.clip_shape, self.pin_memory)
+            self._pending.append(batch)
             for slot, position in enumerate(positions):
                 # Without repeats, a row that comes twice in a batch is read twice: its positions are epochs apart.
                 row = self._plan.row(position)
                 key = row if self._plan.repeats > 1 else len(by_row)
-                by_row.setdefault(key, []).append((building, slot))
-        # A row drawn twice in a step (an epoch ends in it) is opened twice: a reader has room for `repeats` clips.
+                by_row.setdefault(key, []).append((batch, slot))
+        # A row drawn twice in a step (an epoch ends in it) is opened twice: a worker has a buffer for `repeats` clips.
         size = self._plan.repeats
         return [self._task(all[i : i + size]) for all in by_row.values() for i in range(0, len(all), size)]
 
-    def accept(self, done: Done) -> list[ReadTask]:
-        wanted = self._wanted.pop(done.task.key)
-        if done.clips_VTHWC is None:
-            assert done.error is not None
-            return [self._instead(wanted, index, done) for index in range(len(wanted.places))]
-        clips_VTHWC = torch.from_numpy(done.clips_VTHWC)
-        row = done.task.row
-        for (building, slot), plan, clip_THWC in zip(wanted.places, wanted.plans, clips_VTHWC, strict=True):
-            building.clip_NTHWC[slot].copy_(clip_THWC)
-            building.label_N[slot] = row.label
-            building.ids[slot] = row.id
-            building.digest += plan_digest(building.positions[slot], row.id, plan)
-            building.num_open -= 1
+    def complete(self, outcome: Outcome[ReadTask]) -> list[ReadTask]:
+        read, row = self._reads.pop(outcome.item.key), outcome.item.row
+        if outcome.failure is not None:
+            reason = _why_unreadable(outcome, self._plan.data)
+            return [self._replace(read, index, row, reason) for index in range(len(read.places))]
+        clips_VTHWC = torch.from_numpy(clips_in(outcome.buffer, outcome.item))
+        for (batch, slot), plan, clip_THWC in zip(read.places, read.plans, clips_VTHWC, strict=True):
+            batch.clip_NTHWC[slot].copy_(clip_THWC)
+            batch.label_N[slot] = row.label
+            batch.ids[slot] = row.id
+            batch.digest += plan_digest(batch.positions[slot], row.id, plan)
+            batch.num_open -= 1
         return []
 
-    def pop(self) -> Batch | None:
-        if self._building and not self._building[0].num_open:
-            return self._building.popleft().batch()
+    def next_ready(self) -> Batch | None:
+        if self._pending and not self._pending[0].num_open:
+            return self._pending.popleft().batch()
         return None
 
-    def _task(self, places: list[tuple[_Building, int]]) -> ReadTask:
-        positions = [building.positions[slot] for building, slot in places]
+    def _task(self, places: list[tuple[_PendingBatch, int]]) -> ReadTask:
+        positions = [batch.positions[slot] for batch, slot in places]
         plans = tuple(self._plan.clip(position) for position in positions)
-        return self._ask(_Wanted(places, plans, [], self._plan.row(positions[0])))
+        return self._ask(_PendingRead(places, plans, [], self._plan.row(positions[0])))
 
-    def _ask(self, wanted: _Wanted) -> ReadTask:
+    def _ask(self, read: _PendingRead) -> ReadTask:
         key = next(self._keys)
-        self._wanted[key] = wanted
-        return ReadTask(key, self._plan.manifest[wanted.row], wanted.plans, self._geometry)
+        self._reads[key] = read
+        return ReadTask(key, self._plan.manifest[read.row], read.plans, self._geometry)
 
-    def _instead(self, wanted: _Wanted, index: int, done: Done) -> ReadTask:
-        """The task for one clip of a file that failed: the next row drawn for its position that has not failed yet."""
-        building, slot = wanted.places[index]
-        failures = building.failures[slot]
-        failures.append((done.task.row.id, done.error or ""))
-        failed_rows = [*wanted.failed_rows, wanted.row]
-        for attempt in range(wanted.attempt, _MAX_ATTEMPTS):
-            row = self._plan.substitute(building.positions[slot], attempt)
+    def _replace(self, read: _PendingRead, index: int, failed: Row, reason: str) -> ReadTask:
+        """The read for one clip of a file that failed: the next row drawn for its position that has not failed yet."""
+        batch, slot = read.places[index]
+        failures = batch.failures[slot]
+        failures.append((failed.id, reason))
+        failed_rows = [*read.failed_rows, read.row]
+        for attempt in range(read.attempt, _MAX_ATTEMPTS):
+            row = self._plan.substitute(batch.positions[slot], attempt)
             if row not in failed_rows:
-                place, plan = [(building, slot)], (wanted.plans[index],)
-                return self._ask(_Wanted(place, plan, failed_rows, row, attempt + 1))
+                place, plan = [(batch, slot)], (read.plans[index],)
+                return self._ask(_PendingRead(place, plan, failed_rows, row, attempt + 1))
         raise DecodeError(
-            f"position {building.positions[slot]}: {len(failures)} videos drawn for it can't be read "
-            f"(last: {done.error}); run `vidgn data check` on the data set"
+            f"position {batch.positions[slot]}: {len(failures)} videos drawn for it can't be read "
+            f"(last: {reason}); run `vidgn data check` on the data set"
         )
 
 
@@ -203,7 +280,7 @@ def _groups(positions: Iterator[Sequence[int]], slots_per_step: int | None) -> I
         yield list(group)
 
 
-class ViewFeed:
+class ViewSource:
     """Makes the views of one video after another."""
 
     def __init__(
@@ -220,10 +297,10 @@ class ViewFeed:
         self._rows, self._asked, self._popped = rows, 0, 0
         self._done: dict[int, VideoViews] = {}
 
-    def ahead(self, ready: Iterable[VideoViews]) -> int:
+    def num_ahead(self, ready: Iterable[VideoViews]) -> int:
         return max(self._asked - self._popped + sum(1 for _ in ready) - 1, 0)
 
-    def more(self) -> list[ReadTask] | None:
+    def next_reads(self) -> list[ReadTask] | None:
         if self._asked == len(self._rows):
             return None
         key = self._asked
@@ -234,102 +311,18 @@ class ViewFeed:
         plans = (plan_for(self._data, self._seed, index, tag=Tag.CURVE),) if training else ()
         return [ReadTask(key, self._manifest[index], plans, self._geometry)]
 
-    def accept(self, done: Done) -> list[ReadTask]:
-        clips_VTHWC = None
-        if done.clips_VTHWC is not None:
-            clips_VTHWC = torch.empty(done.clips_VTHWC.shape, dtype=torch.uint8, pin_memory=self.pin_memory)
-            clips_VTHWC.copy_(torch.from_numpy(done.clips_VTHWC))
-        row, key = done.task.row, done.task.key
-        self._done[key] = VideoViews(self._rows[key], row.id, row.label, clips_VTHWC, done.error)
+    def complete(self, outcome: Outcome[ReadTask]) -> list[ReadTask]:
+        clips_VTHWC, error, task = None, None, outcome.item
+        if outcome.failure is not None:
+            error = _why_unreadable(outcome, self._data)
+        else:
+            read_VTHWC = torch.from_numpy(clips_in(outcome.buffer, task))
+            clips_VTHWC = torch.empty(read_VTHWC.shape, dtype=torch.uint8, pin_memory=self.pin_memory)
+            clips_VTHWC.copy_(read_VTHWC)
+        self._done[task.key] = VideoViews(self._rows[task.key], task.row.id, task.row.label, clips_VTHWC, error)
         return []
 
-    def pop(self) -> VideoViews | None:
+    def next_ready(self) -> VideoViews | None:
         item = self._done.pop(self._popped, None)
         self._popped += item is not None
         return item
-
-
-__all__ = ["Batch", "Stream", "Substitution", "VideoViews", "check_data", "train_batches", "view_videos"]
-
-_TRAIN_SLOTS = 2  # places a reader has: one being filled, one being emptied or waiting
-
-
-def train_batches(
-    manifest: Manifest,
-    data: DataConfig,
-    *,
-    seed: int,
-    frames: int,
-    stride: int,
-    positions: Iterable[Sequence[int]],
-    tag: Tag = Tag.CLIP,
-    order_tag: Tag = Tag.ORDER,
-    pin_memory: bool = False,
-    slots_per_step: int | None = None,
-) -> Stream[Batch]:
-    """Training clips: one batch for each sequence of `positions`, in their order; the sequences are read ahead.
-
-    A video that can't be read is replaced by another, drawn for its position, and named in the batch. Use as a context
-    manager, or `close()` the iterator: it holds processes.
-
-    Args:
-        slots_per_step: clips of a step over all ranks; needed where data.clips_per_video > 1, which is 1 without
-            it.
-    """
-    geometry = ClipGeometry.of(data, frames=frames, stride=stride)
-    repeats = data.clips_per_video if slots_per_step else 1
-    plan = TrainPlan(manifest, data, seed, tag, order_tag, repeats, slots_per_step or 1)
-    feed = TrainFeed(plan, geometry, iter(positions), pin_memory)
-    slot_bytes = repeats * _num_bytes(geometry.clip_shape)
-    return Stream(feed, _pool(data, _TRAIN_SLOTS, slot_bytes), window=2 * _TRAIN_SLOTS * data.workers)
-
-
-def view_videos(
-    manifest: Manifest,
-    data: DataConfig,
-    views: ViewsConfig,
-    *,
-    seed: int,
-    frames: int,
-    stride: int,
-    rows: Sequence[int],
-    pin_memory: bool = False,
-) -> Stream[VideoViews]:
-    """The views of the manifest's `rows`, in their order; each file is opened once. `curve` is planned by the row."""
-    geometry = ClipGeometry.of(data, frames=frames, stride=stride, views=views)
-    feed = ViewFeed(manifest, data, seed, geometry, list(rows), pin_memory)
-    slot_bytes = views.clips * views.crops * _num_bytes(geometry.clip_shape)
-    return Stream(feed, _pool(data, 1, slot_bytes), window=data.workers)
-
-
-def _num_bytes(shape: tuple[int, ...]) -> int:
-    return int(torch.Size(shape).numel())
-
-
-def _pool(data: DataConfig, slots: int, slot_bytes: int) -> InlinePool | ReaderPool:
-    if data.workers == 0:
-        return InlinePool()
-    return ReaderPool(data.workers, slots=slots, slot_bytes=slot_bytes, timeout_seconds=data.timeout_seconds)
-
-
-def check_data(data: DataConfig) -> None:
-    """Check settings and files before anything is read or started.
-
-    Raises:
-        ConfigError: a key, a value or a combination can't be run.
-        ManifestError: for settings and files that can't be, before anything is read or started.
-    """
-    if data.format == "synthetic":
-        if data.synthetic is None or data.root is None:
-            raise ConfigError("data.format=synthetic needs data.root and data.synthetic: write data=synthetic")
-        check_synthetic(data.synthetic)
-        return
-    if data.format == "list" and not data.separator:
-        raise ConfigError("data.separator is empty: write what parts path and label, for example data.separator=','")
-    if data.classes is not None and not os.path.isfile(data.classes):
-        raise ManifestError(f"data.classes={data.classes}: no such file; give one with a class name a line, or null")
-    annotated = data.format in ("kinetics", "list", "csv")
-    for split in ("train", "val") if annotated else ():
-        annotation_path(data, split)
-    if data.root is not None or data.format not in ("list", "csv"):
-        root_folder(data)

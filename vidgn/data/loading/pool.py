@@ -1,8 +1,8 @@
-"""Reader processes behind two calls: submit a file, wait for files. A hung or killed reader costs its file at most.
+"""One pool of worker processes for reading, checking, indexing and transcoding. A hung or killed worker costs its item.
 
-Each reader has a queue of a few files in a known order, so the parent knows which one it is at. Past the time limit
-the reader is killed and the file fails; a reader that dies gets its file tried once more by another, since the
-machine may have killed it for no fault of the file's.
+Each worker has a queue of a few items in a known order, so the parent knows which one it is at. Past the time limit the
+worker is killed and the item fails. A worker that dies by itself costs its item too, after as many tries as are set,
+since the machine may have killed it through no fault of the item.
 """
 
 import contextlib
@@ -13,236 +13,324 @@ import signal
 import socket
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
-import numpy as np
+from vidgn.data.loading.fork_server import ForkServer, fork_server
+from vidgn.data.loading.worker import READY, Function, Job
+from vidgn.errors import VidgnError
 
-from vidgn.data.clips.read import ReadTask, read_clips
-from vidgn.data.loading.worker import READY, nursery
-from vidgn.errors import ConfigError, DecodeError
+Item = TypeVar("Item")
+# error: a DecodeError. refused: another VidgnError. bug: any other exception. crash: the worker died.
+Failure = Literal["error", "refused", "bug", "timeout", "memory", "crash"]
 
-_GRACE_SECONDS = 2.0  # a decoder that keeps its own time limit gets to say so
+_START_SECONDS = 120.0  # for a worker to start, the imports of its fork server included
 _TICK_SECONDS = 1.0
-_MAX_TRIES = 2
 _MAX_FAILED_STARTS = 3
 
 
 @dataclass(frozen=True)
-class Done:
-    """A file that was read, or could not be. `clips_VTHWC` is valid until the next call of `wait`."""
+class Outcome(Generic[Item]):
+    """What became of an item: the function's `value`, or a `failure` with its `reason`.
 
-    task: ReadTask
-    clips_VTHWC: np.ndarray | None
-    error: str | None
+    `buffer`: the item's shared memory, valid until the next call of `wait`.
+    """
+
+    item: Item
+    value: Any = None
+    failure: Failure | None = None
+    reason: str = ""
+    buffer: memoryview = field(default_factory=lambda: memoryview(b""))
 
 
-class InlinePool:
-    """No processes: `wait` reads one file, here and now. The time limit is left to the decoder."""
+@dataclass(frozen=True)
+class Limits:
+    """What one item may take; address space is counted on top of what the worker needs for itself."""
 
-    def __init__(self) -> None:
-        self._tasks: deque[ReadTask] = deque()
+    timeout_seconds: float = 60.0
+    memory_mib: int | None = 4096
+
+
+class Pool(Protocol[Item]):
+    """What `InlinePool` and `WorkerPool` have in common. Used from one thread, but for `wake`."""
 
     @property
-    def wants_tasks(self) -> bool:
-        return not self._tasks
+    def wants_items(self) -> bool:
+        """Whether another item would be worked on soon."""
+        ...
 
     @property
-    def busy(self) -> bool:
-        return bool(self._tasks)
+    def is_busy(self) -> bool:
+        """Whether items are waiting or being worked on."""
+        ...
 
-    def submit(self, task: ReadTask) -> None:
-        self._tasks.append(task)
+    def submit(self, item: Item) -> None:
+        """Add an item to the end of the queue."""
+        ...
 
-    def wait(self) -> list[Done]:
-        """The oldest task's file, or nothing where there is none."""
-        if not self._tasks:
-            return []
-        task = self._tasks.popleft()
-        clips_VTHWC = np.empty((task.num_clips, *task.geometry.clip_shape), np.uint8)
-        try:
-            read_clips(task, clips_VTHWC)
-        except DecodeError as error:
-            return [Done(task, None, str(error))]
-        return [Done(task, clips_VTHWC, None)]
+    def wait(self) -> list[Outcome[Item]]:
+        """Items that are done: at least one, unless woken or a second has passed."""
+        ...
 
     def wake(self) -> None:
-        pass
+        """Make `wait` return soon."""
+        ...
 
     def close(self) -> None:
-        self._tasks.clear()
+        """End all work now."""
+        ...
 
 
 @dataclass
-class _Reader:
+class _Entry(Generic[Item]):
+    item: Item
+    num_deaths: int = 0  # workers that died on it
+
+
+@dataclass
+class _Worker(Generic[Item]):
+    server: ForkServer
     connection: Connection
-    memory: mmap.mmap
-    queue: deque[tuple[int, ReadTask]] = field(default_factory=deque)  # (slot, task), the first is being read
-    free_slots: list[int] = field(default_factory=list)
+    memory: memoryview
+    free_slots: list[int]
+    queue: deque[tuple[int, _Entry[Item]]] = field(default_factory=deque)  # (slot, entry), the first is worked on
+    pid: int = 0
     handle: int | None = None  # pidfd, once it is ready: a number may be another process by the time it is killed
-    seconds: float = 0.0  # spent on the first of the queue, as far as this pool was there to see
+    seconds: float = 0.0  # spent on the first of the queue, or on starting, as far as this pool was there to see
 
 
-class ReaderPool:
-    """`workers` reader processes with `slots` places of `slot_bytes` shared memory each. Used from one thread.
+class WorkerPool(Generic[Item]):
+    """Worker processes, each with `slots` places for items and as many buffers of `slot_bytes` in shared memory."""
 
-    Only `wake` may be called from another.
-    """
+    def __init__(
+        self,
+        function: Function,
+        *,
+        workers: int,
+        limits: Limits,
+        preload: tuple[str, ...],
+        slots: int = 1,
+        slot_bytes: int = 0,
+        max_deaths: int = 1,
+    ) -> None:
+        """Nothing is started before the first `wait`.
 
-    def __init__(self, workers: int, *, slots: int, slot_bytes: int, timeout_seconds: float) -> None:
-        self._slots = slots
-        self._slot_bytes = slot_bytes
-        self._limit_seconds = timeout_seconds + _GRACE_SECONDS
-        self._timeout_seconds = timeout_seconds
-        self._workers = workers
-        self._tasks: deque[ReadTask] = deque()
-        self._tries: dict[int, int] = {}
-        self._failed_starts = 0
-        self._readers: list[_Reader] = []
-        self._lent: list[tuple[_Reader, int]] = []
+        Args:
+            preload: modules that the fork server imports; pools with the same ones share it.
+            max_deaths: workers that may die on an item before it fails.
+        """
+        self._function, self._limits, self._preload = function, limits, preload
+        self._num_workers, self._slots, self._slot_bytes, self._max_deaths = workers, slots, slot_bytes, max_deaths
+        self._waiting: deque[_Entry[Item]] = deque()
+        self._workers: list[_Worker[Item]] = []
+        self._lent: list[tuple[_Worker[Item], int]] = []  # slots whose outcomes have been handed out
+        self._num_failed_starts = 0
         self._waker, self._wakened = socket.socketpair()
         self._waker.setblocking(False)
         self._last = time.monotonic()
 
     @property
-    def wants_tasks(self) -> bool:
-        """Whether another task would be sent to a reader soon."""
-        return len(self._tasks) + sum(len(reader.queue) for reader in self._readers) < self._workers * self._slots
+    def wants_items(self) -> bool:
+        return len(self._waiting) + sum(len(w.queue) for w in self._workers) < self._num_workers * self._slots
 
     @property
-    def busy(self) -> bool:
-        return bool(self._tasks) or any(reader.queue for reader in self._readers)
+    def is_busy(self) -> bool:
+        return bool(self._waiting) or any(worker.queue for worker in self._workers)
 
-    def submit(self, task: ReadTask) -> None:
-        self._tasks.append(task)
+    def submit(self, item: Item) -> None:
+        self._waiting.append(_Entry(item))
 
     def wake(self) -> None:
-        """Makes `wait` return soon."""
         with contextlib.suppress(OSError):  # full: it will wake anyway
             self._waker.send(b"!")
 
-    def wait(self) -> list[Done]:
-        """Files that are done, at least one unless woken or a second has passed."""
-        for reader, slot in self._lent:
-            reader.free_slots.append(slot)
+    def wait(self) -> list[Outcome[Item]]:
+        """Items that are done, at least one unless woken or a second has passed.
+
+        Raises:
+            VidgnError: if a worker does not start.
+        """
+        for worker, slot in self._lent:
+            worker.free_slots.append(slot)
         self._lent.clear()
-        while len(self._readers) < self._workers:
-            self._readers.append(self._start())
+        while len(self._workers) < self._num_workers:
+            self._workers.append(self._start())
         self._send()
-        sources = [self._wakened, *(reader.connection for reader in self._readers)]
-        heard = wait(sources, _TICK_SECONDS)
+        ready = wait([self._wakened, *(worker.connection for worker in self._workers)], _TICK_SECONDS)
         elapsed, self._last = time.monotonic() - self._last, time.monotonic()
-        done: list[Done] = []
-        if self._wakened in heard:
+        if self._wakened in ready:
             self._wakened.recv(4096)
-        for reader in list(self._readers):
-            if reader.handle is not None and reader.queue:
-                # A process that was stopped for a while (a suspended job) must not blame the videos.
-                reader.seconds += min(elapsed, 2 * _TICK_SECONDS)
-            if reader.connection in heard:
-                done += self._receive(reader)
-            elif reader.seconds > self._limit_seconds:
-                done += self._give_up(reader)
+        outcomes: list[Outcome[Item]] = []
+        for worker in list(self._workers):
+            if worker.queue or worker.handle is None:
+                # A process that was stopped for a while (a suspended job) must not blame its items.
+                worker.seconds += min(elapsed, 2 * _TICK_SECONDS)
+            if worker.connection in ready:
+                outcomes += self._receive(worker)
+            elif worker.handle is None and worker.seconds > _START_SECONDS:
+                worker.server.close()
+                raise VidgnError(
+                    f"no worker process has started within {_START_SECONDS:g} s: see what holds up imports (a slow or "
+                    f"hung disk?) and start again, or do without workers (data.workers=0)"
+                )
+            elif worker.handle is not None and worker.seconds > self._limits.timeout_seconds:
+                outcomes += self._give_up(worker)
         self._send()
-        return done
+        return outcomes
 
     def close(self) -> None:
-        """Ends all readers now."""
-        for reader in self._readers:
-            _end(reader)
-        self._readers.clear()
-        self._tasks.clear()
+        for worker in self._workers:
+            _end(worker)
+        self._workers.clear()
+        self._waiting.clear()
         self._waker.close()
         self._wakened.close()
 
-    def _start(self) -> _Reader:
+    def _start(self) -> _Worker[Item]:
         ours, theirs = socket.socketpair()
         connection = Connection(ours.detach())
         # Memory without a name: nothing to clean up, and /dev/shm may be small in a container.
-        with theirs, os.fdopen(os.memfd_create("vidgn-clips"), "wb") as file:
-            os.truncate(file.fileno(), self._slots * self._slot_bytes)
-            memory = mmap.mmap(file.fileno(), 0)
-            with contextlib.suppress(ConnectionError):  # the nursery has died: the connection says so
-                nursery().start_reader(theirs.fileno(), file.fileno())
-        return _Reader(connection, memory, free_slots=list(range(self._slots)))
+        with theirs, os.fdopen(os.memfd_create("vidgn-items"), "wb") as file:
+            num_bytes = self._slots * self._slot_bytes
+            os.truncate(file.fileno(), num_bytes)
+            memory = memoryview(mmap.mmap(file.fileno(), num_bytes)) if num_bytes else memoryview(b"")
+            server = fork_server(self._preload)
+            with contextlib.suppress(ConnectionError):  # the fork server has died: the connection says so
+                server.start_worker(theirs.fileno(), file.fileno())
+        return _Worker(server, connection, memory, list(range(self._slots)))
 
     def _send(self) -> None:
-        """Hands tasks to the readers with the shortest queues."""
+        """Hand items to the workers with the shortest queues."""
         for length in range(self._slots):
-            for reader in self._readers:
-                if self._tasks and reader.handle is not None and reader.free_slots and len(reader.queue) == length:
-                    task, slot = self._tasks.popleft(), reader.free_slots.pop()
-                    if not reader.queue:
-                        reader.seconds = 0.0
-                    reader.queue.append((slot, task))
-                    with contextlib.suppress(OSError):  # it has died: the next wait hears of it
-                        reader.connection.send_bytes(pickle.dumps((slot, slot * self._slot_bytes, task)))
+            for worker in self._workers:
+                if self._waiting and worker.handle is not None and worker.free_slots and len(worker.queue) == length:
+                    entry, slot = self._waiting.popleft(), worker.free_slots.pop()
+                    if not worker.queue:
+                        worker.seconds = 0.0
+                    worker.queue.append((slot, entry))
+                    offset, memory_mib = slot * self._slot_bytes, self._limits.memory_mib
+                    job = Job(self._function, entry.item, offset, self._slot_bytes, memory_mib)
+                    with contextlib.suppress(OSError):  # it has died: the next wait learns of it
+                        worker.connection.send_bytes(pickle.dumps(job))
 
-    def _receive(self, reader: _Reader) -> list[Done]:
-        done: list[Done] = []
+    def _receive(self, worker: _Worker[Item]) -> list[Outcome[Item]]:
+        outcomes: list[Outcome[Item]] = []
         try:
-            while reader.connection.poll():
-                slot, kind, text = reader.connection.recv()
-                if slot == READY:
-                    reader.handle = os.pidfd_open(int(text))
-                    self._failed_starts = 0
+            while worker.connection.poll():
+                kind, value = worker.connection.recv()
+                worker.seconds = 0.0
+                if kind == READY:
+                    worker.pid, worker.handle = value, os.pidfd_open(value)
+                    self._num_failed_starts = 0
                     continue
-                expected, task = reader.queue.popleft()
-                assert slot == expected
-                reader.seconds = 0.0
-                done.append(self._done(reader, slot, task, kind, text))
+                slot, entry = worker.queue.popleft()
+                self._lent.append((worker, slot))
+                if kind == "ok":
+                    offset = slot * self._slot_bytes
+                    buffer = worker.memory[offset : offset + self._slot_bytes]
+                    outcomes.append(Outcome(entry.item, value, buffer=buffer))
+                    continue
+                outcomes.append(Outcome(entry.item, failure=kind, reason=value))
+                if kind == "memory":  # a process that ran out of memory once is not trusted again
+                    self._remove(worker)
+                    break
         except (EOFError, OSError):
-            done += self._bury(reader)
-        return done
+            outcomes += self._take_over(worker)
+        return outcomes
 
-    def _done(self, reader: _Reader, slot: int, task: ReadTask, kind: str, text: str) -> Done:
-        self._tries.pop(task.key, None)
-        self._lent.append((reader, slot))
-        if kind == "bug":
-            raise RuntimeError(text)
-        if kind == "refused":
-            raise ConfigError(text)
-        if kind == "unreadable":
-            return Done(task, None, text)
-        shape = (task.num_clips, *task.geometry.clip_shape)
-        count, offset = int(np.prod(shape)), slot * self._slot_bytes
-        return Done(task, np.frombuffer(reader.memory, np.uint8, count, offset).reshape(shape), None)
+    def _take_over(self, worker: _Worker[Item]) -> list[Outcome[Item]]:
+        """After a worker has died by itself: its item fails or is tried again, the rest of its queue goes to others."""
+        status = worker.server.exit_status(worker.pid, seconds=1.0) if worker.pid else None
+        if worker.handle is None:
+            self._num_failed_starts += 1
+            if self._num_failed_starts >= _MAX_FAILED_STARTS:
+                raise RuntimeError(f"{_MAX_FAILED_STARTS} workers in a row died before they began")
+        outcomes: list[Outcome[Item]] = []
+        if worker.queue:
+            _, entry = worker.queue[0]
+            entry.num_deaths += 1
+            if entry.num_deaths >= self._max_deaths:
+                worker.queue.popleft()
+                outcomes.append(Outcome(entry.item, failure="crash", reason=_how_it_died(status)))
+        self._remove(worker)
+        return outcomes
 
-    def _bury(self, reader: _Reader) -> list[Done]:
-        """A reader has died by itself: its file is tried once more, the rest of its queue goes to others."""
-        self._readers.remove(reader)
-        _end(reader)
-        if reader.handle is None:
-            self._failed_starts += 1
-            if self._failed_starts >= _MAX_FAILED_STARTS:
-                raise RuntimeError(f"{_MAX_FAILED_STARTS} video readers in a row died before they began")
-        tasks = [task for _, task in reader.queue]
-        done = []
-        if tasks:
-            key = tasks[0].key
-            self._tries[key] = self._tries.get(key, 0) + 1
-            if self._tries[key] >= _MAX_TRIES:
-                task = tasks.pop(0)
-                del self._tries[key]
-                reason = f"{task.row.path}: {_MAX_TRIES} reader processes died on it; transcode or remove the file"
-                done.append(Done(task, None, reason))
-        self._tasks.extendleft(reversed(tasks))
-        return done
+    def _give_up(self, worker: _Worker[Item]) -> list[Outcome[Item]]:
+        """A worker is over the time limit: it is killed, and its item fails."""
+        _, entry = worker.queue.popleft()
+        self._remove(worker)
+        return [Outcome(entry.item, failure="timeout", reason=f"took longer than {self._limits.timeout_seconds:g} s")]
 
-    def _give_up(self, reader: _Reader) -> list[Done]:
-        """A reader is over the time limit: it is killed and its file fails."""
-        self._readers.remove(reader)
-        _end(reader)
-        _, task = reader.queue.popleft()
-        self._tries.pop(task.key, None)
-        self._tasks.extendleft(reversed([task for _, task in reader.queue]))
-        reason = f"not read within data.timeout_seconds={self._timeout_seconds:g}; transcode or remove the file"
-        return [Done(task, None, f"{task.row.path}: {reason}")]
+    def _remove(self, worker: _Worker[Item]) -> None:
+        """End a worker, and put what it has not worked on back to the front of the queue."""
+        self._workers.remove(worker)
+        _end(worker)
+        self._waiting.extendleft(reversed([entry for _, entry in worker.queue]))
 
 
-def _end(reader: _Reader) -> None:
-    reader.connection.close()  # one that is not ready yet ends by itself
-    if reader.handle is not None:
+def map_in_workers(
+    function: Callable[[Item], Any],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    limits: Limits,
+    preload: tuple[str, ...] = (),
+) -> Iterator[Outcome[Item]]:
+    """`function(item)` for every item, in order of completion; it must be importable by name.
+
+    Leaving the loop early (Ctrl-C too) ends all workers at once.
+
+    Raises:
+        RuntimeError: rather than leave an item out.
+    """
+    pool = WorkerPool[Item](_WithoutBuffer(function), workers=workers, limits=limits, preload=preload)
+    left, num_done, is_over = iter(items), 0, False
+    try:
+        while True:
+            while pool.wants_items and not is_over:
+                for item in left:
+                    pool.submit(item)
+                    break
+                else:
+                    is_over = True
+            if not pool.is_busy:
+                break
+            for outcome in pool.wait():
+                num_done += 1
+                yield outcome
+        if not is_over and next(left, None) is not None:
+            raise RuntimeError(f"{workers} workers gave {num_done} outcomes for more items")
+    finally:
+        pool.close()
+
+
+class _WithoutBuffer:
+    """A function of an item alone, as a worker calls it."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+
+    def __call__(self, item: Any, buffer: memoryview) -> Any:
+        del buffer
+        return self._function(item)
+
+
+def _end(worker: _Worker[Any]) -> None:
+    worker.connection.close()  # one that is not ready yet ends by itself
+    if worker.handle is not None:
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(reader.handle, signal.SIGKILL)
-        os.close(reader.handle)
+            signal.pidfd_send_signal(worker.handle, signal.SIGKILL)
+        os.close(worker.handle)
+
+
+def _how_it_died(status: int | None) -> str:
+    """From the wait status of a worker."""
+    code = None if status is None else os.waitstatus_to_exitcode(status)
+    if code is None or code >= 0:
+        return f"ended its worker (exit code {code})"
+    try:
+        return f"crashed the decoder ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"crashed the decoder (signal {-code})"

@@ -1,52 +1,98 @@
-"""From a feed of files to an iterator: a thread keeps a pool of readers busy, ahead of whoever iterates."""
+"""From a source of files to an iterator: a thread keeps a pool of workers busy, ahead of whoever iterates."""
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
 
 from vidgn.data.clips.read import ReadTask
-from vidgn.data.loading.pool import Done, InlinePool, ReaderPool
+from vidgn.data.loading.pool import Outcome, Pool
+from vidgn.data.loading.worker import Function
+from vidgn.errors import ConfigError, DecodeError
 
 Item = TypeVar("Item")
+Task = TypeVar("Task")
 
 
-class Feed(Protocol[Item]):
-    """What is to be read, and what becomes of it. Called from one thread at a time."""
+class ReadSource(Protocol[Item]):
+    """What is to be read, and what is made of it. Called from one thread at a time."""
 
-    def more(self) -> list[ReadTask] | None:
-        """Tasks of the next item or items; None at the end."""
+    pin_memory: bool
+
+    def next_reads(self) -> list[ReadTask] | None:
+        """The reads of the next item or items; None at the end."""
         ...
 
-    def accept(self, done: Done) -> list[ReadTask]:
-        """Takes a file that was read, or failed; tasks that must be read instead."""
+    def complete(self, outcome: Outcome[ReadTask]) -> list[ReadTask]:
+        """Take over a file that was read, or failed; the reads that must be made instead."""
         ...
 
-    def pop(self) -> Item | None:
+    def next_ready(self) -> Item | None:
         """The next item, if it is complete."""
         ...
 
-    def ahead(self, ready: Iterable[Item]) -> int:
-        """Clips (videos at test) asked for and not yet passed on, `ready` ones included, beyond the oldest item."""
+    def num_ahead(self, ready: Iterable[Item]) -> int:
+        """Clips (videos at test) asked for and not yet handed out, `ready` ones included, beyond the oldest item."""
         ...
 
 
-class Stream(Generic[Item]):
-    """Iterator over the items of a feed, read ahead by a thread that keeps the pool busy. A context manager."""
+class InlinePool(Generic[Task]):
+    """No processes: `wait` works on one item, here and now, without limits."""
 
-    def __init__(self, feed: Feed[Item], pool: InlinePool | ReaderPool, *, window: int) -> None:
-        self._feed, self._pool, self._window = feed, pool, window
+    def __init__(self, function: Function, *, buffer_bytes: Callable[[Task], int]) -> None:
+        self._function, self._buffer_bytes = function, buffer_bytes
+        self._items: deque[Task] = deque()
+
+    @property
+    def wants_items(self) -> bool:
+        return not self._items
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._items)
+
+    def submit(self, item: Task) -> None:
+        self._items.append(item)
+
+    def wait(self) -> list[Outcome[Task]]:
+        if not self._items:
+            return []
+        item = self._items.popleft()
+        buffer = np.empty(self._buffer_bytes(item), np.uint8).data
+        try:
+            return [Outcome(item, self._function(item, buffer), buffer=buffer)]
+        except DecodeError as error:
+            return [Outcome(item, failure="error", reason=str(error))]
+
+    def wake(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._items.clear()
+
+
+class Prefetch(Generic[Item]):
+    """Iterator over the items of a source, read ahead by a thread that keeps the pool busy. A context manager."""
+
+    def __init__(self, source: ReadSource[Item], pool: Pool[ReadTask], *, window: int) -> None:
+        """Begin to read, unless the pool has no processes.
+
+        Args:
+            window: how many clips (videos at test) may be asked for ahead of the oldest item.
+        """
+        self._source, self._pool, self._window = source, pool, window
         self._ready: deque[Item] = deque()
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self._asked = True  # False once the feed has no more
+        self._has_more = True  # False once the source has no more reads
         self._finished = self._closed = False
-        self._device = torch.cuda.current_device() if getattr(feed, "pin_memory", False) else None
+        self._device = torch.cuda.current_device() if source.pin_memory else None
         self._thread: threading.Thread | None = None
-        if isinstance(pool, ReaderPool):
-            self._thread = threading.Thread(target=self._run, name="vidgn-loader", daemon=True)
+        if not isinstance(pool, InlinePool):
+            self._thread = threading.Thread(target=self._run, name="vidgn-prefetch", daemon=True)
             self._thread.start()
 
     def __iter__(self) -> Iterator[Item]:
@@ -55,7 +101,7 @@ class Stream(Generic[Item]):
     def __next__(self) -> Item:
         if self._thread is None:
             while not self._ready and not self._finished:
-                self._step()
+                self._advance()
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._finished)
             if self._ready:
@@ -78,7 +124,7 @@ class Stream(Generic[Item]):
         self.close()
 
     def close(self) -> None:
-        """Ends reading now; nothing comes after. May be called twice."""
+        """End reading now; nothing comes after. May be called twice."""
         if self._closed:
             return
         self._closed = self._finished = True
@@ -93,31 +139,35 @@ class Stream(Generic[Item]):
             if self._device is not None:
                 torch.cuda.set_device(self._device)  # pinned memory belongs to a context: not to that of device 0
             while not self._finished:
-                self._step()
+                self._advance()
         except BaseException as error:
             with self._changed:
                 self._error, self._finished = error, True
                 self._changed.notify_all()
 
-    def _step(self) -> None:
-        """One round: ask for as much as the pool wants and the window allows, wait for files, pass on what is whole."""
-        while self._asked and self._pool.wants_tasks and self._has_room():
-            tasks = self._feed.more()
-            self._asked = tasks is not None
-            for task in tasks or ():
-                self._pool.submit(task)
-        if self._pool.busy or self._asked:
-            for done in self._pool.wait():
-                for task in self._feed.accept(done):
-                    self._pool.submit(task)
+    def _advance(self) -> None:
+        """Ask for as much as the pool takes and the window allows, wait for files, hand out what is complete."""
+        while self._has_more and self._pool.wants_items and self._may_ask():
+            reads = self._source.next_reads()
+            self._has_more = reads is not None
+            for read in reads or ():
+                self._pool.submit(read)
+        if self._pool.is_busy or self._has_more:
+            for outcome in self._pool.wait():
+                if outcome.failure == "refused":
+                    raise ConfigError(outcome.reason)
+                if outcome.failure == "bug":
+                    raise RuntimeError(f"reading {outcome.item.row.path}:\n{outcome.reason}")
+                for read in self._source.complete(outcome):
+                    self._pool.submit(read)
         with self._changed:
-            while (item := self._feed.pop()) is not None:
+            while (item := self._source.next_ready()) is not None:
                 self._ready.append(item)
-            if not self._pool.busy and not self._asked:
+            if not self._pool.is_busy and not self._has_more:
                 self._finished = True
             self._changed.notify_all()
 
-    def _has_room(self) -> bool:
+    def _may_ask(self) -> bool:
         if self._thread is None:
-            return not self._ready and not self._pool.busy
-        return self._feed.ahead(self._ready) < self._window
+            return not self._ready and not self._pool.is_busy
+        return self._source.num_ahead(self._ready) < self._window

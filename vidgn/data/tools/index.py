@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from vidgn.data.datasets.sources import Source
-from vidgn.data.loading.isolate import Limits
+from vidgn.data.loading.pool import Limits
 from vidgn.data.tools.probe import OK, Probe, probe_all
 from vidgn.errors import ManifestError
 

@@ -11,7 +11,7 @@ from vidgn.data.datasets.sources import Source, Sources
 from vidgn.data.decode.base import OUT_OF_MEMORY
 from vidgn.data.decode.image import ImageReader
 from vidgn.data.decode.pyav import PyavReader
-from vidgn.data.loading.isolate import Limits, Outcome, run_isolated
+from vidgn.data.loading.pool import Limits, map_in_workers
 from vidgn.errors import DecodeError
 
 OK = "ok"
@@ -142,8 +142,7 @@ def probe_all(sources: Iterable[Source], *, workers: int, limits: Limits) -> Ite
     by_path: dict[str, list[Source]] = {}
     for source in sources:
         by_path.setdefault(source.full_path, []).append(source)
-    outcome: Outcome[str]
-    for outcome in run_isolated(probe, by_path, workers=workers, limits=limits):
+    for outcome in map_in_workers(probe, by_path, workers=workers, limits=limits, preload=(__name__,)):
         found = outcome.value if outcome.failure is None else Probe(outcome.failure, outcome.reason)
         for source in by_path[outcome.item]:
             yield source, found

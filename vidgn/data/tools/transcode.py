@@ -12,7 +12,7 @@ from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.sources import Source, Sources
 from vidgn.data.decode import open_video
 from vidgn.data.decode.write import Recoding, recode
-from vidgn.data.loading.isolate import Limits, Outcome, run_isolated
+from vidgn.data.loading.pool import Limits, map_in_workers
 from vidgn.errors import DecodeError, ManifestError
 
 _NUM_TIMED = 8  # videos that the gain is measured on
@@ -76,8 +76,7 @@ def transcode(
     for job in skipped:
         on_done(job, "skipped")
     failed = []
-    outcome: Outcome[Job]
-    for outcome in run_isolated(_transcode_one, todo, workers=workers, limits=limits):
+    for outcome in map_in_workers(_transcode_one, todo, workers=workers, limits=limits, preload=(__name__,)):
         if outcome.failure is not None:
             source = outcome.item.source
             failed.append((source.path, outcome.reason.removeprefix(f"{source.full_path}: ")))

@@ -1,22 +1,30 @@
 """Files that hang, crash or eat memory cost themselves and nothing else."""
 
 import _thread
-import multiprocessing
 import threading
 import time
-from multiprocessing.context import SpawnProcess
 
+import psutil
 import pytest
 
-from tests.data.tools.isolated_work import act
-from vidgn.data.loading.isolate import Limits, run_isolated
+from tests.data.loading.isolated_work import act
+from vidgn.data.loading.fork_server import ForkServer
+from vidgn.data.loading.pool import Limits, map_in_workers
 
 LIMITS = Limits(timeout_seconds=1.0, memory_mib=512)
 
 
+def assert_no_workers() -> None:
+    """Soon, fork servers have no children."""
+    end = time.monotonic() + 5
+    while workers := [w for server in psutil.Process().children() for w in server.children()]:
+        assert time.monotonic() < end, workers
+        time.sleep(0.05)
+
+
 def test_each_ending_is_told_and_the_rest_goes_on() -> None:
     items = ["a", "hang", "b", "eat", "crash", "c", "exit", "fail", "d"]
-    outcomes = {o.item: o for o in run_isolated(act, items, workers=1, limits=LIMITS)}
+    outcomes = {o.item: o for o in map_in_workers(act, items, workers=1, limits=LIMITS)}
     assert [outcomes[item].value for item in "abcd"] == ["a done", "b done", "c done", "d done"]
     told = {item: (o.failure, o.reason) for item, o in outcomes.items() if o.failure}
     assert told == {
@@ -29,31 +37,31 @@ def test_each_ending_is_told_and_the_rest_goes_on() -> None:
 
 
 def test_more_workers_than_items_end_too() -> None:
-    assert [o.value for o in run_isolated(act, ["a"], workers=3, limits=LIMITS)] == ["a done"]
-    assert list(run_isolated(act, [], workers=2, limits=LIMITS)) == []
+    assert [o.value for o in map_in_workers(act, ["a"], workers=3, limits=LIMITS)] == ["a done"]
+    assert list(map_in_workers(act, [], workers=2, limits=LIMITS)) == []
 
 
 def test_leaving_early_ends_the_workers() -> None:
     started = time.monotonic()
-    outcomes = run_isolated(act, ["a", *["hang"] * 50], workers=2, limits=Limits(timeout_seconds=600))
+    outcomes = map_in_workers(act, ["a", *["hang"] * 50], workers=2, limits=Limits(timeout_seconds=600))
     assert next(outcomes).value == "a done"
     with pytest.raises(KeyboardInterrupt):
         outcomes.throw(KeyboardInterrupt)
     assert time.monotonic() - started < 60
-    assert not multiprocessing.active_children()
+    assert_no_workers()
 
 
 def test_ctrl_c_while_a_worker_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = SpawnProcess.start
-    monkeypatch.setattr(SpawnProcess, "start", lambda process: (time.sleep(1), start(process)))
+    start = ForkServer.start_worker
+    monkeypatch.setattr(ForkServer, "start_worker", lambda *arguments: (time.sleep(1), start(*arguments)))
     interrupt = threading.Timer(0.5, _thread.interrupt_main)
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
-        next(run_isolated(act, ["a", "b"], workers=2, limits=LIMITS))
+        next(map_in_workers(act, ["a", "b"], workers=2, limits=LIMITS))
     interrupt.join()
-    assert not multiprocessing.active_children()
+    assert_no_workers()
 
 
 def test_no_item_is_left_out_in_silence() -> None:
     with pytest.raises(RuntimeError, match="0 workers gave 0 outcomes for more items"):
-        list(run_isolated(act, ["a"], workers=0, limits=LIMITS))
+        list(map_in_workers(act, ["a"], workers=0, limits=LIMITS))
