@@ -96,7 +96,7 @@ def test_only_schema_of_config_is_seen_below():
     for path in FILES:
         room = path.relative_to(PACKAGE).parts[0]
         if room in ("data", "models"):
-            allowed = ("vidgn.config.schema.", "vidgn.config.build.")
+            allowed = ("vidgn.config.schema.", "vidgn.config.build.", "vidgn.config.norm_kinds.")
             assert all(n.startswith(allowed) for n in imports(path) if n.startswith("vidgn.config")), path
 
 

@@ -80,7 +80,13 @@ def legal_world_sizes(slots: int, group: int) -> list[int]:
 
 def group_clips(config: Config) -> int:
     """G by norm kind: a virtual GPU's clips for bn, the whole step for sync_bn, one clip for all others."""
-    return {"bn": config.clips_per_gpu, "sync_bn": config.slots_per_step}.get(config.norm.kind, 1)
+    match config.norm.traits.shares_over:
+        case "gpu":
+            return config.clips_per_gpu
+        case "step":
+            return config.slots_per_step
+        case "clip" | "none":
+            return 1
 
 
 def choose_geometry(config: Config, *, world_size: int, most_clips: int | None = None) -> Geometry:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -144,9 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("output", metavar="OUT")
     parser.add_argument("--to", choices=("vidgn", "pytorchvideo"), default="vidgn", help="what OUT is (default vidgn)")
     parser.add_argument("--model", help="network of conf/model to put them in (default: by depth, i3d_r50 or the like)")
-    parser.add_argument(
-        "--norm", choices=("bn", "sync_bn", "frozen_bn", "gn", "ln", "in"), help="(default: the norm of IN)"
-    )
+    parser.add_argument("--norm", choices=tuple(NORM_KINDS), help="(default: the norm of IN)")
     parser.add_argument("--frames", type=_positive, help="frames of a clip (default 32; 8 for i3d_r50_8x8)")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the classifier")
     channels = ("R", "G", "B")

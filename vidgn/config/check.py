@@ -116,7 +116,7 @@ def _check_norm(config: Config) -> None:
     norm = config.norm
     for key in ("groups", "channels_per_group"):
         value = getattr(norm, key)
-        if value is not None and norm.kind != "gn":
+        if value is not None and norm.traits.groups != "configured":
             raise ConfigError(f"norm.{key}={value} is for norm=gn, not norm={norm.kind}: leave it out")
         if value is not None and value < 1:
             raise ConfigError(f"norm.{key}={value}: must be at least 1")
@@ -125,8 +125,8 @@ def _check_norm(config: Config) -> None:
             f"norm.groups={norm.groups} and norm.channels_per_group={norm.channels_per_group} are two ways to say one "
             "thing: give one of them"
         )
-    if norm.kind == "frozen_bn" and config.weights is None:
-        raise ConfigError("norm=frozen_bn keeps the statistics of imported weights: write weights=FILE")
+    if norm.traits.shares_over == "none" and config.weights is None:
+        raise ConfigError(f"norm={norm.kind} keeps the statistics of imported weights: write weights=FILE")
 
 
 def _check_data(config: Config) -> None:

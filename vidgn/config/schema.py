@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-NormKind = Literal["bn", "sync_bn", "frozen_bn", "gn", "ln", "in"]
+from vidgn.config.norm_kinds import NORM_KINDS, NormKind, NormTraits
+
 BnStats = Literal["precise", "ema", "batch"]
 
 
@@ -45,6 +46,11 @@ class NormConfig:
     channels_per_group: int | None
     eps: float
     momentum: float  # of running statistics, torch's sense; kinds with statistics only
+
+    @property
+    def traits(self) -> NormTraits:
+        """What the kind implies."""
+        return NORM_KINDS[self.kind]
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def cuda_autocast_policy() -> Generator[None]:
 def kernel_temporary_bytes(func: Any, args: tuple[Any, ...]) -> int:
     """What an operator of vidgn's own allocates on CUDA besides its results, in bytes.
 
-    The gradient of a norm with several cells is computed cell by cell and copied: one is alive beside the result.
+    The gradient of a norm with several slices is computed slice by slice and copied: one is alive beside the result.
     """
     if func.name() != "vidgn::gradient":
         return 0

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from vidgn.config.schema import ModelConfig, NormConfig
 from vidgn.errors import ConfigError
 from vidgn.models.activation_memory import Mode, run_units
-from vidgn.models.norms.layers import check_norm, make_norm
+from vidgn.models.norms.layers import check_norm, make_norm, num_groups
 from vidgn.rng_streams import Tag, stream
 
 with warnings.catch_warnings():  # importing pytorchvideo warns
@@ -267,23 +267,19 @@ def check_statistics(model: ModelConfig, norm: NormConfig, *, frames: int, crop:
         group_clips: clips that share BN's statistics.
 
     Raises:
-        ConfigError: where the last maps are so small that a norm has one value to take mean and variance of.
+        ConfigError: if the last maps are too small for that.
     """
     size = final_size(model, frames=frames, crop=crop)
-    if size is None or norm.kind == "frozen_bn":
+    if size is None or norm.traits.shares_over == "none":
         return
     narrowest = model.width * 2 ** (len(model.temporal_kernels) - 1)
-    channels = 1
-    match norm.kind:
-        case "gn":
-            channels = norm.channels_per_group or narrowest // (norm.groups or model.norm_groups)
-        case "ln":
-            channels = narrowest
-    clips = group_clips if norm.kind in ("bn", "sync_bn") else 1
+    is_batch = norm.traits.family == "batch"
+    channels = 1 if is_batch else narrowest // num_groups(norm, narrowest, default_groups=model.norm_groups)
+    clips = group_clips if is_batch else 1
     if channels * clips * math.prod(size) > 1:
         return
     larger = next(s for s in range(crop, 1024) if math.prod(final_size(model, frames=frames, crop=s) or (0,)) > 1)
-    other = "clips_per_gpu=2 or more" if norm.kind in ("bn", "sync_bn") else "a norm with more channels in a group"
+    other = "clips_per_gpu=2 or more" if is_batch else "a norm with more channels in a group"
     raise ConfigError(
         f"norm={norm.kind} has one value to normalise by itself where the last maps are 1x1x1 (frames={frames}, "
         f"data.crop={crop}), which leaves nothing of it: write data.crop={larger} or more, or {other}"

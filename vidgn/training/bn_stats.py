@@ -21,7 +21,7 @@ Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]  # layer -> mean, vari
 
 def statistics_used(config: Config) -> BnStats | None:
     """Where BN's statistics at test come from; None for a norm that has no such choice."""
-    return config.bn_stats if config.norm.kind in ("bn", "sync_bn") else None
+    return config.bn_stats if config.norm.traits.has_running_statistics else None
 
 
 class StepStatistics:

@@ -6,7 +6,7 @@ from torch import nn
 
 from vidgn.config.schema import NormConfig
 from vidgn.errors import ConfigError
-from vidgn.models.norms import kernels, kernels_cuda
+from vidgn.models.norms import kernels_cuda, operators
 from vidgn.models.norms.layers import (
     BatchNorm,
     ClipNorm,
@@ -147,7 +147,7 @@ def test_as_torch_does_with_the_kernels_of_cuda(kind, fmt, monkeypatch):
         projected = (x - at(mean)) * at(invstd**2 * sum_dy_xmu / n)
         return (dy - at(sum_dy / n) - projected) * at(invstd * weight)
 
-    monkeypatch.setattr(kernels, "kernels_for", lambda x: kernels_cuda)
+    monkeypatch.setattr(operators, "kernels_for", lambda x: kernels_cuda)
     for function in (stats, elemt, backward_reduce, backward_elemt):
         monkeypatch.setattr(torch, f"batch_norm_{function.__name__}", function)
     module = make(kind)

@@ -1,13 +1,22 @@
-"""The passes on a CPU, float32 and float64, by the kernels of torch's own norms. `composed` says what each gives.
+"""The passes on a CPU, float32 and float64, by the kernels of torch's own norms. kernels_composed.py documents them.
 
-Contiguous maps go through batch norm's kernels cell by cell; elementwise passes over channels_last ones are faster as
+Contiguous maps go through batch norm's kernels slice by slice; elementwise passes over channels_last ones are faster as
 one broadcast, whatever the rows. Tiny operations are counted: a small net on a CPU spends its time in them.
 """
 
 import torch
 from torch import Tensor
 
-from vidgn.models.norms.slices import broadcast, broadcast_rows, by_row, by_rows, cells, clips_apart, merge, vectors
+from vidgn.models.norms.slices import (
+    broadcast,
+    broadcast_rows,
+    by_row,
+    by_rows,
+    clips_apart,
+    moments_by_slice,
+    slices,
+    vectors,
+)
 
 _aten = torch.ops.aten
 _DIMS = (0, 2, 3, 4)
@@ -15,11 +24,7 @@ _ONLY_SUMS = [False, True, True]  # of native_batch_norm_backward's three gradie
 
 
 def moments(x: Tensor, *, rows: int, groups: int) -> tuple[Tensor, Tensor]:
-    if clips_apart(x, rows):  # a group of channels is one stretch of memory, so it may as well be a channel
-        mean, var = _contiguous_moments(x.view(1, rows * groups, -1, *x.shape[3:]))
-        return mean.view(rows, groups), var.view(rows, groups)
-    mean, var = by_row([_cell_moments(cell) for cell in cells(x, rows)], rows)
-    return merge(mean, var, groups=groups)
+    return moments_by_slice(x, rows=rows, groups=groups, moments=_slice_moments)
 
 
 def normalise(x: Tensor, *, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
@@ -32,8 +37,10 @@ def gradient_sums(dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, eps: floa
     rows = mean.shape[0]
     rstd = (var + eps).rsqrt()
     sums = []
-    for cell, dcell, (m, r) in zip(cells(x, rows), cells(dy, rows), vectors(x, mean, rstd), strict=True):
-        _, dot, total = _aten.native_batch_norm_backward(dcell, cell, None, None, None, m, r, True, eps, _ONLY_SUMS)
+    for x_slice, dy_slice, (m, r) in zip(slices(x, rows), slices(dy, rows), vectors(x, mean, rstd), strict=True):
+        _, dot, total = _aten.native_batch_norm_backward(
+            dy_slice, x_slice, None, None, None, m, r, True, eps, _ONLY_SUMS
+        )
         sums.append((total, dot))
     return by_row(sums, rows)
 
@@ -47,8 +54,8 @@ def gradient_input(
     slope = rstd * gamma
     _affine(x, mean, (rstd * rstd * dot_mean).neg_(), (rstd * dy_mean).neg_(), out=dx)
     if x.is_contiguous():
-        for out, dcell, (a,) in zip(cells(dx, rows), cells(dy, rows), vectors(x, slope), strict=True):
-            out.addcmul_(dcell, broadcast(a))
+        for out, dy_slice, (a,) in zip(slices(dx, rows), slices(dy, rows), vectors(x, slope), strict=True):
+            out.addcmul_(dy_slice, broadcast(a))
     else:
         by_rows(dx, rows).addcmul_(by_rows(dy, rows), broadcast_rows(slope))
     return dx
@@ -72,19 +79,19 @@ def whole_gradient(
     return _aten.native_group_norm_backward(dy, x, mean, rstd, gamma, n, c, x[0, 0].numel(), groups, [True] * 3)
 
 
-def _cell_moments(cell: Tensor) -> tuple[Tensor, Tensor]:
-    if cell.is_contiguous():
-        return _contiguous_moments(cell)
-    return torch.batch_norm_update_stats(cell, None, None, 0.0)
+def _slice_moments(x_slice: Tensor) -> tuple[Tensor, Tensor]:
+    if x_slice.is_contiguous():
+        return _contiguous_moments(x_slice)
+    return torch.batch_norm_update_stats(x_slice, None, None, 0.0)
 
 
-def _contiguous_moments(cell: Tensor) -> tuple[Tensor, Tensor]:
+def _contiguous_moments(x_slice: Tensor) -> tuple[Tensor, Tensor]:
     # batch_norm_update_stats takes four times as long here as the sums of x and of x (x - mean), had as a gradient.
-    mean = cell.mean(_DIMS)
+    mean = x_slice.mean(_DIMS)
     _, dot, _ = _aten.native_batch_norm_backward(
-        cell, cell, None, None, None, mean, torch.ones_like(mean), True, 0.0, _ONLY_SUMS
+        x_slice, x_slice, None, None, None, mean, torch.ones_like(mean), True, 0.0, _ONLY_SUMS
     )
-    return mean, dot.mul_(cell.shape[1] / cell.numel()).clamp_(min=0)
+    return mean, dot.mul_(x_slice.shape[1] / x_slice.numel()).clamp_(min=0)
 
 
 def _affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, *, out: Tensor) -> None:
@@ -95,7 +102,7 @@ def _affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, *, out: Tenso
         torch.addcmul(broadcast_rows(shift), by_rows(x, rows), broadcast_rows(scale), out=by_rows(out, rows))
         return
     unused = mean.new_empty(0)
-    for cell, o, (m, a, b) in zip(cells(x, rows), cells(out, rows), vectors(x, mean, scale, shift), strict=True):
+    for x_slice, o, (m, a, b) in zip(slices(x, rows), slices(out, rows), vectors(x, mean, scale, shift), strict=True):
         _aten.native_batch_norm.out(
-            cell, a, b, m, torch.ones_like(m), False, 0.0, 0.0, out=o, save_mean=unused, save_invstd=unused
+            x_slice, a, b, m, torch.ones_like(m), False, 0.0, 0.0, out=o, save_mean=unused, save_invstd=unused
         )

@@ -33,7 +33,11 @@ class Norm(nn.Module):
 class ClipNorm(Norm):
     """GroupNorm over (C/groups, T, H, W) of each clip; the batch never enters. LN is one group, IN one per channel.
 
-    Source: Wu & He 2018, sec. 3; inflated to T as in sec. 4.3.
+    y = gamma * (x - mean) / sqrt(var + eps) + beta, with mean and biased variance of each clip and group of channels,
+    and gamma, beta of each channel.
+
+    Shape: (N, C, T, H, W) -> same, same dtype and memory format.
+    Source: Wu & He 2018, sec. 3; inflated to T as in sec. 4.3. LN: Ba et al. 2016; IN: Ulyanov et al. 2016.
     """
 
     def __init__(self, num_features: int, *, groups: int, eps: float = 1e-5) -> None:
@@ -52,10 +56,13 @@ class ClipNorm(Norm):
 class BatchNorm(Norm):
     """BatchNorm over the clips of a statistics group, and (T, H, W): ghost BN, plain BN or BN over ranks.
 
+    y = gamma * (x - mean) / sqrt(var + eps) + beta, with mean and biased variance of each statistics group and channel.
+
     In training mode the batch's statistics normalise, and are left in `batch_mean_GC`, `batch_var_GC` (biased, one row
     per statistics group) and `batch_count` (elements behind each); the running statistics are the caller's to update.
     In eval mode the running statistics normalise.
 
+    Shape: (N, C, T, H, W) -> same, same dtype and memory format.
     Source: Ioffe & Szegedy 2015; ghost batches: Hoffer et al. 2017.
     """
 
@@ -111,7 +118,12 @@ class BatchNorm(Norm):
 
 
 class FrozenBatchNorm(BatchNorm):
-    """BatchNorm whose running statistics and affine are imported and fixed: an affine map per channel."""
+    """BatchNorm whose running statistics and affine are imported and fixed.
+
+    y = gamma * (x - running_mean) / sqrt(running_var + eps) + beta: one affine map for each channel.
+
+    Shape: (N, C, T, H, W) -> same, same dtype and memory format.
+    """
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
@@ -136,14 +148,11 @@ def make_norm(norm: NormConfig, *, default_groups: int) -> Callable[..., Norm]:
 
     def factory(num_features: int, eps: float | None = None, momentum: float | None = None) -> Norm:
         del eps, momentum
-        match norm.kind:
-            case "bn" | "sync_bn":
-                return BatchNorm(num_features, eps=norm.eps, momentum=norm.momentum)
-            case "frozen_bn":
-                return FrozenBatchNorm(num_features, eps=norm.eps, momentum=norm.momentum)
-            case "gn" | "ln" | "in":
-                groups = num_groups(norm, num_features, default_groups=default_groups)
-                return ClipNorm(num_features, groups=groups, eps=norm.eps)
+        if norm.traits.family == "clip":
+            groups = num_groups(norm, num_features, default_groups=default_groups)
+            return ClipNorm(num_features, groups=groups, eps=norm.eps)
+        layer = BatchNorm if norm.traits.has_running_statistics else FrozenBatchNorm
+        return layer(num_features, eps=norm.eps, momentum=norm.momentum)
 
     return factory
 
@@ -154,9 +163,9 @@ def num_groups(norm: NormConfig, num_features: int, *, default_groups: int) -> i
     Raises:
         ConfigError: if they can't be cut so.
     """
-    if norm.kind == "ln":
+    if norm.traits.groups == "one":
         return 1
-    if norm.kind == "in":
+    if norm.traits.groups == "channels":
         return num_features
     check_norm(norm, channels=[num_features], default_groups=default_groups)
     if norm.channels_per_group is not None:
@@ -172,7 +181,7 @@ def check_norm(norm: NormConfig, *, channels: Iterable[int], default_groups: int
     Raises:
         ConfigError: if `norm` can't cut one of `channels` into groups, with the nearest values that cut all.
     """
-    if norm.kind != "gn":
+    if norm.traits.groups != "configured":
         return
     keys = {"norm.groups": norm.groups, "norm.channels_per_group": norm.channels_per_group}
     given = {k: v for k, v in keys.items() if v is not None}

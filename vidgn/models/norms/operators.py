@@ -10,12 +10,18 @@ consecutive clips and G groups of consecutive channels.
 | ln | N | 1 |
 | in | N | C |
 
+Each operator is made of passes over the tensor, which one module for each kind of device has: `moments`, `normalise`,
+`gradient_sums` and `gradient_input`, as kernels_composed.py documents them. Shapes: x and dy are (N, C, T, H, W) in
+contiguous or channels_last_3d format; row r is the N/R consecutive clips that share statistics; vectors are (R, C) or
+(R, G), float32, or float64 for float64 input.
+
 Kept for backward: the input, mean and variance (R, G), and gamma. The operators are opaque to autograd, autocast and
 compilers, so 16-bit input stays so, and a checkpointing policy can save the tiny statistics, with the collective
 behind them, and compute the rest again.
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,10 +29,19 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vidgn.models.norms import kernels, kernels_cpu
+from vidgn.models.norms import kernels_composed, kernels_cpu, kernels_cuda
 from vidgn.models.norms.slices import dense, dense_like, merge, statistics_dtype
 
 _library = torch.library.Library("vidgn", "DEF")
+
+
+def kernels_for(x: Tensor) -> ModuleType:
+    """The module that has the passes for a tensor like `x`."""
+    if x.is_cuda:
+        return kernels_cuda
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+        return kernels_cpu
+    return kernels_composed
 
 
 def _operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
@@ -43,7 +58,7 @@ def _operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
 @_operator("moments(Tensor x, int rows, int groups) -> (Tensor, Tensor)")
 def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (R, G) each."""
-    return kernels.kernels_for(x).moments(dense(x), rows=rows, groups=groups)
+    return kernels_for(x).moments(dense(x), rows=rows, groups=groups)
 
 
 @torch.library.register_fake("vidgn::moments")
@@ -75,7 +90,7 @@ def normalise(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor,
     x = dense(x)
     mean, var = _per_channel(mean, x), _per_channel(var, x)
     gamma, beta = gamma.to(var.dtype).expand_as(var), beta.to(var.dtype).expand_as(var)
-    return kernels.kernels_for(x).normalise(x, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    return kernels_for(x).normalise(x, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
 
 
 @torch.library.register_fake("vidgn::normalise")
@@ -88,7 +103,7 @@ def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) 
     """Sums of dy and dy * x_hat over the clips of a row and (T, H, W): (R, C) each."""
     x = dense(x)
     dy = dense_like(dy, x)
-    passes = kernels.kernels_for(x)
+    passes = kernels_for(x)
     return passes.gradient_sums(dy, x, mean=_per_channel(mean, x), var=_per_channel(var, x), eps=eps)
 
 
@@ -110,7 +125,7 @@ def gradient(
     dy = dense_like(dy, x)
     rows, groups = mean.shape
     gamma = gamma.to(mean.dtype)
-    passes = kernels.kernels_for(x)
+    passes = kernels_for(x)
     if group_name is None and passes is kernels_cpu and kernels_cpu.has_whole_gradient(x, rows=rows, groups=groups):
         return kernels_cpu.whole_gradient(dy, x, mean=mean, var=var, gamma=gamma, eps=eps)
     mean, var = _per_channel(mean, x), _per_channel(var, x)
@@ -163,14 +178,24 @@ def apply_norm(
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, mean, var, gamma, beta, eps, count, group_name):
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # torch's has *args
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        eps: float,
+        count: int | None,
+        group_name: str | None,
+    ) -> Tensor:
         ctx.save_for_backward(x, mean, var, gamma)
         ctx.eps, ctx.count, ctx.group_name = eps, count, group_name
         return normalise(x, mean, var, gamma, beta, eps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):  # type: ignore[override]  # one gradient for one output
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # one gradient for one output
         x, mean, var, gamma = ctx.saved_tensors
         dgamma = dbeta = None
         if ctx.count is not None:

@@ -1,7 +1,9 @@
-"""Cells: slices of a clip tensor that are dense in either memory format and have statistics per channel of their own.
+"""Slices of a clip tensor: each is dense in its memory format and has statistics per channel of its own.
 
-So that a kernel for plain batch norm does for every kind. Shapes and R, G: see the package.
+So a kernel for plain batch norm does for every kind of norm. Shapes, R and G: see operators.py.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,12 +29,12 @@ def dense_like(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def clips_apart(x: Tensor, rows: int) -> bool:
-    """Whether each clip is for itself and contiguous: then N * C channels of one clip are one cell."""
+    """Whether each clip is a row of its own, in contiguous format: then all are one slice of N * C channels."""
     return rows == x.shape[0] and x.is_contiguous()
 
 
-def cells(x: Tensor, rows: int) -> tuple[Tensor, ...]:
-    """The cells of dense `x`, each (n, c, T, H, W)."""
+def slices(x: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """The slices of dense `x`, each (n, c, T, H, W)."""
     if rows == 1:
         return (x,)
     if clips_apart(x, rows):
@@ -41,7 +43,7 @@ def cells(x: Tensor, rows: int) -> tuple[Tensor, ...]:
 
 
 def vectors(x: Tensor, *vectors_RC: Tensor) -> list[tuple[Tensor, ...]]:
-    """What belongs to each of `cells(x, R)`: a tuple of vectors (c,) per cell."""
+    """The vectors that belong to each of `slices(x, R)`: a tuple of vectors (c,) for each slice."""
     rows = vectors_RC[0].shape[0]
     if rows == 1 or clips_apart(x, rows):
         return [tuple(v.reshape(-1) for v in vectors_RC)]
@@ -49,7 +51,7 @@ def vectors(x: Tensor, *vectors_RC: Tensor) -> list[tuple[Tensor, ...]]:
 
 
 def by_row(pairs: list[tuple[Tensor, Tensor]], rows: int) -> tuple[Tensor, Tensor]:
-    """Two vectors (c,) per cell as two tensors (R, C)."""
+    """Two vectors (c,) for each slice, as two tensors (R, C)."""
     if len(pairs) == 1:
         first, second = pairs[0]
         return first.view(rows, -1), second.view(rows, -1)
@@ -67,8 +69,19 @@ def merge(mean: Tensor, var: Tensor, *, groups: int) -> tuple[Tensor, Tensor]:
     return merged.squeeze(2), (var + (mean - merged).square()).mean(2)
 
 
+def moments_by_slice(
+    x: Tensor, *, rows: int, groups: int, moments: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (R, G) of dense `x`, from a function that gives those of one slice by channel."""
+    if clips_apart(x, rows):  # a group of channels is one stretch of memory, so it may as well be a channel
+        mean, var = moments(x.view(1, rows * groups, -1, *x.shape[3:]))
+        return mean.view(rows, groups), var.view(rows, groups)
+    mean, var = by_row([moments(x_slice) for x_slice in slices(x, rows)], rows)
+    return merge(mean, var, groups=groups)
+
+
 def broadcast(v_C: Tensor) -> Tensor:
-    """A vector over the channels of a cell."""
+    """A vector over the channels of a slice."""
     return v_C.view(1, -1, 1, 1, 1)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.errors import CheckpointError
 from vidgn.models.weights.containers import FORMAT_VERSION, WeightsFile
 from vidgn.models.weights.formats import FORMATS, Format, Named, canonical_names, find_format
@@ -36,7 +37,7 @@ class Source:
         return any(name.endswith(STATISTICS) for name in self.tensors)
 
     def _norm_of_names(self) -> str:
-        """Bn or gn: what a foreign file without statistics was trained with is not told, and GN is usual."""
+        """`bn` or `gn`. A foreign file without statistics does not name its norm, and GN is usual."""
         return "bn" if self.has_statistics or self.entry.may_lack_statistics else "gn"
 
     @property
@@ -59,8 +60,8 @@ class Source:
 def _norm_of_config(metadata: Mapping[str, str]) -> str | None:
     if "config" not in metadata:
         return None
-    kind = json.loads(metadata["config"])["norm"]["kind"]
-    return "bn" if kind in ("sync_bn", "frozen_bn") else str(kind)
+    kind = str(json.loads(metadata["config"])["norm"]["kind"])
+    return "bn" if kind in NORM_KINDS and NORM_KINDS[kind].family == "batch" else kind
 
 
 def read_source(file: WeightsFile) -> Source:

@@ -205,7 +205,7 @@ def _is_frozen(model: nn.Module) -> bool:
 
 
 def _norm_kind(model: nn.Module) -> str:
-    """Bn (any of its kinds), gn, ln or in."""
+    """`bn` (any of its kinds), `gn`, `ln` or `in`."""
     layer = norm_layers(model)[0][1]
     if not isinstance(layer, ClipNorm):
         return "bn"

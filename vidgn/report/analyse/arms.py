@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.report.analyse.statistics import OverSeeds, over_seeds
 from vidgn.report.read.study import Cell
-
-NORM_ORDER = ("bn", "sync_bn", "frozen_bn", "gn", "ln", "in")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def columns_of(cells: Sequence[Cell]) -> tuple[Column, ...]:
 def norms_of(cells: Sequence[Cell]) -> tuple[str, ...]:
     """The norms there are, the usual ones first."""
     present = {c.norm for c in cells}
-    return tuple(n for n in NORM_ORDER if n in present) + tuple(sorted(present - {*NORM_ORDER}))
+    return tuple(n for n in NORM_KINDS if n in present) + tuple(sorted(present - {*NORM_KINDS}))
 
 
 def arms_of(cells: Sequence[Cell], columns: Sequence[Column], norms: Sequence[str]) -> Arms:

@@ -12,12 +12,10 @@ import yaml
 
 from vidgn.config.build import build
 from vidgn.config.fingerprint import DATA_ROWS, identity
+from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.report.read.run_state import Progress, json_or_none, lines_of, read_progress
-
-# Norms whose statistics never leave a clip, or are fixed: how a step is cut into groups can't reach them.
-GROUP_FREE = ("gn", "ln", "in", "frozen_bn")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Cell:
     @property
     def group_free(self) -> bool:
         """Whether how a step is divided among GPUs can't change this cell."""
-        return self.norm in GROUP_FREE
+        return self.norm in NORM_KINDS and NORM_KINDS[self.norm].is_group_free
 
     @property
     def is_imagenet(self) -> bool:
