@@ -17,7 +17,7 @@ import torch
 
 from vidgn.atomic_files import write_atomic
 from vidgn.errors import CheckpointError
-from vidgn.models.weights.unpickle import load_pickle
+from vidgn.models.weights.unpickle import ArrayUnpickler, PickledArray, RefusedError
 
 FORMAT_VERSION = "1"  # of our own exports
 _LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # protocol 2, torch's magic number
@@ -65,7 +65,7 @@ def read_file(path: str | os.PathLike[str]) -> WeightsFile:
         return _read_safetensors(found)
     if head.startswith((b"PK\x03\x04", _LEGACY_TORCH)):
         return _unnest(found, "torch", _load_torch(found))
-    return _unnest(found, "pickle", load_pickle(found))
+    return _unnest(found, "pickle", _load_pickle(found))
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -117,6 +117,22 @@ def _load_torch(path: Path) -> Any:
         raise _torn(path, "torch", error) from None
 
 
+def _load_pickle(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return ArrayUnpickler(file, encoding="latin1").load()
+    except RefusedError as error:
+        raise CheckpointError(
+            f"{path}: refused, and nothing of it was run: the pickle asks for {error}, and only numpy arrays, numbers, "
+            "text and plain containers are read; save the weights alone as safetensors"
+        ) from None
+    except Exception as error:  # a torn pickle fails in whatever opcode it was torn at, memory and recursion included
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise CheckpointError(
+            f"{path}: neither safetensors, nor a torch file, nor a whole pickle ({reason}); fetch it again"
+        ) from None
+
+
 def _refused_name(message: str) -> str | None:
     """The name that torch's weights-only reader refused, from its message."""
     found = re.search(r"(?:GLOBAL|class) (\w+(?:\.\w+)+)", message)
@@ -157,11 +173,14 @@ def _unnest(path: Path, container: str, content: Any) -> WeightsFile:
 
 
 def _is_tensor(value: Any) -> bool:
-    return isinstance(value, (torch.Tensor, np.ndarray))
+    return isinstance(value, (torch.Tensor, np.ndarray)) or (
+        isinstance(value, PickledArray) and hasattr(value, "value")
+    )
 
 
 def _to_tensor(value: Any) -> torch.Tensor:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
+    array = value.value if isinstance(value, PickledArray) else value
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array.detach()
 
 
 def _without_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

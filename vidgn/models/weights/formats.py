@@ -1,4 +1,4 @@
-"""The formats of weights found in the wild, one entry each: how they are told, what their names mean, what they ate.
+"""The formats of weights found in the wild, one entry each: how they are recognised, what their names mean, what pixels they were trained on.
 
 Names of every format map to one canonical form, that of the network and of no library:
 `stem.conv.weight`, `stem.norm.{weight,bias,running_mean,running_var}`, then with x one of a, b, c, shortcut
