@@ -1,4 +1,4 @@
-"""The formats of weights found in the wild, one entry each: how they are recognised, what their names mean, what pixels they were trained on.
+"""The formats of weights found in the wild: how each is recognised, what its names mean, which pixels it was trained on.
 
 Names of every format map to one canonical form, that of the network and of no library:
 `stem.conv.weight`, `stem.norm.{weight,bias,running_mean,running_var}`, then with x one of a, b, c, shortcut
@@ -35,7 +35,7 @@ class Format:
     pixels: Pixels
     pool1_padding: tuple[int, int, int] | None = None  # the maker's; None: not one for all
     may_lack_statistics: bool = False  # a BN file can come without its running statistics
-    read_pixels: Callable[[WeightsFile], Pixels | None] | None = None  # where the file itself says what it ate
+    read_pixels: Callable[[WeightsFile], Pixels | None] | None = None  # where the file itself says which pixels
 
 
 @dataclass(frozen=True)
