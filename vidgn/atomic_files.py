@@ -61,9 +61,9 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Generator[None]:
-    """Of the processes that come here with the same `path`, a folder or a file to be made, one at a time goes in.
+    """A lock by `path`, a folder or a file to be made: one process at a time is inside.
 
-    The kernel lets go when a process dies.
+    The kernel releases the lock of a process that dies.
     """
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:

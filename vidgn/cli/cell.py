@@ -77,7 +77,7 @@ def _leave_job() -> None:
     """End a submitit job that a signal stopped, its state saved, without a result: it has none yet.
 
     Near its time limit the signal is submitit's own, and is handed on to it: submitit puts the job back in the queue.
-    Otherwise whoever stopped the job (Slurm preempting it, `scontrol requeue`, `scancel`) knows what comes next.
+    Otherwise what comes next is up to what stopped the job: Slurm preempting it, `scontrol requeue`, `scancel`.
     """
     from submitit import JobEnvironment
 

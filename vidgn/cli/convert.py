@@ -12,7 +12,7 @@ from vidgn.errors import ConfigError
 
 if TYPE_CHECKING:
     from vidgn.config.schema import Config
-    from vidgn.models.weights import Pixels, Source
+    from vidgn.models.weights import Pixels, WeightsSource
 
 SUMMARY = "read weights of other libraries, write ours or pytorchvideo's"
 
@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _config(source: "Source", own: "Config | None", arguments: argparse.Namespace) -> "Config":
+def _config(source: "WeightsSource", own: "Config | None", arguments: argparse.Namespace) -> "Config":
     """IN's own configuration where it has one, with what the command line says; else the nearest of conf/."""
     if own is None:
         model = arguments.model or _guess_model(source)
@@ -94,7 +94,7 @@ def _compose(model: str, norm: str, frames: int | None, path: str) -> "Config":
     return dataclasses.replace(load_config([*given, *views, "weights=IN"]), weights=path)
 
 
-def _guess_model(source: "Source") -> str:
+def _guess_model(source: "WeightsSource") -> str:
     """By depth; the I3D of pytorchvideo and PySlowFast is the one without a temporal stride in its stem."""
     by_depth: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "i3d_r50", (3, 4, 23, 3): "i3d_r101"}
     found = by_depth.get(source.depths)
@@ -106,7 +106,7 @@ def _guess_model(source: "Source") -> str:
     return "i3d_r50_8x8" if found == "i3d_r50" and source.entry.name in ("pytorchvideo", "PySlowFast") else found
 
 
-def _classes(source: "Source", own: Sequence[str] | None, path: str | None) -> Sequence[str]:
+def _classes(source: "WeightsSource", own: Sequence[str] | None, path: str | None) -> Sequence[str]:
     number = source.num_classes
     if path is None:
         if own is not None:
@@ -125,7 +125,7 @@ def _classes(source: "Source", own: Sequence[str] | None, path: str | None) -> S
     return names
 
 
-def _pixels(source: "Source", arguments: argparse.Namespace) -> "Pixels | None":
+def _pixels(source: "WeightsSource", arguments: argparse.Namespace) -> "Pixels | None":
     if not arguments.input_mean and not arguments.input_std:
         return None
     mean, std = arguments.input_mean, arguments.input_std

@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
             for guess in guesses:
                 print(f"  {100 * guess.score:6.2f} %  {guess.name}")
     if arguments.json:
-        told = {
+        output = {
             "weights": str(predictor.path),
             "trained_steps": predictor.trained_steps,
             "random_weights": predictor.is_random,
@@ -57,7 +57,7 @@ def run(argv: list[str]) -> int:
             "device": predictor.device.type,
             "videos": videos,
         }
-        print(json.dumps(told, indent=1))
+        print(json.dumps(output, indent=1))
     return 1 if failed else 0
 
 

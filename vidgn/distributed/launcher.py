@@ -108,7 +108,7 @@ def launch(config: Config, stop: StopFlag, run_rank: RunRank) -> str | None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         found = _as_error(rank, failure, table.last_status(failure.local_rank), config.launch.max_restarts)
-        if stop.is_set() and type(found) is RankError:  # whoever stopped the run may have ended ranks as well
+        if stop.is_set() and type(found) is RankError:  # what stopped the run may have ended ranks as well
             return f"stopped, and {found}: it goes on from the last checkpoint"
         raise found from None
     except RendezvousError as error:
@@ -158,7 +158,7 @@ def _check_port(place: Meeting) -> None:
     try:
         with socket.create_connection((place.host, place.port), timeout=2):
             pass
-    except OSError:  # nobody there yet: the first to come opens it
+    except OSError:  # no process listens yet: the first to come opens the port
         return
     answered = threading.Event()
 

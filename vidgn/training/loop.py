@@ -17,7 +17,7 @@ from vidgn.models.weights.containers import resolve_path
 from vidgn.runs.directory import RunDirectory
 from vidgn.training.optim import epoch_of, learning_rate
 from vidgn.training.state import DIGEST_MODULUS, RunState
-from vidgn.training.step import Batch, Task, TrainStep
+from vidgn.training.step import Task, TaskBatch, TrainStep
 
 
 class Trainer:
@@ -68,7 +68,7 @@ class Trainer:
         elif self.config.weights is not None:
             resolve_path(self.config.weights)  # its error: the file is gone, and no checkpoint is left that had it
 
-    def train_step(self, batches: Iterator[Batch]) -> tuple[dict[str, Any], bool]:
+    def train_step(self, batches: Iterator[TaskBatch]) -> tuple[dict[str, Any], bool]:
         """One optimizer update from all slots of a step.
 
         Returns:
@@ -77,9 +77,9 @@ class Trainer:
         state, slots = self.state, self.update.geometry.slots_per_step
         self.run.clock.start_step()
         lr = learning_rate(self.config.optim, step=state.step, total_steps=state.total_steps, slots_per_step=slots)
-        used: list[Batch] = []
+        used: list[TaskBatch] = []
 
-        def next_batch() -> Batch:
+        def next_batch() -> TaskBatch:
             self.ranks.report_status(f"reading clips of step {state.step + 1}")
             with self.run.clock.waiting():
                 used.append(next(batches))
@@ -151,7 +151,7 @@ class Trainer:
 
     # -- what ends a run --------------------------------------------------------------------------------------------
 
-    def _end_at_nonfinite(self, used: list[Batch]) -> NoReturn:
+    def _end_at_nonfinite(self, used: list[TaskBatch]) -> NoReturn:
         """Save the state before the bad step and the plans of all ranks' clips in it, then raise NonFiniteError."""
         step = self.state.step + 1
         described = self.ranks.gather([slot for batch in used for slot in self.task.describe(batch)])

@@ -34,7 +34,7 @@ class Layout:
     process_group: dist.ProcessGroup | None = None
 
 
-class Batch(Protocol):
+class TaskBatch(Protocol):
     """What a task reads for one forward. `digest`: sum of the plan digests of its positions modulo 2**128."""
 
     ids: tuple[str, ...]
@@ -71,7 +71,7 @@ class Task(Objective, Protocol):
         """Rows of the training set, which are one epoch."""
         ...
 
-    def batches(self, steps: range) -> AbstractContextManager[Iterator[Batch]]:
+    def batches(self, steps: range) -> AbstractContextManager[Iterator[TaskBatch]]:
         """This rank's batches for the forwards of `steps`, in order."""
         ...
 
@@ -113,7 +113,7 @@ class TrainStep:
         """Let gradients meet, and compile. Called once the weights are those that training starts from."""
         self.module = wrapped(self.model, self.ranks, compiled=self.config.trainer.compile)
 
-    def accumulate(self, next_batch: Callable[[], Batch], *, step: int, learning_rate: float) -> tuple[float, int]:
+    def accumulate(self, next_batch: Callable[[], TaskBatch], *, step: int, learning_rate: float) -> tuple[float, int]:
         """All forwards and backwards of this rank in step `step` (0-based).
 
         Returns:
@@ -129,7 +129,7 @@ class TrainStep:
             loss_sum, num_correct = loss_sum + loss, num_correct + correct
         return loss_sum, num_correct
 
-    def forward_backward(self, batch: Batch, *, step: int, index: int) -> tuple[float, int]:
+    def forward_backward(self, batch: TaskBatch, *, step: int, index: int) -> tuple[float, int]:
         """Forward number `index` of this rank in the step, and its backward. Ranks' gradients meet in the last one.
 
         Returns:

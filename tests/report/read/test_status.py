@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vidgn.cli.status import run
-from vidgn.report.read.run_state import duration, lines_backward, lines_of, read_progress
+from vidgn.report.read.run_state import duration, lines_backward, lines_of, read_run_status
 from vidgn.runs.lock import LockedError, locked
 
 CLOCK = {"time": 1.7e9, "clips_per_second": 41.26, "seconds_left": 754.0, "data_wait_fraction": 0.02}
@@ -128,12 +128,12 @@ def test_a_finished_run_is_done_whatever_lies_about(writer, make_ranks):
     directory = writer.finish(writer.config(), make_ranks(10, 0.5, seed=0))
     (directory / "error.txt").write_text("old\n")
     (directory / "lock.json").write_text("{")
-    assert read_progress(directory).state == "done"
+    assert read_run_status(directory).state == "done"
 
 
 def test_an_error_is_not_shown_while_the_run_lives_again(writer):
     directory = writer.start(writer.config(), error="old", lock=lock_of(os.getpid()))
-    assert read_progress(directory).state == "running"
+    assert read_run_status(directory).state == "running"
 
 
 def test_only_the_first_line_of_an_error(writer, capsys):

@@ -1,7 +1,7 @@
 """Which frames, which crop, which flip: clips are planned before any file is opened.
 
 A plan is a pure function of (tag, seed, position) and holds fractions and flags only. Resolving it against a video's
-size gives frame numbers and a box of source pixels, which is all a decoder is told. Cutting a box of `crop / scale`
+size gives frame numbers and a box of source pixels, which is all that a decoder needs. Cutting a box of `crop / scale`
 source pixels and resizing it to `crop` is the same clip as resizing the whole frame and cropping, at half the cost.
 """
 

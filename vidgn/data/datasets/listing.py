@@ -121,7 +121,7 @@ def read_lines(path: str) -> Iterator[str]:
     """
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None) as file:
-            return io.StringIO(file.read())  # whoever stops half-way leaves no open file
+            return io.StringIO(file.read())  # a reader that stops half-way leaves no open file
     except OSError as error:
         raise ManifestError(f"{path}: {error}; give a readable text file") from None
 

@@ -46,7 +46,7 @@ def find_sources(
     A folder without videos gives its images; an image and an annotation of images are taken too.
 
     Args:
-        format: kinetics, list or csv; told from the first line where not given.
+        format: kinetics, list or csv. Recognised by the first line where it is not given.
         root: folder of the videos.
 
     Raises:

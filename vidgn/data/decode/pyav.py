@@ -1,7 +1,7 @@
 """The default decoder: FFmpeg through PyAV, one thread, exact to the bit.
 
 What it does not do is what makes it fast: packets outside [keyframe before the first wanted frame, last wanted frame]
-are not decoded; pictures nobody wants and nothing refers to are skipped by the codec; frames not wanted are not
+are not decoded; pictures that are not wanted and that no other refers to are skipped; frames not wanted are not
 converted; pixels outside the box are never touched.
 """
 

@@ -21,7 +21,7 @@ _DIGEST_MODULUS = 2**128
 _MAX_ATTEMPTS = 100
 _TRAIN_SLOTS = 2  # places a worker has: one being filled, one being emptied or waiting
 _MAX_DEATHS = 2  # workers that may die on a file: the machine may have killed the first through no fault of the file
-_GRACE_SECONDS = 2.0  # a decoder that keeps its own time limit gets to say so
+_GRACE_SECONDS = 2.0  # for the error of a decoder that keeps its own time limit
 _PRELOAD = ("torch", "vidgn.data.decode.image", "vidgn.data.decode.pyav", "vidgn.data.clips.read")
 
 

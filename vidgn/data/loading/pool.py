@@ -1,7 +1,7 @@
 """One pool of worker processes for reading, checking, indexing and transcoding. A hung or killed worker costs its item.
 
-Each worker has a queue of a few items in a known order, so the parent knows which one it is at. Past the time limit the
-worker is killed and the item fails. A worker that dies by itself costs its item too, after as many tries as are set,
+Each worker has a queue of a few items in a known order, so the parent knows which one it works on. Past the time limit
+the worker is killed and the item fails. A worker that dies by itself costs its item too, after some tries,
 since the machine may have killed it through no fault of the item.
 """
 

@@ -19,7 +19,7 @@ _NUM_TIMED = 8  # videos that the gain is measured on
 
 
 @dataclass(frozen=True)
-class Job:
+class TranscodeJob:
     """One video to write: `source` as in the data set, `target` the path of the new file."""
 
     source: Source
@@ -38,7 +38,7 @@ class Summary:
     bytes_after: int
 
 
-def plan_jobs(sources: Sources, folder: str, recoding: Recoding) -> tuple[Job, ...]:
+def plan_jobs(sources: Sources, folder: str, recoding: Recoding) -> tuple[TranscodeJob, ...]:
     """Where each video goes: the same place below `folder`, named .mp4.
 
     Raises:
@@ -57,16 +57,16 @@ def plan_jobs(sources: Sources, folder: str, recoding: Recoding) -> tuple[Job, .
         if os.path.exists(target) and os.path.samefile(target, source.full_path):
             raise ManifestError(f"{target} would be written over itself; give another folder")
         taken.add(name)
-        jobs.append(Job(source, target, recoding))
+        jobs.append(TranscodeJob(source, target, recoding))
     return tuple(jobs)
 
 
 def transcode(
-    jobs: Iterable[Job],
+    jobs: Iterable[TranscodeJob],
     *,
     workers: int,
     limits: Limits,
-    on_done: Callable[[Job, str], object] = lambda job, status: None,
+    on_done: Callable[[TranscodeJob, str], object] = lambda job, status: None,
 ) -> Summary:
     """Write every video that is not there yet. A video that can't be is reported, and no part of it is left."""
     jobs = tuple(jobs)
@@ -92,7 +92,7 @@ def transcode(
     )
 
 
-def write_manifest(jobs: Iterable[Job], folder: str, path: str) -> None:
+def write_manifest(jobs: Iterable[TranscodeJob], folder: str, path: str) -> None:
     """A csv with path and label of the new files that are there.
 
     Raises:
@@ -110,7 +110,7 @@ def write_manifest(jobs: Iterable[Job], folder: str, path: str) -> None:
         raise ManifestError(f"{path} can't be written ({error.strerror}); give another folder") from None
 
 
-def measure_gain(jobs: Iterable[Job]) -> float | None:
+def measure_gain(jobs: Iterable[TranscodeJob]) -> float | None:
     """Clips per second from the new files over those from the old ones; None where none is there in both.
 
     Median over some videos of the ratio for the same random training clip, by process CPU time.
@@ -143,7 +143,7 @@ def _seconds(path: str, position: int) -> float:
     return time.process_time() - started
 
 
-def _transcode_one(job: Job) -> int:
+def _transcode_one(job: TranscodeJob) -> int:
     return recode(job.source.full_path, job.target, job.recoding)
 
 

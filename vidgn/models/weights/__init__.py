@@ -8,15 +8,15 @@ from vidgn.models.weights.containers import WeightsFile
 from vidgn.models.weights.containers import read_file as load_file
 from vidgn.models.weights.export import read_about, save_model, save_pytorchvideo
 from vidgn.models.weights.formats import FORMATS, Pixels
-from vidgn.models.weights.source import Source, read_source
+from vidgn.models.weights.source import WeightsSource, read_source
 from vidgn.models.weights.transfer import ImportReport, load_weights
 
 __all__ = [
     "FORMATS",
     "ImportReport",
     "Pixels",
-    "Source",
     "WeightsFile",
+    "WeightsSource",
     "load_file",
     "load_weights",
     "read_about",

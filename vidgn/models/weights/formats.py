@@ -1,4 +1,4 @@
-"""The formats of weights found in the wild: how each is recognised, what its names mean, which pixels it was trained on.
+"""The formats of weights found in the wild: how each is recognised, what its names mean, which pixels it expects.
 
 Names of every format map to one canonical form, that of the network and of no library:
 `stem.conv.weight`, `stem.norm.{weight,bias,running_mean,running_var}`, then with x one of a, b, c, shortcut

@@ -87,7 +87,7 @@ def read_source(file: WeightsFile) -> Source:
             f"{file.path}: a {entry.name} file with tensors that no ResNet of ours has: {listed(unknown)}; "
             "weights of plain bottleneck ResNets (50, 101) are read"
         )
-    source = Source(file, entry, named)
+    source = WeightsSource(file, entry, named)
     if len(source.keys) + len(source.dropped) < len(named):
         raise CheckpointError(f"{file.path}: a {entry.name} file that names some tensors twice; save it again")
     return source

@@ -3,7 +3,7 @@
 Inflation: a 2-D kernel repeated over T frames and divided by T (Carreira & Zisserman 2017), so that a still video gives
 what the image gave. A network trained on (x - mean) / std of B, G, R or R, G, B becomes one that takes
 (x - mean) / our std of R, G, B: order and scale go into conv1. The mean can't, since conv1 pads with zeros, which mean
-`mean` there: it is returned, and whoever feeds the network subtracts it.
+`mean` there: it is returned, and the caller subtracts it from the input.
 """
 
 import os
@@ -20,7 +20,7 @@ from vidgn.errors import CheckpointError
 from vidgn.models.norms.layers import ClipNorm, FrozenBatchNorm, norm_layers
 from vidgn.models.weights.containers import WeightsFile, read_file
 from vidgn.models.weights.formats import FORMATS, Pixels, Triple, canonical_names
-from vidgn.models.weights.source import STATISTICS, Source, listed, read_source
+from vidgn.models.weights.source import STATISTICS, WeightsSource, listed, read_source
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class ImportReport:
 
     def lines(self, *, every: bool = False) -> list[str]:
         """The report as text: a line for each kind of fate, or with `every` for each tensor."""
-        told = [f"{self.path}: {self.format}"]
-        told += [f"  taken {len(names)}: {how} ({_some(names)})" for how, names in _grouped_taken(self.taken)]
-        told += [f"  dropped {len(names)}: {reason} ({_some(names)})" for reason, names in _grouped(self.dropped)]
-        told += [f"  not in the file {len(names)}: {reason} ({_some(names)})" for reason, names in _grouped(self.kept)]
-        told.append(f"  input mean {_numbers(self.input_mean)}, std {_numbers(self.input_std)} (0-255 RGB)")
-        told += [f"  note: {warning}" for warning in self.warnings]
+        lines = [f"{self.path}: {self.format}"]
+        lines += [f"  taken {len(names)}: {how} ({_some(names)})" for how, names in _grouped_taken(self.taken)]
+        lines += [f"  dropped {len(names)}: {reason} ({_some(names)})" for reason, names in _grouped(self.dropped)]
+        lines += [f"  not in the file {len(names)}: {reason} ({_some(names)})" for reason, names in _grouped(self.kept)]
+        lines.append(f"  input mean {_numbers(self.input_mean)}, std {_numbers(self.input_std)} (0-255 RGB)")
+        lines += [f"  note: {warning}" for warning in self.warnings]
         if every:
-            told += [f"    {t.source} -> {t.target}{', ' + t.how if t.how else ''}" for t in self.taken]
-            told += [f"    {name} dropped: {reason}" for name, reason in self.dropped]
-            told += [f"    {name} at its initial value: {reason}" for name, reason in self.kept]
-        return told
+            lines += [f"    {t.source} -> {t.target}{', ' + t.how if t.how else ''}" for t in self.taken]
+            lines += [f"    {name} dropped: {reason}" for name, reason in self.dropped]
+            lines += [f"    {name} at its initial value: {reason}" for name, reason in self.kept]
+        return lines
 
     def summary(self) -> str:
         """`lines()` as one text; what str() gives."""
@@ -121,7 +121,7 @@ def model_keys(model: nn.Module) -> dict[str, str]:
     return {n.canonical: key for key, n in named.items() if n.canonical}
 
 
-def _transfer(model: nn.Module, source: Source, *, std: Triple, pixels: Pixels) -> ImportReport:
+def _transfer(model: nn.Module, source: WeightsSource, *, std: Triple, pixels: Pixels) -> ImportReport:
     state, keys = model.state_dict(), model_keys(model)
     classifier = _classifier_fate(source, state[keys["head.weight"]])
     statistics = _statistics_fate(source, keys, model)
@@ -173,7 +173,7 @@ def _transfer(model: nn.Module, source: Source, *, std: Triple, pixels: Pixels) 
     )
 
 
-def _classifier_fate(source: Source, weight: torch.Tensor) -> str:
+def _classifier_fate(source: WeightsSource, weight: torch.Tensor) -> str:
     """Why the model's classifier stays new; empty if the file's is taken."""
     present = [name for name in _HEAD if name in source.tensors]
     if not present:
@@ -184,7 +184,7 @@ def _classifier_fate(source: Source, weight: torch.Tensor) -> str:
     return ""
 
 
-def _statistics_fate(source: Source, keys: Mapping[str, str], model: nn.Module) -> str:
+def _statistics_fate(source: WeightsSource, keys: Mapping[str, str], model: nn.Module) -> str:
     """Why running statistics may stay at 0 and 1; empty if they must come from the file.
 
     Raises:
@@ -249,7 +249,7 @@ def _absorb(kernel: torch.Tensor, how: str, pixels: Pixels, std: Triple) -> tupl
     return kernel, ", ".join(done)
 
 
-def _check_values(source: Source, canonical: str, tensor: torch.Tensor) -> None:
+def _check_values(source: WeightsSource, canonical: str, tensor: torch.Tensor) -> None:
     name = f"{source.file.path}: {source.keys[canonical]}"
     if not torch.isfinite(tensor).all():
         raise CheckpointError(
@@ -263,7 +263,7 @@ def _check_values(source: Source, canonical: str, tensor: torch.Tensor) -> None:
         )
 
 
-def _refuse(source: Source, missing: list[str], misfits: list[str]) -> None:
+def _refuse(source: WeightsSource, missing: list[str], misfits: list[str]) -> None:
     what = f"{source.file.path}: a {source.name} file of ResNet depth {source.depths}, width {source.width}"
     if misfits:
         raise CheckpointError(f"{what}, does not fit this model: {listed(misfits)}; choose the model= it was made for")
@@ -271,26 +271,28 @@ def _refuse(source: Source, missing: list[str], misfits: list[str]) -> None:
         raise CheckpointError(f"{what}, lacks {listed(missing)}; choose the model= it was made for")
 
 
-def _warnings(model: nn.Module, source: Source, keys: Mapping[str, str], statistics: str, classifier: str) -> list[str]:
-    told = []
+def _warnings(
+    model: nn.Module, source: WeightsSource, keys: Mapping[str, str], statistics: str, classifier: str
+) -> list[str]:
+    lines = []
     theirs, ours = source.norm, _norm_kind(model)
     if theirs != ours:
-        told.append(
+        lines.append(
             f"trained with norm {theirs}, and this model's is {ours}: gamma and beta are taken"
             + (", running statistics dropped" if source.has_statistics else "")
             + "; it is another network until it is trained on"
         )
     if statistics:
-        told.append(statistics + " (if it was folded into an affine layer, it is not the same network any more)")
+        lines.append(statistics + " (if it was folded into an affine layer, it is not the same network any more)")
     pool = next((m for m in model.modules() if isinstance(m, nn.MaxPool3d)), None)
     padding = source.entry.pool1_padding
     if pool is not None and padding is not None and _three(pool.padding) != padding:
-        told.append(f"made for a pool1 padded by {padding}, this model pads by {_three(pool.padding)}: maps differ")
+        lines.append(f"made for a pool1 padded by {padding}, this model pads by {_three(pool.padding)}: maps differ")
     if classifier:
-        told.append(classifier)
+        lines.append(classifier)
     if source.metadata.get("trained_steps") == "0":
-        told.append("the weights are random: exported after 0 training steps")
-    return told
+        lines.append("the weights are random: exported after 0 training steps")
+    return lines
 
 
 def _three(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -211,10 +211,10 @@ def _faults(cells: Sequence[Cell]) -> list[str]:
         videos = cell.videos() if cell.result else None
         if videos is None or cell.result is None:
             continue
-        told, counted = cell.result["top1"], videos.top(1)
-        if abs(told - counted) > 0.006:  # result.json may be rounded to 0.01
+        reported, counted = cell.result["top1"], videos.top(1)
+        if abs(reported - counted) > 0.006:  # result.json may be rounded to 0.01
             found.append(
-                f"{cell.run_name}: result.json says top-1 {told:.2f} %, its per-video scores {counted:.2f} %: "
+                f"{cell.run_name}: result.json says top-1 {reported:.2f} %, its per-video scores {counted:.2f} %: "
                 f"test it again with vidgn evaluate"
             )
     return found

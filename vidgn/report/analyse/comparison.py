@@ -169,8 +169,8 @@ def _differing_tests(arm: Cell, baseline: Cell) -> list[str]:
 
 def _input_statistic(cell: Cell, name: str) -> list[float] | None:
     """Of the weights' own normalisation where a run says it has one, else of its data."""
-    told = (cell.result or {}).get(f"input_{name}") or ((cell.config or {}).get("data") or {}).get(name)
-    return None if told is None else [float(v) for v in told]
+    values = (cell.result or {}).get(f"input_{name}") or ((cell.config or {}).get("data") or {}).get(name)
+    return None if values is None else [float(v) for v in values]
 
 
 def _weights(cell: Cell) -> str | None:

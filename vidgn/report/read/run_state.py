@@ -17,7 +17,7 @@ _TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunStatus:
     """State of one run, as far as its files tell."""
 
     state: State
@@ -31,14 +31,14 @@ class Progress:
     remark: str | None = None  # what the state was judged by, where that is not certain
 
 
-def read_progress(run_dir: Path) -> Progress:
+def read_run_status(run_dir: Path) -> RunStatus:
     """The state of `run_dir`; a directory that does not exist, or holds no config yet, is pending.
 
     A lock decides whether a run lives, by the rule of those who write: on this host by its process, on another by the
     last touch of the lock.
     """
     if not run_dir.is_dir():
-        return Progress("pending")
+        return RunStatus("pending")
     last = next(lines_backward(run_dir / "metrics.jsonl", "train"), {})
     clock = last.get("clock") or {}
     alive, remark = _lives(run_dir)
@@ -54,7 +54,7 @@ def read_progress(run_dir: Path) -> Progress:
         state = "stopped"
     else:
         state = "pending"
-    return Progress(
+    return RunStatus(
         state=state,
         step=int(last.get("step", 0)),
         steps_total=_steps_total(run_dir),

@@ -15,7 +15,7 @@ from vidgn.config.fingerprint import DATA_ROWS, identity
 from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config
 from vidgn.errors import ConfigError, ManifestError
-from vidgn.report.read.run_state import Progress, json_or_none, lines_of, read_progress
+from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Cell:
     seed: int
     tag: str | None
     asked: bool  # the sweep asked for it; else its directory was found
-    progress: Progress
+    progress: RunStatus
     config: Mapping[str, Any] | None  # config.yaml, plain
     result: Mapping[str, Any] | None
     audit: Mapping[str, Any] | None
@@ -197,8 +197,8 @@ def _asked(path: Path) -> dict[str, Mapping[str, Any]]:
 
 def _read_cell(directory: Path, values: Mapping[str, Any] | None) -> Cell:
     config = _read_yaml(directory / "config.yaml")
-    told = {**(values or {}), **_identity(config)}
-    missing = [k for k in ("model", "norm", "frames", "clips_per_gpu", "gpus") if k not in told]
+    known = {**(values or {}), **_identity(config)}
+    missing = [k for k in ("model", "norm", "frames", "clips_per_gpu", "gpus") if k not in known]
     if missing:
         raise ManifestError(
             f"{directory.parent / 'study.json'}: the cell {directory.name} does not say its {', '.join(missing)} "
@@ -207,15 +207,15 @@ def _read_cell(directory: Path, values: Mapping[str, Any] | None) -> Cell:
     return Cell(
         run_name=directory.name,
         directory=directory,
-        model=str(told["model"]),
-        norm=str(told["norm"]),
-        frames=int(told["frames"]),
-        clips_per_gpu=int(told["clips_per_gpu"]),
-        gpus=int(told["gpus"]),
-        seed=int(told.get("seed", 0)),
-        tag=_tag(directory.name, told),
+        model=str(known["model"]),
+        norm=str(known["norm"]),
+        frames=int(known["frames"]),
+        clips_per_gpu=int(known["clips_per_gpu"]),
+        gpus=int(known["gpus"]),
+        seed=int(known.get("seed", 0)),
+        tag=_tag(directory.name, known),
         asked=values is not None,
-        progress=read_progress(directory),
+        progress=read_run_status(directory),
         config=config,
         result=json_or_none(directory / "result.json"),
         audit=json_or_none(directory / "audit.json"),
@@ -225,20 +225,20 @@ def _read_cell(directory: Path, values: Mapping[str, Any] | None) -> Cell:
 def _identity(config: Mapping[str, Any] | None) -> dict[str, Any]:
     if not config:
         return {}
-    told = {k: config[k] for k in ("frames", "clips_per_gpu", "gpus", "seed", "tag") if k in config}
+    known = {k: config[k] for k in ("frames", "clips_per_gpu", "gpus", "seed", "tag") if k in config}
     for key, inner in (("model", "name"), ("norm", "kind")):
         if isinstance(config.get(key), Mapping) and inner in config[key]:
-            told[key] = config[key][inner]
-    return told
+            known[key] = config[key][inner]
+    return known
 
 
-def _tag(run_name: str, told: Mapping[str, Any]) -> str | None:
-    """The tag a cell was told, or the part of its run's name that nothing else explains."""
-    if "tag" in told:
-        return None if told["tag"] is None else str(told["tag"])
-    size = f"{told['frames']}f_{told['clips_per_gpu']}x{told['gpus']}"
-    rest = run_name.removeprefix(f"{told['model']}_{size}_{told['norm']}")
-    return rest.removesuffix(f"_s{told.get('seed', 0)}").strip("_") or None
+def _tag(run_name: str, known: Mapping[str, Any]) -> str | None:
+    """The tag a cell was known, or the part of its run's name that nothing else explains."""
+    if "tag" in known:
+        return None if known["tag"] is None else str(known["tag"])
+    size = f"{known['frames']}f_{known['clips_per_gpu']}x{known['gpus']}"
+    rest = run_name.removeprefix(f"{known['model']}_{size}_{known['norm']}")
+    return rest.removesuffix(f"_s{known.get('seed', 0)}").strip("_") or None
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any] | None:

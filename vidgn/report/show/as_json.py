@@ -50,7 +50,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
-    told = {
+    entry = {
         "run_name": cell.run_name,
         "state": cell.state,
         "model": cell.model,
@@ -64,7 +64,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "steps_total": cell.progress.steps_total,
         "error": cell.progress.error,
     }
-    return told | ({k: cell.result.get(k) for k in _FROM_RESULT} if cell.result else {})
+    return entry | ({k: cell.result.get(k) for k in _FROM_RESULT} if cell.result else {})
 
 
 def _column(analysis: Analysis, column: Column) -> dict[str, Any]:
@@ -78,12 +78,12 @@ def _column(analysis: Analysis, column: Column) -> dict[str, Any]:
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "runs": [c.run_name for c in arm.done],
         "served_by": [c.run_name for c in arm.borrowed],
         "open": [c.run_name for c in arm.open],
     }
-    return told | ({"top1": asdict(arm.top1), "top5": asdict(arm.top5)} if arm.done else {})
+    return entry | ({"top1": asdict(arm.top1), "top5": asdict(arm.top5)} if arm.done else {})
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:

@@ -145,14 +145,14 @@ def batches(analysis: Analysis) -> Figure | None:
     for ax, (title, columns) in zip(axes.flat, panels.items(), strict=True):
         for i, norm in enumerate(analysis.norms):
             ours = {c.clips_per_gpu: a for c in columns if (a := analysis.arms.get((c, norm))) and a.done}
-            told = {c.clips_per_gpu: p for c in columns if (p := analysis.published_for(c, norm))}
+            published = {c.clips_per_gpu: p for c in columns if (p := analysis.published_for(c, norm))}
             style = {"color": _of(COLOURS, i), "marker": _of(MARKERS, i)}
             spread = [a.top1.deviation or 0.0 for a in ours.values()]
             bars = spread if any(spread) else None  # none where all have one seed
             ax.errorbar(list(ours), [100 - a.top1.mean for a in ours.values()], bars, label=norm, capsize=2, **style)
-            if told:
-                errors = [100 - p.top1 for p in told.values()]
-                ax.plot(list(told), errors, linestyle=":", fillstyle="none", label=f"{norm}, {SOURCE}", **style)
+            if published:
+                errors = [100 - p.top1 for p in published.values()]
+                ax.plot(list(published), errors, linestyle=":", fillstyle="none", label=f"{norm}, {SOURCE}", **style)
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, map(str, sizes))
         ax.set_xlabel(f"{analysis.unit} per GPU")
@@ -217,7 +217,7 @@ def _of(values: Sequence[str], i: int) -> str:
 
 def _draw_gap(ax: Axes, analysis: Analysis, gap: Comparison, x: float, colour: str, marker: str) -> None:
     assert gap.points is not None
-    sign = -1 if analysis.is_imagenet else 1  # images are told in error, as in the table
+    sign = -1 if analysis.is_imagenet else 1  # images are shown in error, as in the table
     if gap.videos is not None:
         ends = [sign * gap.videos.low, sign * gap.videos.high]
         ax.plot([x, x], ends, color=colour, linewidth=2, solid_capstyle="butt")
@@ -226,8 +226,8 @@ def _draw_gap(ax: Axes, analysis: Analysis, gap: Comparison, x: float, colour: s
         ours, theirs = ({c.seed: c.result["top1"] for c in a.done if c.result} for a in (gap.arm, gap.baseline))
         each = [sign * (ours[s] - theirs[s]) for s in gap.seeds]
         ax.plot([x + 0.07] * len(each), each, color=colour, marker=".", linestyle="", alpha=0.6)
-    if (told := _published_gap(analysis, gap)) is not None:
-        ax.plot([x - 0.07], [sign * told], color=colour, marker=marker, fillstyle="none", linestyle="")
+    if (published := _published_gap(analysis, gap)) is not None:
+        ax.plot([x - 0.07], [sign * published], color=colour, marker=marker, fillstyle="none", linestyle="")
 
 
 def _published_gap(analysis: Analysis, gap: Comparison) -> float | None:

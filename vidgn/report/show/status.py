@@ -81,9 +81,9 @@ def open_section(analysis: Analysis) -> str:
     lines = []
     for cell in open_cells:
         word = "missing" if cell.state == "pending" else cell.state
-        said = describe(cell)
+        text = describe(cell)
         served = "" if cell.run_name in needed else "; not needed, another division of the same step serves it"
-        lines.append(f"- {cell.run_name}: {word}" + (f", {said}" if said else "") + served)
+        lines.append(f"- {cell.run_name}: {word}" + (f", {text}" if text else "") + served)
     return "## Not done\n\n" + "\n".join(lines)
 
 
