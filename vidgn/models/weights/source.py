@@ -11,7 +11,7 @@ from vidgn.models.weights.formats import FORMATS, Format, Named, canonical_names
 STATISTICS = (".running_mean", ".running_var")
 
 
-class Source:
+class WeightsSource:
     """A weights file whose names are understood.
 
     `tensors` by canonical name, `keys` their names in the file; `norm`: bn, gn, ln or in; `metadata`: empty where the
@@ -64,7 +64,7 @@ def _norm_of_config(metadata: Mapping[str, str]) -> str | None:
     return "bn" if kind in NORM_KINDS and NORM_KINDS[kind].family == "batch" else kind
 
 
-def read_source(file: WeightsFile) -> Source:
+def read_source(file: WeightsFile) -> WeightsSource:
     """The file's names understood.
 
     Raises:
