@@ -273,7 +273,7 @@ def test_the_second_ctrl_c_raises():
 def test_a_rank_has_a_flag_of_its_own():
     shared = StopFlag()
     one, other = RankStopFlag(shared), RankStopFlag(shared)
-    one._hear()
+    one._handle()
     assert one.is_set()
     assert not other.is_set()
     shared.set()

@@ -165,7 +165,7 @@ def test_metrics_that_lost_lines_go_on_behind_a_whole_one(tmp_path):
     assert log.missing_bytes == 24 - 16
     log.write({"kind": "train", "step": 3})
     log.close()
-    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert path.read_text() == '{"step": 1}\n{"kind": "train", "step": 3}\n'
 
 
 def test_a_run_on_a_full_disk_keeps_what_it_has(small_disk, no_waiting):
