@@ -18,6 +18,7 @@ def test_a_wheel_composes_its_configs_elsewhere(tmp_path):
         archive.extractall(site)
     inside = {str(p.relative_to(REPO / "conf")) for p in (REPO / "conf").rglob("*.yaml")}
     assert inside == {str(p.relative_to(site / "vidgn/conf")) for p in (site / "vidgn/conf").rglob("*.yaml")}
+    assert (site / "vidgn/py.typed").exists()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     code = "import vidgn.config.compose as c; print(c.config_dir()); print(c.load_config(['norm=bn']).run_dir)"

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 from vidgn.config.schema import DataConfig
-from vidgn.data.datasets.kinetics import kinetics_labels, read_kinetics
 from vidgn.data.datasets.listing import (
     IMAGE_EXTENSIONS,
     SPLIT_NAMES,
@@ -22,6 +21,9 @@ from vidgn.data.datasets.listing import (
     root_folder,
 )
 from vidgn.errors import ManifestError
+
+_MAX_DEPTH = 3  # folders below Kinetics' root that are searched
+_KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
 def read_listing(data: DataConfig, split: Split) -> Listing:
@@ -135,24 +137,105 @@ def _split_folder(data: DataConfig, split: Split) -> str:
     raise ManifestError(f"{os.path.join(root, split)}: no such folder; data.root must hold {split}/CLASS/ folders")
 
 
+# --- Kinetics: the official csv (DeepMind, CVDF), and any layout of its folders --------------------------------------
+
+
+def _kinetics(data: DataConfig, split: Split) -> Listing:
+    """The official csv and any of: root/split/class name/, class_name/, or all in one folder (CVDF's archives)."""
+    return kinetics_listing(annotation_path(data, split), root_folder(data), split)
+
+
+def kinetics_listing(path: str, root: str, split: Split) -> Listing:
+    """The rows of the csv at `path` whose videos are below `root`.
+
+    Raises:
+        ManifestError: the annotation or the folder can't be used.
+    """
+    listing = Listing(root)
+    files = _kinetics_files(listing.base, split)
+    for row in _kinetics_rows(path, split):
+        video = row["youtube_id"]
+        id = _clip_name(video, row, path)
+        file = files.get(id) or files.get(video)
+        if file is None:
+            listing.missing.append(id)
+        else:
+            listing.add(id, file, row["label"])
+    return listing
+
+
+def _kinetics_labels(data: DataConfig, split: Split) -> Iterable[str]:
+    """All labels of `split`, present or not."""
+    return (row["label"] for row in _kinetics_rows(annotation_path(data, split), split))
+
+
+def _kinetics_rows(path: str, split: Split) -> list[dict[str, str]]:
+    """Rows of the csv; those of `split` alone where the file holds several splits."""
+    rows = list(csv_rows(path, _KINETICS_COLUMNS))
+    if len({row.get("split") for row in rows}) > 1:
+        return [row for row in rows if row.get("split") in SPLIT_NAMES[split]]
+    return rows
+
+
+def _clip_name(video: str, row: dict[str, str], path: str) -> str:
+    try:
+        start, end = int(float(row["time_start"])), int(float(row["time_end"]))
+    except (ValueError, OverflowError):
+        times = f"time_start={row['time_start']!r}, time_end={row['time_end']!r}"
+        raise ManifestError(f"{path}: {times} of {video} are not seconds; write whole seconds") from None
+    return f"{video}_{start:06d}_{end:06d}"
+
+
+def _kinetics_files(root: str, split: Split) -> dict[str, str]:
+    """Clip name (or bare YouTube id) -> path relative to root, of every video file below the split's folder."""
+    folders = [
+        name for s in SPLIT_NAMES[split] for name in (s, f"videos_{s}") if os.path.isdir(os.path.join(root, name))
+    ]
+    files: dict[str, str] = {}
+    for folder in folders or [""]:
+        for relative in sorted(_walk(root, folder, _MAX_DEPTH)):
+            stem, extension = os.path.splitext(os.path.basename(relative))
+            if extension.lower() in VIDEO_EXTENSIONS:
+                files.setdefault(_normal_stem(stem), relative)
+    return files
+
+
+def _normal_stem(stem: str) -> str:
+    """`id_start_end` with six digits each. Ids may hold underscores, so times are taken from the right."""
+    parts = stem.rsplit("_", 2)
+    if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal() and len(stem) > 11:
+        return f"{parts[0]}_{int(parts[1]):06d}_{int(parts[2]):06d}"
+    return stem
+
+
+def _walk(root: str, folder: str, depth: int) -> Iterator[str]:
+    with os.scandir(os.path.join(root, folder)) as entries:
+        for entry in entries:
+            relative = os.path.join(folder, entry.name)
+            if depth > 0 and entry.is_dir():
+                yield from _walk(root, relative, depth - 1)
+            else:
+                yield relative
+
+
 # --- synthetic ------------------------------------------------------------------------------------------------------
 
 
 def _synthetic(data: DataConfig, split: Split) -> Listing:
     from vidgn.data.datasets.synthetic import ensure_synthetic
 
-    return read_kinetics(ensure_synthetic(data), split)
+    return _kinetics(ensure_synthetic(data), split)
 
 
 def _synthetic_labels(data: DataConfig, split: Split) -> Iterable[str]:
     from vidgn.data.datasets.synthetic import ensure_synthetic
 
-    return kinetics_labels(ensure_synthetic(data), split)
+    return _kinetics_labels(ensure_synthetic(data), split)
 
 
 _Readers = tuple[Callable[[DataConfig, Split], Listing], Callable[[DataConfig, Split], Iterable[str]]]
 _READERS: dict[str, _Readers] = {
-    "kinetics": (read_kinetics, kinetics_labels),
+    "kinetics": (_kinetics, _kinetics_labels),
     "list": (_list, _list_labels),
     "csv": (_csv, _csv_labels),
     "folders": (_folders, _folder_labels),

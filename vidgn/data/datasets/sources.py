@@ -5,8 +5,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import cast, get_args
 
-from vidgn.data.datasets.annotations import list_rows
-from vidgn.data.datasets.kinetics import kinetics_listing
+from vidgn.data.datasets.annotations import kinetics_listing, list_rows
 from vidgn.data.datasets.listing import (
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
