@@ -229,7 +229,7 @@ def hand_over(old: Revision, new: Revision, data: Path, work: Path, found: Diffe
         ("stopped by OLD and resumed by NEW", new, work / "stopped"),
     ):
         printed = revision.vidgn(*command, folder=folder)
-        if "resum" not in printed:
+        if "going on from step" not in printed:
             sys.exit(f"{what}: did not resume\n{printed}")
         found.compare_runs(f"{what}, to OLD's run from start to end", whole, _run(folder))
 
