@@ -17,7 +17,8 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 
 def pins(name: str) -> dict[str, str]:
     lines = [line for line in (REPO / name).read_text().splitlines() if not line.startswith("#")]
-    return {normal(package): version for package, _, version in (line.partition("==") for line in lines)}
+    parted = (line.partition(" #")[0].partition("==") for line in lines)
+    return {normal(package): version for package, _, version in parted}
 
 
 def normal(package: str) -> str:
@@ -44,9 +45,9 @@ def test_the_lowest_versions_are_those_that_the_project_asks_for():
     asked = [*PROJECT["dependencies"], *optional["torchcodec"], *optional["slurm"]]
     lowest = {normal(m[1]): m[2] for line in asked if (m := re.match(r"([\w-]+)>=([\d.]+)", line))}
     pinned = pins("constraints-lowest.txt")
-    assert pinned.keys() == lowest.keys()
+    assert pinned.keys() - lowest.keys() == {"pyparsing"}
     for name, version in lowest.items():
-        assert re.fullmatch(rf"{re.escape(version)}(\.0)*", pinned[name]), name
+        assert re.fullmatch(rf"{re.escape(version)}(\.0)*", pinned.get(name, "")), name
 
 
 def test_constraints_pin_every_package_of_make_setup_once():

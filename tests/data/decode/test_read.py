@@ -255,6 +255,19 @@ def test_a_decoder_that_is_not_installed_is_said(video: Path, monkeypatch: pytes
         open_video(video, decoder=decoder)
 
 
+def test_torchcodec_without_the_libraries_it_needs_is_one_line(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It then raises a RuntimeError of a hundred lines while it is imported."""
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec/__init__.py").write_text("raise RuntimeError('Could not load libtorchcodec.\\nLikely...')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"^data\.decoder=torchcodec can't be loaded .*use data\.decoder=pyav$"):
+        open_video(video, decoder="torchcodec")
+
+
 def test_frames_are_not_counted_where_an_index_did(tmp_path: Path) -> None:
     """Without time stamps, counting decodes the whole file: only asked for, it happens."""
     path = KINDS["mpeg4_b_frames_avi"](tmp_path)

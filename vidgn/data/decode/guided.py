@@ -137,8 +137,10 @@ class TorchcodecReader(GuardedReader):
             ImportError: where torchcodec or FFmpeg's libraries are not installed.
         """
         super().__init__(guide)
-        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
-
+        try:
+            from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
+        except RuntimeError:  # what torchcodec raises for libraries that are not there, over many lines
+            raise ImportError("libtorchcodec does not load") from None
         self._failures = (RuntimeError, ValueError, IndexError)
         with self._errors_named():
             self._reader = VideoDecoder(self.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
