@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import random
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -45,13 +47,14 @@ def in_world(size: int, function, *arguments) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    """Ports that stay free until their turn comes: below those that the kernel gives to outgoing connections."""
+    ports: list[int] = []
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 10 * count):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+    assert len(ports) >= count
+    return ports[:count]
 
 
 def _rank(rank: int, size: int, ports: list[int], function, arguments) -> None:
