@@ -27,7 +27,7 @@ an annotation file: a Kinetics csv, a list of `path label`, or a csv with the co
 
 columns: path, label, num_frames (that really decode, from the first on), width, height (as shown), fps,
 duration_seconds, codec, flags (vfr;open_gop;edit_list;rotated;late_start;no_timestamps), status, reason, bytes
-status:  ok, damaged (some frames decode), unreadable, timeout, memory, crash
+status:  ok, damaged (some frames decode), unreadable, timeout, memory, crash, bug (of vidgn: report it)
 
 Stop it with Ctrl-C and start it again with the same words: it goes on where it was.
 Train on it with: vidgn train data=csv data.root=ROOT data.train=OUT.csv ...
@@ -64,13 +64,7 @@ and says how many workers per process keep it fed. Keys as in vidgn train.
 
 def index(argv: list[str]) -> int:
     """Exit code 0 once the manifest is written, whatever the state of the videos."""
-    parser = argparse.ArgumentParser(
-        prog="vidgn data index",
-        description=SUMMARIES["index"],
-        epilog=_INDEX_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_source_arguments(parser)
+    parser = _parser("index", _INDEX_EPILOG)
     parser.add_argument("--out", required=True, metavar="CSV", help="the manifest to write")
     parser.add_argument("--retry", action="store_true", help="look again at files whose status was not ok")
     add_limit_arguments(parser)
@@ -119,13 +113,7 @@ def index(argv: list[str]) -> int:
 
 def check(argv: list[str]) -> int:
     """Exit code 0 if every file decodes from its first frame to its last, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="vidgn data check",
-        description=SUMMARIES["check"],
-        epilog=_CHECK_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_source_arguments(parser)
+    parser = _parser("check", _CHECK_EPILOG)
     add_limit_arguments(parser)
     parser.add_argument(
         "--verbose", action="store_true", help="name every file that another decoder can't be trusted with"
@@ -149,13 +137,7 @@ def check(argv: list[str]) -> int:
 
 def transcode(argv: list[str]) -> int:
     """Exit code 0 if every video was written or was there, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="vidgn data transcode",
-        description=SUMMARIES["transcode"],
-        epilog=_TRANSCODE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_source_arguments(parser)
+    parser = _parser("transcode", _TRANSCODE_EPILOG)
     parser.add_argument("folder", metavar="FOLDER", help="where the new files go")
     parser.add_argument("--short-side", type=int, required=True, metavar="N", help="pixels of the shorter side")
     parser.add_argument("--keyframes", type=int, default=30, metavar="K", help="frames between keyframes (default: 30)")
@@ -250,6 +232,18 @@ def bench(argv: list[str]) -> int:
             f"shorter keyframe distance (vidgn data transcode) or smaller files help"
         )
     return 0
+
+
+def _parser(verb: str, epilog: str) -> argparse.ArgumentParser:
+    """Of a verb that looks at files."""
+    parser = argparse.ArgumentParser(
+        prog=f"vidgn data {verb}",
+        description=SUMMARIES[verb],
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_source_arguments(parser)
+    return parser
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

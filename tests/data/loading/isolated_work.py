@@ -22,6 +22,8 @@ def act(what: str) -> str:
             os._exit(3)
         case ["fail"]:
             raise DecodeError("file.mp4: is bad")
+        case ["stumble"]:
+            return {}[what]
         case ["sleep", seconds]:
             time.sleep(float(seconds))
     return f"{what} done"

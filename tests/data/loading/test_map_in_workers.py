@@ -23,17 +23,19 @@ def assert_no_workers() -> None:
 
 
 def test_each_ending_is_told_and_the_rest_goes_on() -> None:
-    items = ["a", "hang", "b", "eat", "crash", "c", "exit", "fail", "d"]
+    items = ["a", "hang", "b", "eat", "crash", "c", "exit", "fail", "stumble", "d"]
     outcomes = {o.item: o for o in map_in_workers(act, items, workers=1, limits=LIMITS)}
     assert [outcomes[item].value for item in "abcd"] == ["a done", "b done", "c done", "d done"]
-    told = {item: (o.failure, o.reason) for item, o in outcomes.items() if o.failure}
+    told = {item: (o.failure, o.reason_line) for item, o in outcomes.items() if o.failure}
     assert told == {
         "hang": ("timeout", "took longer than 1 s"),
         "eat": ("memory", "needs more than 512 MiB"),
         "crash": ("crash", "crashed the decoder (SIGSEGV)"),
         "exit": ("crash", "ended its worker (exit code 3)"),
         "fail": ("error", "file.mp4: is bad"),
+        "stumble": ("bug", "KeyError: 'stumble'"),
     }
+    assert outcomes["stumble"].reason.startswith("Traceback")
 
 
 def test_more_workers_than_items_end_too() -> None:

@@ -44,6 +44,11 @@ class Outcome(Generic[Item]):
     reason: str = ""
     buffer: memoryview = field(default_factory=lambda: memoryview(b""))
 
+    @property
+    def reason_line(self) -> str:
+        """The reason in one line: of a bug, the last of its traceback."""
+        return self.reason.rstrip().rpartition("\n")[2]
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -172,8 +177,8 @@ class WorkerPool(Generic[Item]):
             elif worker.handle is None and worker.seconds > _START_SECONDS:
                 worker.server.close()
                 raise VidgnError(
-                    f"no worker process has started within {_START_SECONDS:g} s: see what holds up imports (a slow or "
-                    f"hung disk?) and start again, or do without workers (data.workers=0)"
+                    f"a worker process has not started within {_START_SECONDS:g} s: see what holds up imports (a slow "
+                    f"or hung disk?) and start again"
                 )
             elif worker.handle is not None and worker.seconds > self._limits.timeout_seconds:
                 outcomes += self._give_up(worker)

@@ -143,7 +143,7 @@ def probe_all(sources: Iterable[Source], *, workers: int, limits: Limits) -> Ite
     for source in sources:
         by_path.setdefault(source.full_path, []).append(source)
     for outcome in map_in_workers(probe, by_path, workers=workers, limits=limits, preload=(__name__,)):
-        found = outcome.value if outcome.failure is None else Probe(outcome.failure, outcome.reason)
+        found = outcome.value if outcome.failure is None else Probe(outcome.failure, outcome.reason_line)
         for source in by_path[outcome.item]:
             yield source, found
 

@@ -79,7 +79,7 @@ def transcode(
     for outcome in map_in_workers(_transcode_one, todo, workers=workers, limits=limits, preload=(__name__,)):
         if outcome.failure is not None:
             source = outcome.item.source
-            failed.append((source.path, outcome.reason.removeprefix(f"{source.full_path}: ")))
+            failed.append((source.path, outcome.reason_line.removeprefix(f"{source.full_path}: ")))
             _remove_partial(outcome.item.target)
         on_done(outcome.item, outcome.failure or "ok")
     there = [job for job in jobs if os.path.exists(job.target)]
