@@ -175,7 +175,7 @@ def test_the_digest_is_of_ids_and_labels_in_order(data, tmp_path):
         ("file,label\n1.mp4,x\n", r"no column path .*\(file,label\); the header must have path,label"),
         ("", "no column path, label"),
         ("path,label\n", "no usable video"),
-        ("path,label\n1.mp4\n", "line 2: 1 cells under 2 columns"),
+        ("path,label\n1.mp4\n", "line 2: 1 fields under 2 columns"),
         ("path,label\n1.mp4,z\n", r"label 'z' is not one of the 2 classes \(x, y, ...\)"),
         ("path,label\n1.mp4,2\n", "label '2' is not one of the 2 classes"),
         ("path,label\n1.mp4,-1\n", "label '-1' is not one of the 2 classes"),

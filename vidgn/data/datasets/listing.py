@@ -92,22 +92,22 @@ def csv_rows(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             f"{path}: no column {', '.join(absent)} in its first line ({','.join(header)[:120]}); "
             f"the header must have {','.join(columns)}"
         )
-    for line, cells in rows:
-        if len(cells) < len(header):
+    for line, fields in rows:
+        if len(fields) < len(header):
             raise ManifestError(
-                f"{path}, line {line}: {len(cells)} cells under {len(header)} columns; "
+                f"{path}, line {line}: {len(fields)} fields under {len(header)} columns; "
                 "mend the line, and quote values that hold a comma"
             )
-        yield dict(zip(header, cells, strict=False))
+        yield dict(zip(header, fields, strict=False))
 
 
 def _numbered_rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    """(first line, cells) of each row that is not empty."""
+    """(first line, fields) of each row that is not empty."""
     reader, line = csv.reader(read_lines(path), strict=True), 1  # else an open quote swallows the rows behind it
     try:
-        for cells in reader:
-            if cells:
-                yield line, cells
+        for fields in reader:
+            if fields:
+                yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
         raise ManifestError(f"{path}, line {line}: {error}; mend the line, and close every quote") from None

@@ -130,7 +130,7 @@ def _read_rows(path: str) -> dict[str, dict[str, str]]:
         return {}
     if not lines or tuple(lines[0]) != COLUMNS:
         return {}
-    whole = (dict(zip(COLUMNS, cells, strict=True)) for cells in lines[1:] if len(cells) == len(COLUMNS))
+    whole = (dict(zip(COLUMNS, fields, strict=True)) for fields in lines[1:] if len(fields) == len(COLUMNS))
     return {row["path"]: row for row in whole if row["bytes"].isdecimal()}
 
 

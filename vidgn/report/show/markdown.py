@@ -10,10 +10,10 @@ MINUS = "−"
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A markdown table whose source is aligned too: the first column to the left, the others to the right."""
-    cells = [list(header), *map(list, rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    texts = [list(header), *map(list, rows)]
+    widths = [max(3, *(len(row[i]) for row in texts)) for i in range(len(header))]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-    lines = [_line(cells[0], widths), "| " + " | ".join(rule) + " |", *(_line(row, widths) for row in cells[1:])]
+    lines = [_line(texts[0], widths), "| " + " | ".join(rule) + " |", *(_line(row, widths) for row in texts[1:])]
     return "\n".join(lines)
 
 
