@@ -1,6 +1,7 @@
-# make demo   train 2 norms x 2 batches x 2 clip lengths on generated videos, and show the table (4 to 5 minutes, 2 cores)
-# make test   everything that must hold, but for what takes long
-# make check  make test without lint
+# make demo       train 2 norms x 2 batches x 2 clip lengths on generated videos, and show the table (4 to 5 minutes, 2 cores)
+# make check      lint, types and the fast tests: for who changes a line (a minute and a half)
+# make test       all that must hold, but for what takes minutes each (10 minutes); says in the end what was not shown
+# make test-long  the rest: 46 kills of running jobs, soaks of the loader, fuzzing of the decoders
 .PHONY: setup demo test check test-long lint format bench clean
 
 PYTHON ?= python3
@@ -21,10 +22,11 @@ setup: .venv/stamp
 demo: setup
 	$(BIN)/vidgn train sweep=demo
 
-test: lint check
+check: lint
+	$(PYTEST) -n 2 -m "not long and not slow"
 
-check: setup
-	$(PYTEST) -n 2 --dist loadgroup -m "not long"
+test: lint
+	$(PYTEST) -n 2 -m "not long"
 
 test-long: setup
 	$(PYTEST) -m long

@@ -1,12 +1,20 @@
-"""Fixtures of all rooms."""
+"""Which tests run, in which order, what is said of the rest; fixtures of all rooms."""
 
+import functools
+import importlib
+import os
 import signal
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
-from tests.killing import overrides, run_dir
+from tests.data.encoded_videos import write_set
+from tests.killing import Videos, overrides, run_dir
+from tests.launch.slurm_cluster import missing_programs
 from tests.warm import Warm
 from vidgn.config.schema import DataConfig, SyntheticConfig, ViewsConfig
 
@@ -14,33 +22,142 @@ from vidgn.config.schema import DataConfig, SyntheticConfig, ViewsConfig
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REPO = Path(__file__).resolve().parent.parent
+SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+_left_out: Counter[str] = Counter()  # tests by what they are left out for
 
-_TOGETHER = {  # folder or file of tests -> group, run by one of pytest-xdist's workers: what it shares is made once
-    "tests/launch/": "launched",
+# What takes longer than a second, started first and the longest first, left out of `make check`: folder, file or test,
+# as `--durations=0` orders them. Tests of one group run in one process, where what they share is made once.
+_SLOW = {
+    "tests/launch/test_sweeps.py": "",
+    "tests/training/test_one_experiment.py": "one experiment",
+    "tests/launch/test_slurm.py": "launched",
+    "tests/launch/test_ranks.py": "launched",
+    "tests/launch/test_scripts.py": "launched",
+    "tests/launch/test_wrong.py": "launched",
     "tests/runs/test_kill.py": "disturbed",
     "tests/distributed/test_signals.py": "disturbed",
-    "tests/training/test_one_experiment.py": "one_experiment",
+    "tests/test_documented_commands.py": "",
+    "tests/test_spine.py": "",
+    "tests/cli/test_sweep_recovery.py": "",
+    "tests/training/test_images.py": "",
+    "tests/cli/test_memory.py": "",
+    "tests/models/norms/test_ranks.py": "",
+    "tests/data/decode/test_fuzz.py": "",
+    "tests/cli/test_convert.py": "",
+    "tests/config/test_compose.py::test_a_ready_made_sweep": "",
+    "tests/distributed/test_launcher.py": "",
+    "tests/data/datasets/test_synthetic.py": "",
+    "tests/report/show/test_notebooks.py": "",
+    "tests/data/loading/test_loader_faults.py": "",
+    "tests/data/datasets/test_manifest.py::test_240000": "",
+    "tests/cli/test_sweep_list.py::test_sweeps_started_at_once": "",
+    "tests/cli/test_predict.py": "",
+    "tests/config/test_fingerprint.py::test_the_experiment_is_in": "",
+    "tests/data/decode/test_parity.py": "parity",
+    "tests/training/test_resume.py": "",
+    "tests/models/test_activation_memory.py": "",
 }
 
 
-@pytest.hookimpl(tryfirst=True)
+class Scheduler(LoadScopeScheduling):
+    """Gives pytest-xdist's processes a group at a time, or a test that has none."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((group for path, group in _SLOW.items() if group and nodeid.startswith(path)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    config.option.loadscopereorder = False
+    return Scheduler(config, log)
+
+
+def _no_gpu() -> bool:
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def _does_not_load(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except (ImportError, RuntimeError):  # torchcodec without the libraries of its wheel
+        return True
+    return False
+
+
+# marker -> whether what it needs is missing, what brings it
+_NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
+    "shared": (lambda: not SHARED_DATA.is_dir(), "../shared/data beside the checkout"),
+    "gpu": (_no_gpu, "a GPU that torch can use"),
+    "no_gpu": (lambda: not _no_gpu(), "CUDA_VISIBLE_DEVICES="),
+    "slurm": (lambda: bool(missing_programs()), "apt-get install slurm-wlm munge"),
+    "torchcodec": (lambda: _does_not_load("torchcodec.decoders"), "apt-get install ffmpeg, whose libraries it loads"),
+    "decord": (lambda: _does_not_load("decord"), "pip install decord, on Linux on x86-64"),
+    "root": (lambda: os.geteuid() != 0, "the right to mount a file system: root"),
+}
+_is_missing = functools.cache(lambda marker: _NEEDS[marker][0]())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what takes long to make stay together, and come first: short ones fill up the end."""
+    """Marks what is slow, and puts it first."""
+    order = {}
     for item in items:
-        for path, group in _TOGETHER.items():
-            if item.nodeid.startswith(path):
-                item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+        place = next((i for i, path in enumerate(_SLOW) if item.nodeid.startswith(path)), len(_SLOW))
+        if place < len(_SLOW):
+            item.add_marker(pytest.mark.slow)
+        order[item] = place
+    items.sort(key=lambda item: order[item])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, (_, remedy) in _NEEDS.items():
+        if item.get_closest_marker(marker) and _is_missing(marker):
+            pytest.skip(f"needs {remedy}")
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        _left_out["long" if item.get_closest_marker("long") else "slow"] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # of pytest-xdist: told to the process that prints
+        session.config.workeroutput["left_out"] = dict(_left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if not _left_out:  # every process has collected, and left out, the same
+        _left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was shown here and what was not, and what brings the rest."""
+    done = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    left = terminalreporter.getreports("skipped")
+    lines = []
+    for marker, (_, remedy) in _NEEDS.items():
+        ran, skipped = (sum(marker in report.keywords for report in reports) for reports in (done, left))
+        if skipped:
+            lines.append(f"{skipped:5} tests of `{marker}` not run, {ran} run: needs {remedy}")
+        elif ran:
+            lines.append(f"{ran:5} tests of `{marker}` run, all there are")
+    others = Counter(report.longrepr[2] for report in left if not _NEEDS.keys() & set(report.keywords))
+    lines += [f"{number:5} tests not run: {reason}" for reason, number in others.items()]
+    for marker, remedy in {"slow": "make test", "long": "make test-long"}.items():
+        if _left_out[marker]:
+            lines.append(f"{_left_out[marker]:5} tests of `{marker}` not run: {remedy}")
+    if lines:
+        terminalreporter.section("what this machine has shown, and has not")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real videos beside the repository; see the `shared` marker."""
-    folder = REPO.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"needs the real videos in {folder}")
-    return folder
+    return SHARED_DATA
 
 
 @pytest.fixture(scope="session")
@@ -92,10 +209,27 @@ def warm() -> Iterator[Warm]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(warm: Warm, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a 2-rank run on real files that ran from start to end."""
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Videos:
+    """A set of one file of every kind; see tests/data/encoded_videos.py."""
+    folder = write_set(tmp_path_factory.mktemp("videos"))
+    return Videos(folder, folder / "train.csv", folder / "val.csv")
+
+
+@pytest.fixture(scope="session")
+def real_videos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Videos:
+    """A real set of 264 files, tested on every third of its validation files."""
+    folder = shared_data / "egogestar"
+    header, *rows = (folder / "128_val.csv").read_text().splitlines(keepends=True)
+    few = tmp_path_factory.mktemp("real") / "val.csv"
+    few.write_text(header + "".join(rows[::3]))
+    return Videos(folder, folder / "128_train.csv", few)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(warm: Warm, videos: Videos, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a 2-rank run that ran from start to end."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    started = warm.start(overrides(shared_data), folder=folder)
+    started = warm.start(overrides(videos), folder=folder)
     assert started.wait(300) == 0, started.log.read_text()
     started.assert_no_orphans()
     return run_dir(folder)

@@ -1,11 +1,11 @@
-"""Runs on real files that are killed at chosen moments, and what must be the same afterwards."""
+"""Runs that are killed at chosen moments, and what must be the same afterwards."""
 
 import json
 import os
 import random
 import signal
-import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.warm import Started, Warm
@@ -15,17 +15,29 @@ NAME = "i3d_tiny_8f_2x{gpus}_bn_s0"
 KINDS = ("start-up", "step", "checkpoint", "evaluation", "test")
 
 
-def overrides(shared_data: Path, *more: str) -> list[str]:
+@dataclass(frozen=True)
+class Videos:
+    """A set that the killed runs train on."""
+
+    folder: Path
+    train: Path
+    val: Path
+
+    @property
+    def num_train(self) -> int:
+        return len(self.train.read_text().splitlines()) - 1
+
+
+def overrides(videos: Videos, *more: str) -> list[str]:
     """A run of 24 steps with checkpoints each 3, a point on the curve each 8, and a test: seconds of training."""
-    videos = shared_data / "egogestar"
     return [
         "train",
         "model=i3d_tiny",
         "norm=bn",
         "data=csv",
-        f"data.root={videos}",
-        f"data.train={videos}/128_train.csv",
-        f"data.val={_some_videos(videos / '128_val.csv')}",
+        f"data.root={videos.folder}",
+        f"data.train={videos.train}",
+        f"data.val={videos.val}",
         "data.flip=false",
         "data.crop=32",
         "data.short_side=[36,40]",
@@ -36,7 +48,7 @@ def overrides(shared_data: Path, *more: str) -> list[str]:
         "clips_per_gpu=2",
         f"trainer.max_steps={STEPS}",
         f"trainer.checkpoint_steps={SAVE_EVERY}",
-        f"trainer.eval_every={CURVE_EVERY * 4 / 264}",
+        f"trainer.eval_every={CURVE_EVERY * 4 / videos.num_train}",
         "bn_stats_steps=2",
         "views=curve",
         "launch.threads=1",
@@ -45,18 +57,6 @@ def overrides(shared_data: Path, *more: str) -> list[str]:
         "study=s",
         *more,
     ]
-
-
-def _some_videos(listed: Path) -> Path:
-    """Every third row of an annotation file, at a place that is the same for all runs that are compared."""
-    few = Path(tempfile.gettempdir()) / f"vidgn-tests-{os.getuid()}-{os.getppid()}" / listed.name
-    if not few.exists():
-        header, *rows = listed.read_text().splitlines(keepends=True)
-        few.parent.mkdir(exist_ok=True)
-        written = few.with_suffix(f".{os.getpid()}")
-        written.write_text(header + "".join(rows[::3]))
-        written.replace(few)
-    return few
 
 
 def run_dir(folder: Path, gpus: int = 2) -> Path:

@@ -121,6 +121,14 @@ def test_auto(kind, world, most, forwards, clips):
     assert (g.forwards_per_step, g.clips_per_forward) == (forwards, clips)
 
 
+@pytest.mark.parametrize(("crop", "frames", "clips"), [(224, 32, 4), (112, 8, 8), (56, 8, 32)])
+def test_without_a_limit_small_clips_go_at_once(crop, frames, clips):
+    """2**20 positions a forward, at least a virtual GPU."""
+    config = dataclasses.replace(cell("bn"), frames=frames)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, crop=crop))
+    assert choose_geometry(config, world_size=1).clips_per_forward == clips
+
+
 def test_errors_have_the_numbers_and_the_nearest_choices():
     with pytest.raises(ConfigError, match=r"clips_per_forward=6: 1 processes x 6 clips do not divide the 32 .* 4 or 8"):
         choose_geometry(cell("bn", clips_per_forward=6), world_size=1)

@@ -1,4 +1,4 @@
-"""The main job as a user runs it: real videos, real decoders, real processes, through the command line."""
+"""The main job as a user runs it: videos of every kind, real decoders, real processes, through the command line."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.encoded_videos import KINDS, write_damaged
 from vidgn.cli.main import main
 
 QUICK = [
@@ -46,36 +47,35 @@ def metrics(run: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "clock"} for line in lines]
 
 
-@pytest.fixture(scope="module")
-def egogestar(shared_data):
-    """Overrides for the real 10-class set: right and left are classes, so no flip."""
-    root = shared_data / "egogestar"
-    return [
-        *QUICK,
-        "data=csv",
-        f"data.root={root}",
-        f"data.train={root / '128_train.csv'}",
-        f"data.val={root / '128_val.csv'}",
-        "data.flip=false",
-    ]
+def assert_trains(root, train, val, folder, *, num_videos, num_classes, processes):
+    """Four steps and a test on videos whose right and left may be classes, so without flips."""
+    arguments = [*QUICK, "data=csv", f"data.root={root}", f"data.train={train}", f"data.val={val}", "data.flip=false"]
+    arguments += ["trainer.max_steps=4", "views=center", "norm=bn", f"launch.nproc_per_node={processes}"]
+    vidgn("train", *arguments, folder=folder)
+    run = folder / "runs/study/i3d_tiny_8f_4x2_bn_s0"
+    result = json.loads((run / "result.json").read_text())
+    assert (result["num_videos"], result["num_unreadable"], result["classes"]) == (num_videos, 0, num_classes)
+    rows = (run / "tests/center-precise.csv").read_text().splitlines()[1:]
+    assert len(rows) == num_videos
+    right = sum(row.split(",")[3] == "0" for row in rows)
+    assert result["top1"] == pytest.approx(100 * right / num_videos)
+    assert [line["step"] for line in metrics(run) if line["kind"] == "train"] == [1, 2, 3, 4]
+    assert (run / "model.safetensors").exists()
+    assert "is done" in vidgn("train", *arguments, folder=folder)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_videos_of_every_kind_on_one_and_two_ranks(videos, tmp_path, processes):
+    num_videos = len(list(KINDS)[::2])
+    files = {"root": videos.folder, "train": videos.train, "val": videos.val}
+    assert_trains(**files, folder=tmp_path, num_videos=num_videos, num_classes=5, processes=processes)
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("processes", [1, 2])
-def test_real_videos_on_one_and_two_ranks(egogestar, tmp_path, processes):
-    arguments = [*egogestar, "trainer.max_steps=4", "views=center", "norm=bn", f"launch.nproc_per_node={processes}"]
-    vidgn("train", *arguments, folder=tmp_path)
-    run = tmp_path / "runs/study/i3d_tiny_8f_4x2_bn_s0"
-    result = json.loads((run / "result.json").read_text())
-    assert (result["num_videos"], result["num_unreadable"], result["classes"]) == (60, 0, 10)
-    rows = (run / "tests/center-precise.csv").read_text().splitlines()[1:]
-    assert len(rows) == 60
-    right = sum(row.split(",")[3] == "0" for row in rows)
-    assert result["top1"] == pytest.approx(100 * right / 60)
-    assert [line["step"] for line in metrics(run) if line["kind"] == "train"] == [1, 2, 3, 4]
-    assert (run / "model.safetensors").exists()
-    again = vidgn("train", *arguments, folder=tmp_path)
-    assert "is done" in again
+def test_real_videos(shared_data, tmp_path):
+    root = shared_data / "egogestar"
+    files = {"root": root, "train": root / "128_train.csv", "val": root / "128_val.csv"}
+    assert_trains(**files, folder=tmp_path, num_videos=60, num_classes=10, processes=2)
 
 
 @pytest.mark.shared
@@ -104,13 +104,13 @@ SYNTHETIC = [
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory):
+def generated(tmp_path_factory):
     """Where the small generated set is cached for this module."""
     return f"data.root={tmp_path_factory.mktemp('videos')}"
 
 
-def test_the_same_seed_and_other_worker_counts_give_the_same_run(videos, tmp_path):
-    arguments = [*SYNTHETIC, videos, "norm=bn", "trainer.max_steps=7", "trainer.eval_every=1"]
+def test_the_same_seed_and_other_worker_counts_give_the_same_run(generated, tmp_path):
+    arguments = [*SYNTHETIC, generated, "norm=bn", "trainer.max_steps=7", "trainer.eval_every=1"]
     for study, workers in (("a", 0), ("b", 0), ("c", 2), ("d", 1)):
         vidgn("train", *arguments, f"study={study}", f"data.workers={workers}", folder=tmp_path)
     runs = [tmp_path / "runs" / study / "i3d_tiny_8f_4x2_bn_s0" for study in "abcd"]
@@ -124,16 +124,16 @@ def test_the_same_seed_and_other_worker_counts_give_the_same_run(videos, tmp_pat
     assert [line["loss"] for line in other] != [line["loss"] for line in first]
 
 
-def test_a_data_set_smaller_than_a_step(videos, tmp_path):
-    arguments = [*SYNTHETIC, videos, "gpus=8", "clips_per_gpu=4", "trainer.epochs=3", "norm=gn"]
+def test_a_data_set_smaller_than_a_step(generated, tmp_path):
+    arguments = [*SYNTHETIC, generated, "gpus=8", "clips_per_gpu=4", "trainer.epochs=3", "norm=gn"]
     vidgn("train", *arguments, folder=tmp_path)
     lines = [line for line in metrics(tmp_path / "runs/study/i3d_tiny_8f_4x8_gn_s0") if line["kind"] == "train"]
     assert [line["epoch"] for line in lines] == pytest.approx([32 / 24, 64 / 24, 96 / 24])
 
 
-def test_a_sweep_with_a_failing_cell(videos, tmp_path):
+def test_a_sweep_with_a_failing_cell(generated, tmp_path):
     """A learning rate of 1e30 leaves the numbers at the second step: that cell fails while it runs."""
-    arguments = [*SYNTHETIC, videos, "study=s", "norm=gn", "trainer.max_steps=2", "tag=lr${optim.lr_per_clip}"]
+    arguments = [*SYNTHETIC, generated, "study=s", "norm=gn", "trainer.max_steps=2", "tag=lr${optim.lr_per_clip}"]
     command = [sys.executable, "-m", "vidgn", "train", "-m", *arguments, "optim.lr_per_clip=1e30,1e-3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -145,25 +145,26 @@ def test_a_sweep_with_a_failing_cell(videos, tmp_path):
     assert "not finite" in done.stderr
 
 
-@pytest.mark.shared
-def test_an_unreadable_training_video_is_replaced_counted_and_named(shared_data, tmp_path):
-    good, broken = shared_data / "clips/good", shared_data / "clips/broken"
-    lines = [f"{good / 'R6llTwEh07w.mp4'} 0", f"{good / 'SOX5yA1l24A.mp4'} 1", f"{broken / 'truncated.mp4'} 0"]
-    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
-    arguments = [*QUICK, "data=list", "data.root=/", f"data.train={tmp_path / 'list.txt'}"]
-    arguments += [f"data.val={tmp_path / 'list.txt'}", "norm=gn", "trainer.max_steps=2", "views=curve"]
+@pytest.mark.parametrize("name", ["cut_off.mp4", "torn.mp4"])
+def test_an_unreadable_training_video_is_replaced_counted_and_named(tmp_path, name):
+    for kind in ("h264_closed", "vp9"):
+        KINDS[kind](tmp_path)
+    write_damaged(name, tmp_path)
+    (tmp_path / "list.txt").write_text(f"h264_closed.mp4 0\nvp9.webm 1\n{name} 0\n")
+    arguments = [*QUICK, "data=list", f"data.root={tmp_path}", f"data.train={tmp_path / 'list.txt'}"]
+    arguments += [f"data.val={tmp_path / 'list.txt'}", "norm=gn", "trainer.max_steps=2", "views=curve", "span=32"]
     vidgn("train", *arguments, folder=tmp_path)
     run = tmp_path / "runs/study/i3d_tiny_8f_4x2_gn_s0"
     named = [s for line in metrics(run) for s in line.get("substitutions", [])]
     result = json.loads((run / "result.json").read_text())
     assert named
-    assert {Path(s["id"]).name for s in named} == {"truncated.mp4"}
-    assert all("truncated" not in s["replaced_by"] and s["reason"] for s in named)
+    assert {Path(s["id"]).name for s in named} == {name}
+    assert all(name not in s["replaced_by"] and s["reason"] for s in named)
     assert result["num_substituted"] == len(named)
     assert (result["num_videos"], result["num_unreadable"]) == (3, 1)
     told = vidgn("train", *arguments, "study=strict", "data.max_unreadable=1", folder=tmp_path, code=1)
     assert "more than data.max_unreadable=1" in told
-    assert "truncated.mp4" in told
+    assert name in told
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_an_unreadable_training_video_is_replaced_counted_and_named(shared_data,
         (["launch.nproc_per_node=3"], "3 processes can't carry"),
     ],
 )
-def test_bad_input_is_one_line(videos, tmp_path, monkeypatch, capsys, arguments, message):
+def test_bad_input_is_one_line(generated, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.csv").write_text("path,label\n")
     (tmp_path / "columns.csv").write_text("file,class\na.mp4,1\n")
@@ -198,7 +199,7 @@ def test_bad_input_is_one_line(videos, tmp_path, monkeypatch, capsys, arguments,
     (tmp_path / "l.txt").write_text(f"{tmp_path / 'a.mp4'} 7\n")
     (tmp_path / "c.txt").write_text("one\ntwo\n")
     given = [a.format(here=tmp_path) for a in arguments]
-    base = QUICK if given[0].startswith("data=") else [*SYNTHETIC, videos]
+    base = QUICK if given[0].startswith("data=") else [*SYNTHETIC, generated]
     assert main(["train", *base, *given]) == 1
     told = capsys.readouterr().err.strip()
     assert message in told

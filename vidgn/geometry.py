@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from vidgn.config.schema import Config
 from vidgn.errors import ConfigError
 
+_SMALL_FORWARD = 2**20  # positions of all clips' inputs: below, what is the same for any number of clips costs the most
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -92,8 +94,9 @@ def group_clips(config: Config) -> int:
 def choose_geometry(config: Config, *, world_size: int, most_clips: int | None = None) -> Geometry:
     """The layout for `world_size` processes.
 
-    `trainer.clips_per_forward=auto` takes the largest legal m up to `most_clips` (what fits in memory; None:
-    clips_per_gpu, which is right for CPUs), or the smallest legal one where none is that small.
+    `trainer.clips_per_forward=auto` takes the largest legal m up to `most_clips` (what fits in memory; None: as many
+    as make a small forward, at least clips_per_gpu, which is right for CPUs), or the smallest legal one where none is
+    that small.
 
     Raises:
         ConfigError: with the numbers and the nearest legal choices.
@@ -104,7 +107,8 @@ def choose_geometry(config: Config, *, world_size: int, most_clips: int | None =
         legal = legal_clips_per_forward(slots, group, world_size)
         if not legal:
             raise ConfigError(_refuse_world_size(slots, group, world_size))
-        limit = config.clips_per_gpu if most_clips is None else most_clips
+        small = _SMALL_FORWARD // (config.frames * config.data.crop**2)
+        limit = max(config.clips_per_gpu, small) if most_clips is None else most_clips
         clips = max((m for m in legal if m <= limit), default=legal[0])
     return Geometry(slots, group, world_size, clips)
 

@@ -191,13 +191,12 @@ def test_refusals_are_one_line(run_directory, videos, tmp_path, capsys):
     assert "6 class names are not those of its classifier" in fails(capsys, tmp_path / "names", video)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.no_gpu
 def test_a_gpu_that_is_not_there_is_told(run_directory, videos, capsys):
     assert "no GPU that torch can use" in fails(capsys, run_directory[0], videos / "a.mp4", "--device", "cuda")
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_the_gpu_agrees_with_the_cpu(run_directory, videos):
     views = load_config(["views=center"]).views
     scores = [Predictor(run_directory[0], device=d).scores(videos / "a.mp4", views) for d in ("cpu", "cuda")]

@@ -94,10 +94,9 @@ def finish(warm, arguments, folder, undisturbed) -> None:
     assert_same_bytes(run_dir(folder), undisturbed)
 
 
-@pytest.mark.shared
-def test_asked_to_stop_again_and_again(warm, undisturbed, shared_data, tmp_path, measured):
+def test_asked_to_stop_again_and_again(warm, undisturbed, videos, tmp_path, measured):
     """SIGTERM to the launching process, SIGUSR1 to one rank, SIGTERM to all processes at once: 75 and no loss."""
-    arguments, run = overrides(shared_data, "data.workers=1"), run_dir(tmp_path)
+    arguments, run = overrides(videos, "data.workers=1"), run_dir(tmp_path)
     done = 0
     for name, number in [("launcher", signal.SIGTERM), ("rank", signal.SIGUSR1), ("all", signal.SIGTERM)]:
         started = warm.start(arguments, folder=tmp_path, patch=SLOW)
@@ -119,15 +118,14 @@ def test_asked_to_stop_again_and_again(warm, undisturbed, shared_data, tmp_path,
             f"start the same command again to go on"
         )
         assert not (run / "error.txt").exists()
-    started = warm.start(overrides(shared_data), folder=tmp_path)
+    started = warm.start(overrides(videos), folder=tmp_path)
     assert started.wait() == 0, started.log.read_text()
     assert metrics(run) == metrics(undisturbed)
     assert (run / "result.json").read_bytes() == (undisturbed / "result.json").read_bytes()
 
 
-@pytest.mark.shared
-def test_ctrl_c_once_and_twice(warm, undisturbed, shared_data, tmp_path, measured):
-    arguments, run = overrides(shared_data), run_dir(tmp_path)
+def test_ctrl_c_once_and_twice(warm, undisturbed, videos, tmp_path, measured):
+    arguments, run = overrides(videos), run_dir(tmp_path)
     started = warm.start(arguments, folder=tmp_path, patch=SLOW)
     wait_for_step(started, run, 2)
     for pid in started.processes():  # as a terminal does
@@ -151,9 +149,8 @@ def test_ctrl_c_once_and_twice(warm, undisturbed, shared_data, tmp_path, measure
     finish(warm, arguments, tmp_path, undisturbed)
 
 
-@pytest.mark.shared
-def test_stopped_before_the_first_step_and_in_the_test(warm, undisturbed, shared_data, tmp_path):
-    arguments, run = overrides(shared_data), run_dir(tmp_path)
+def test_stopped_before_the_first_step_and_in_the_test(warm, undisturbed, videos, tmp_path):
+    arguments, run = overrides(videos), run_dir(tmp_path)
     started = warm.start(arguments, folder=tmp_path, patch=STOP_EARLY)
     assert started.wait() == AGAIN, started.log.read_text()
     assert f"stopped after step 0 of {STEPS}, everything saved" in started.log.read_text()
@@ -164,10 +161,9 @@ def test_stopped_before_the_first_step_and_in_the_test(warm, undisturbed, shared
     finish(warm, arguments, tmp_path, undisturbed)
 
 
-@pytest.mark.shared
-def test_a_rank_that_dies_ends_the_group_and_is_started_again(warm, undisturbed, shared_data, tmp_path, measured):
+def test_a_rank_that_dies_ends_the_group_and_is_started_again(warm, undisturbed, videos, tmp_path, measured):
     run = run_dir(tmp_path)
-    arguments = overrides(shared_data)
+    arguments = overrides(videos)
     started = warm.start(arguments, folder=tmp_path, patch=SLOW)
     wait_for_step(started, run, 4)
     victim, began = started.ranks()[1], time.monotonic()
@@ -179,7 +175,7 @@ def test_a_rank_that_dies_ends_the_group_and_is_started_again(warm, undisturbed,
     assert f"rank 1 (process {victim}, last at: " in last
     assert "launch.max_restarts=N would start it again: Signal 9 (SIGKILL)" in last
     assert "rank 1" in (run / "error.txt").read_text()
-    started = warm.start(overrides(shared_data, "launch.max_restarts=2"), folder=tmp_path, patch=SLOW)
+    started = warm.start(overrides(videos, "launch.max_restarts=2"), folder=tmp_path, patch=SLOW)
     wait_for_step(started, run, 5)
     for rank in (1, 0):
         lines = len(metrics_now(run))
@@ -196,10 +192,9 @@ def test_a_rank_that_dies_ends_the_group_and_is_started_again(warm, undisturbed,
     assert (run / "result.json").read_bytes() == (undisturbed / "result.json").read_bytes()
 
 
-@pytest.mark.shared
-def test_a_rank_stuck_outside_a_collective_ends_with_its_group(warm, shared_data, tmp_path, measured):
+def test_a_rank_stuck_outside_a_collective_ends_with_its_group(warm, videos, tmp_path, measured):
     """Rank 0 reads for an hour when rank 1 dies: nobody would tell it."""
-    started = warm.start(overrides(shared_data), folder=tmp_path, patch=STUCK)
+    started = warm.start(overrides(videos), folder=tmp_path, patch=STUCK)
     wait_for_step(started, run_dir(tmp_path), 2)
     began = time.monotonic()
     os.kill(started.ranks()[1], signal.SIGKILL)
@@ -208,9 +203,8 @@ def test_a_rank_stuck_outside_a_collective_ends_with_its_group(warm, shared_data
     started.assert_no_orphans()
 
 
-@pytest.mark.shared
-def test_a_rank_that_waits_too_long_names_the_one_it_waits_for(warm, shared_data, tmp_path):
-    started = warm.start(overrides(shared_data, "launch.timeout_seconds=6"), folder=tmp_path, patch=READS_FOREVER)
+def test_a_rank_that_waits_too_long_names_the_one_it_waits_for(warm, videos, tmp_path):
+    started = warm.start(overrides(videos, "launch.timeout_seconds=6"), folder=tmp_path, patch=READS_FOREVER)
     assert started.wait(60) == 1
     text = started.log.read_text()
     assert "rank 0 (computing step 3) waits for rank 1 (reading clips of step 3), for " in text
@@ -221,22 +215,21 @@ def test_a_rank_that_waits_too_long_names_the_one_it_waits_for(warm, shared_data
     started.assert_no_orphans()
 
 
-@pytest.mark.shared
-def test_a_second_start_in_the_same_directory_is_refused(warm, shared_data, tmp_path):
+def test_a_second_start_in_the_same_directory_is_refused(warm, videos, tmp_path):
     run = run_dir(tmp_path)
-    started = warm.start(overrides(shared_data), folder=tmp_path, patch=SLOW)
+    started = warm.start(overrides(videos), folder=tmp_path, patch=SLOW)
     wait_for_step(started, run, 2)
-    second = warm.start(overrides(shared_data), folder=tmp_path)
+    second = warm.start(overrides(videos), folder=tmp_path)
     assert second.wait() == 1
     said = second.log.read_text().splitlines()
     assert f"is being written by another run: process {started.pid} on " in said[-1]
     assert not (run / "error.txt").exists()
     assert started.poll() is None
-    other = warm.start(overrides(shared_data, "optim.momentum=0.5"), folder=tmp_path)
+    other = warm.start(overrides(videos, "optim.momentum=0.5"), folder=tmp_path)
     assert other.wait() == 1
     os.kill(started.pid, signal.SIGTERM)
     assert started.wait() == AGAIN
-    other = warm.start(overrides(shared_data, "optim.momentum=0.5", "seed=0"), folder=tmp_path)
+    other = warm.start(overrides(videos, "optim.momentum=0.5", "seed=0"), folder=tmp_path)
     assert other.wait() == 1
     said = other.log.read_text().splitlines()[-1]
     assert "holds another experiment: optim.momentum (here 0.5, there 0.9). Write tag=NAME" in said

@@ -12,12 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.launch.commands import Command, assert_same_run, started, steps_done, tiny, wait_until
-from tests.launch.slurm_cluster import Slurm, missing_programs, slurm
+from tests.launch.slurm_cluster import Slurm, slurm
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}"),
-]
+pytestmark = pytest.mark.slurm
 REPO = Path(__file__).resolve().parents[2]
 STEPS = 60
 PATIENCE = 600  # seconds; less than a minute on two free cores

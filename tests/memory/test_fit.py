@@ -142,7 +142,7 @@ def test_auto_takes_the_most_that_fits_on_a_gpu(in_the_head, monkeypatch):
     geometry = fitting_geometry(config, CUDA, num_classes=400, is_test=False)
     assert (geometry.clips_per_forward, geometry.forwards_per_step) == (4, 2)
     on_cpu = Ranks(0, 1, torch.device("cpu"))
-    assert fitting_geometry(config, on_cpu, num_classes=400, is_test=False).clips_per_forward == 2
+    assert fitting_geometry(config, on_cpu, num_classes=400, is_test=False).clips_per_forward == 8  # they are small
     asked = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, clips_per_forward=8))
     assert fitting_geometry(asked, CUDA, num_classes=400, is_test=False).clips_per_forward == 8
 
@@ -180,7 +180,6 @@ def test_out_of_memory_is_a_row(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("frames", [8, 16, 32, 64])
 def test_prediction_holds_on_a_gpu(frames):
     misses = {}

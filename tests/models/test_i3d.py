@@ -11,6 +11,7 @@ from vidgn.config.compose import load_config
 from vidgn.config.schema import NormConfig
 from vidgn.errors import ConfigError
 from vidgn.models.i3d import (
+    TemporalConv,
     assemble_model,
     build_model,
     check_clip,
@@ -266,8 +267,26 @@ def test_backward_at_the_training_size_has_no_op_without_a_fixed_order(models):
     assert not any("AvgPool3D" in node.name() for node in seen)
 
 
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(("kernel", "stride"), [((3, 1, 1), 1), ((3, 1, 1), (2, 1, 1)), ((1, 1, 1), 1)])
+def test_a_convolution_over_time_is_what_conv3d_is(kernel, stride, format):
+    torch.manual_seed(0)
+    padding = (kernel[0] // 2, 0, 0)
+    ours = TemporalConv(4, 6, kernel, stride, padding, bias=False).double()
+    plain = nn.Conv3d(4, 6, kernel, stride, padding, bias=False).double()
+    plain.load_state_dict(ours.state_dict())
+    results = []
+    for conv in (ours, plain):
+        clip_NCTHW = torch.rand(2, 4, 5, 6, 7, dtype=torch.float64, generator=torch.manual_seed(1))
+        clip_NCTHW = clip_NCTHW.to(memory_format=format).requires_grad_()
+        out = conv(clip_NCTHW)
+        out.square().sum().backward()
+        results.append((out, clip_NCTHW.grad, conv.weight.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("kind", ["bn", "gn"])
 def test_deterministic_steps_on_a_gpu_repeat_to_the_bit(models, kind):
     def two_steps():

@@ -30,8 +30,7 @@ def small_disk(tmp_path):
     """A file system of 256 KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs; the same is shown with a limit on file size")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], check=True)
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -78,6 +77,7 @@ def test_a_number_that_is_no_json_is_not_written(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.root
 def test_a_full_disk_leaves_the_file_as_it_was(small_disk):
     path = small_disk / "a.bin"
     write_atomic(path, lambda f: f.write(b"1" * 100_000))
@@ -168,6 +168,7 @@ def test_metrics_that_lost_lines_go_on_behind_a_whole_one(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"kind": "train", "step": 3}\n'
 
 
+@pytest.mark.root
 def test_a_run_on_a_full_disk_keeps_what_it_has(small_disk, no_waiting):
     """The next checkpoint does not fit: the one before stays, whole; lines that do not fit are not torn."""
     import torch
@@ -199,16 +200,15 @@ def test_a_run_on_a_full_disk_keeps_what_it_has(small_disk, no_waiting):
 
 
 @pytest.mark.long
-@pytest.mark.shared
-def test_a_whole_run_on_a_disk_that_fills(warm, undisturbed, shared_data, tmp_path):
+@pytest.mark.root
+def test_a_whole_run_on_a_disk_that_fills(warm, undisturbed, videos, tmp_path):
     """2 ranks; the disk holds two checkpoints and not a third. With more space the run goes on to the same bytes."""
     disk = tmp_path / "runs"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", disk], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", disk], check=True)
     try:
         impatient = {"VIDGN_DISK_FULL_WAIT": "0.1"}
-        started = warm.start(overrides(shared_data), folder=tmp_path, environment=impatient)
+        started = warm.start(overrides(videos), folder=tmp_path, environment=impatient)
         assert started.wait() == 1
         started.assert_no_orphans()
         text = started.log.read_text()
@@ -219,7 +219,7 @@ def test_a_whole_run_on_a_disk_that_fills(warm, undisturbed, shared_data, tmp_pa
         assert sorted(os.listdir(run / "checkpoints")) == ["step_000000003.pt", "step_000000006.pt"]
         assert [line["step"] for line in metrics(run)] == [*range(1, 9)]
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        started = warm.start(overrides(shared_data), folder=tmp_path, environment=impatient)
+        started = warm.start(overrides(videos), folder=tmp_path, environment=impatient)
         assert started.wait() == 0, started.log.read_text()
         assert "going on from step 6" in started.log.read_text()
         assert_same_bytes(run, undisturbed)

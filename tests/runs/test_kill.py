@@ -11,8 +11,6 @@ import pytest
 from tests.killing import KINDS, Killer, assert_same_bytes, kill_and_restart, metrics, overrides, run_dir
 from tests.warm import REPO
 
-pytestmark = pytest.mark.shared
-
 
 def kinds(seed: int, count: int) -> list[str]:
     """`count` moments that cover every kind, in seeded order but for the test, which comes last."""
@@ -23,16 +21,18 @@ def kinds(seed: int, count: int) -> list[str]:
     return [*chosen, "test", "test"]
 
 
-def test_three_kills(warm, undisturbed, shared_data, tmp_path):
+def test_three_kills(warm, undisturbed, videos, tmp_path):
     killer = Killer(0, run_dir(tmp_path))
-    kill_and_restart(warm, overrides(shared_data), tmp_path, killer, ["checkpoint", "evaluation", "test"])
+    kill_and_restart(warm, overrides(videos), tmp_path, killer, ["checkpoint", "evaluation", "test"])
     assert_same_bytes(run_dir(tmp_path), undisturbed)
     assert len(killer.hits) == 3
 
 
 @pytest.mark.long
-def test_twenty_kills(warm, shared_data, tmp_path):
-    arguments, whole, killed = overrides(shared_data, "trainer.max_steps=48"), tmp_path / "whole", tmp_path / "killed"
+@pytest.mark.parametrize("files", ["videos", pytest.param("real_videos", marks=pytest.mark.shared)])
+def test_twenty_kills(warm, request, tmp_path, files):
+    videos = request.getfixturevalue(files)
+    arguments, whole, killed = overrides(videos, "trainer.max_steps=48"), tmp_path / "whole", tmp_path / "killed"
     started = warm.start(arguments, folder=whole)
     assert started.wait(300) == 0, started.log.read_text()
     killer = Killer(20, run_dir(killed), last_step=48)
@@ -45,10 +45,10 @@ def test_twenty_kills(warm, shared_data, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("forwards", [1, 2])
-def test_three_ranks_killed_five_times(warm, shared_data, tmp_path, forwards):
+def test_three_ranks_killed_five_times(warm, videos, tmp_path, forwards):
     """From 3 ranks on the order of summation shows: DDP's buckets must not depend on when a process began."""
     arguments = overrides(
-        shared_data,
+        videos,
         "gpus=3",
         f"clips_per_gpu={2 * forwards}",
         "trainer.clips_per_forward=2",
@@ -71,9 +71,9 @@ def test_three_ranks_killed_five_times(warm, shared_data, tmp_path, forwards):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
-def test_the_command_in_a_shell(undisturbed, shared_data, tmp_path, seed):
+def test_the_command_in_a_shell(undisturbed, videos, tmp_path, seed):
     """Nothing warm: `vidgn train` with spawned ranks and reader processes, killed while it imports or trains."""
-    arguments = [sys.executable, "-m", "vidgn", *overrides(shared_data, "data.workers=1")]
+    arguments = [sys.executable, "-m", "vidgn", *overrides(videos, "data.workers=1")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     drawn = random.Random(seed)
     metrics_file = run_dir(tmp_path) / "metrics.jsonl"

@@ -219,7 +219,7 @@ def memory_row(config: Config, *, gpu_bytes: int | None, is_measured: bool) -> d
         predicted = most_clips(config, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes)
         clips = 1 if predicted is None else predicted.clips_per_forward
     else:
-        clips = None
+        clips = config.clips_per_gpu
     if predicted is None:
         geometry = choose_geometry(config, world_size=world_size, most_clips=clips)
         predicted = predict(

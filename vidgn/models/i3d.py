@@ -55,6 +55,18 @@ def max_over_windows(x: Tensor, kernel: Size, stride: Size, padding: Size) -> Te
     return x
 
 
+class TemporalConv(nn.Conv3d):
+    """Conv3d; one of 3x1x1 on a CPU as Conv2d over (T, H*W), a view, for which oneDNN has twice as fast a kernel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        k, s, p = self.kernel_size, self.stride, self.padding
+        only_time = k[1:] == s[1:] == (1, 1) and p[1:] == (0, 0) and k[0] > 1
+        if not (only_time and input.device.type == "cpu" and input.is_contiguous()):
+            return super().forward(input)
+        rows_NCTS = F.conv2d(input.flatten(3), self.weight.flatten(3), self.bias, (s[0], 1), (p[0], 0))  # type: ignore[arg-type]
+        return rows_NCTS.unflatten(3, input.shape[3:])
+
+
 class Head(nn.Module):
     """pytorchvideo's ResNetBasicHead, with the dropout mask given from outside."""
 
@@ -168,6 +180,7 @@ def assemble_model(
                     dim_inner=inner,
                     dim_out=inner * _EXPANSION,
                     bottleneck=create_bottleneck_block,
+                    conv_a=TemporalConv,
                     conv_a_kernel_size=[(k, 1, 1) for k in kernels],
                     conv_a_stride=(1, 1, 1),
                     conv_a_padding=[_same((k, 1, 1)) for k in kernels],

@@ -1,4 +1,4 @@
-"""Damaged bytes in real files end in frames or in a DecodeError, within limits of time and memory, never in a crash."""
+"""Damaged bytes in files end in frames or in a DecodeError, within limits of time and memory, never in a crash."""
 
 import io
 import random
@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.encoded_videos import picture
+from tests.data.encoded_videos import KINDS, picture
 from vidgn.data.decode import open_image, open_video
 from vidgn.data.decode.base import Box, ResolvedClip
 from vidgn.data.loading.pool import Limits, Outcome, map_in_workers
@@ -68,6 +68,22 @@ def assert_survives(items: Iterable[tuple[str, int]]) -> None:
         assert outcome.failure is None, f"{outcome.item}: {outcome.failure} {outcome.reason}"
         endings[outcome.value] += 1
     assert set(endings) == {"frames", "error"}  # the damage is neither too little nor too much to test anything
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """One file of each kind."""
+    folder = tmp_path_factory.mktemp("made")
+    return [write(folder) for write in KINDS.values()]
+
+
+def test_damaged_copies_of_every_kind_end_in_frames_or_an_error(made: list[Path]) -> None:
+    assert_survives((str(made[seed % len(made)]), seed) for seed in range(NUM_SHORT))
+
+
+@pytest.mark.long
+def test_many_damaged_copies_of_every_kind_end_in_frames_or_an_error(made: list[Path]) -> None:
+    assert_survives((str(made[seed % len(made)]), seed) for seed in range(NUM_SHORT, NUM_SHORT + NUM_LONG))
 
 
 @pytest.mark.shared

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, encode, picture
+from tests.data.encoded_videos import (
+    DAMAGED,
+    HEIGHT,
+    KINDS,
+    NUM_FRAMES,
+    WIDTH,
+    encode,
+    number_shown,
+    picture,
+    write_damaged,
+)
 from vidgn.config.schema import ViewsConfig
 from vidgn.data.clips.plan import resolve_views
 from vidgn.data.decode import open_image, open_video
@@ -109,6 +119,25 @@ def test_a_clip_decodes_nothing_outside_its_stretch(video: Path) -> None:
     with open_video(video) as reader:
         reader.read([clip_of((14, 16, 18), Box(0, 0, 8, 8))])
         assert reader.num_decoded <= 8
+
+
+@pytest.mark.parametrize("name", [name for name, (_, status, _) in DAMAGED.items() if status == "unreadable"])
+def test_damaged_files_give_a_reason(tmp_path: Path, name: str) -> None:
+    path = write_damaged(name, tmp_path)
+    with pytest.raises(DecodeError) as caught, open_video(path) as reader:
+        reader.read([clip_of((0,), Box(0, 0, 64, 64))])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_torn_in_the_middle_reads_up_to_there(tmp_path: Path) -> None:
+    path = write_damaged("torn.mp4", tmp_path)
+    box = Box(0, 0, HEIGHT, WIDTH)
+    with open_video(path) as reader:
+        clip = ResolvedClip((3, 26), box, HEIGHT, WIDTH, False)
+        assert [number_shown(image) for image in reader.read([clip])[0]] == [3, 26]
+        with pytest.raises(DecodeError, match="frame 27 of 40 does not decode"):
+            reader.read([ResolvedClip((26, 27), box, HEIGHT, WIDTH, False)])
 
 
 @pytest.mark.shared

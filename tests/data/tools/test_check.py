@@ -1,16 +1,38 @@
 """`vidgn data check`: why each bad file is bad, and which decoder gives way to PyAV."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.data.encoded_videos import HEIGHT, KINDS, WIDTH, picture
+from tests.data.encoded_videos import DAMAGED, HEIGHT, KINDS, WIDTH, picture, write_damaged, write_set
 from vidgn.cli import data as verbs
 from vidgn.data.datasets.sources import find_sources
 from vidgn.data.loading.pool import Limits
 from vidgn.data.tools.probe import check_files, probe, report_text
 from vidgn.errors import ConfigError
+
+
+def test_every_damaged_file_has_a_status_and_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in DAMAGED:
+        write_damaged(name, tmp_path / "made")
+        os.rename(tmp_path / "made" / name, tmp_path / name)
+    shutil.rmtree(tmp_path / "made")
+    assert verbs.check([str(tmp_path), "--workers", "1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    said = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines[1 : 1 + len(DAMAGED)]}
+    assert said.keys() == DAMAGED.keys()
+    for name, (_, status, words) in DAMAGED.items():
+        assert said[name][0] == status
+        assert words in said[name][1]
+    assert lines[-1] == f"{len(DAMAGED)} files: 0 ok, {len(DAMAGED)} bad"
+
+
+def test_files_of_every_kind_are_good(tmp_path: Path) -> None:
+    report = check_files(find_sources(str(write_set(tmp_path) / "train.csv")), workers=1, limits=Limits())
+    assert (report.num_ok, report.bad) == (len(KINDS), ())
 
 
 @pytest.mark.shared

@@ -19,7 +19,7 @@ from vidgn.models.norms.layers import (
 
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
+    pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 EPS = 1e-5
