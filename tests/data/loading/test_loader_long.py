@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.data.encoded_videos import encode
 from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.loading.batches import train_batches
 
@@ -21,12 +22,28 @@ def resident_bytes() -> int:
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 
-@pytest.mark.long
-@pytest.mark.shared
-def test_memory_stays_flat_over_10000_clips(tiny_data, shared_data):
-    """Of videos of several sizes and lengths: it is their frames' buffers that leave holes in a heap."""
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, str]:
+    """Videos of several sizes and lengths: it is their frames' buffers that leave holes in a heap."""
+    rows = ["path,label"]
+    for i in range(24):
+        size, name = (128 + 8 * (i % 7), 160 + 16 * (i % 5)), f"{i}.mp4"
+        encode(tmp_path / name, "libx264", options={"preset": "veryfast"}, size=size, num_frames=10 + 7 * i)
+        rows.append(f"{name},{i % 3}")
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    return {"root": str(tmp_path), "train": str(tmp_path / "train.csv"), "val": str(tmp_path / "train.csv")}
+
+
+@pytest.fixture
+def real(shared_data: Path) -> dict[str, str]:
     folder = shared_data / "egogestar"
-    files = {"root": str(folder), "train": str(folder / "256_train.csv"), "val": str(folder / "256_val.csv")}
+    return {"root": str(folder), "train": str(folder / "256_train.csv"), "val": str(folder / "256_val.csv")}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("files", ["made", pytest.param("real", marks=pytest.mark.shared)])
+def test_memory_stays_flat_over_10000_clips(tiny_data, request, files):
+    files = request.getfixturevalue(files)
     data = replace(tiny_data, format="csv", **files, short_side=(128, 160), crop=112, workers=2)
     manifest = read_manifest(data, "train")
     positions = (range(start, start + 8) for start in range(0, 10_000, 8))
