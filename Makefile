@@ -1,8 +1,9 @@
 # make demo       train 2 norms x 2 batches x 2 clip lengths on generated videos, and show the table (4 to 5 minutes, 2 cores)
 # make check      lint, types and the fast tests: for who changes a line (a minute and a half)
 # make test       all that must hold, but for what takes minutes each (10 minutes); says in the end what was not shown
-# make test-long  the rest: 46 kills of running jobs, soaks of the loader, fuzzing of the decoders
-.PHONY: setup demo test check test-long lint format bench clean
+# make suite      make test without lint: for other versions of the packages
+# make test-long  the rest: dozens of kills of running jobs, soaks of the loader, fuzzing of the decoders
+.PHONY: setup demo test check suite test-long lint format bench clean
 
 PYTHON ?= python3
 # The versions to install: constraints.txt, constraints-lowest.txt, or /dev/null for the newest.
@@ -25,7 +26,9 @@ demo: setup
 check: lint
 	$(PYTEST) -n 2 -m "not long and not slow"
 
-test: lint
+test: lint suite
+
+suite: setup
 	$(PYTEST) -n 2 -m "not long"
 
 test-long: setup
@@ -36,6 +39,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell $$(git ls-files 2>/dev/null || echo .)
 	$(BIN)/pyright
+	if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; fi
 
 format: setup
 	$(BIN)/ruff format .

@@ -184,7 +184,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
         mean=(114.75, 114.75, 114.75),
         std=(57.375, 57.375, 57.375),
         synthetic=SyntheticConfig(
-            num_train=24, num_val=9, num_classes=3, num_frames=12, size=32, distractors=1, noise=8, seed=0
+            num_train=24, num_val=9, num_classes=3, num_frames=12, size=32, speed=1, distractors=1, noise=8, seed=0
         ),
     )
 

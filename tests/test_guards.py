@@ -26,9 +26,11 @@ def normal(package: str) -> str:
 
 
 def test_the_workflow_runs_make_targets_on_every_supported_python():
-    (job,) = yaml.safe_load((REPO / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    jobs = yaml.safe_load((REPO / ".github/workflows/ci.yml").read_text())["jobs"]
+    job = jobs.pop("test")
+    assert jobs.keys() == {"container"}
     targets = {m for step in job["steps"] for m in re.findall(r"^make (\S+)", step.get("run", ""))}
-    assert targets == {"setup", "lint", "check"}
+    assert targets == {"setup", "lint", "suite"}
     for target in targets:
         subprocess.run(["make", "--dry-run", target], cwd=REPO, check=True, capture_output=True)
     runs = job["strategy"]["matrix"]["include"]

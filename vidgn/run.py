@@ -1,6 +1,7 @@
 """One cell from start to result: claim the directory, train, test, write what the report reads."""
 
 import hashlib
+import os
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -31,6 +32,7 @@ from vidgn.runs import directory
 from vidgn.runs.checkpoint import list_checkpoints, versions
 from vidgn.runs.directory import RunDirectory
 from vidgn.runs.lock import locked, remove_stale_locks
+from vidgn.runs.progress import QUIET
 from vidgn.training.audit import audit, audit_table
 from vidgn.training.loop import Trainer
 from vidgn.training.optim import total_steps
@@ -211,7 +213,8 @@ def _claim(config: Config, held: ExitStack) -> bool:
     if (path / "result.json").exists():
         directory.claim(path, identified)
         remove_stale_locks(path)
-        print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
+        if QUIET not in os.environ:
+            print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
         return False
     path.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(path, _log_to(path)))

@@ -34,6 +34,7 @@ _VERBS: dict[str, str | dict[str, str]] = {
     "report": "vidgn.cli.report",
     "predict": "vidgn.cli.predict",
     "convert": "vidgn.cli.convert",
+    "doctor": "vidgn.cli.doctor",
     "data": {verb: f"vidgn.cli.data:{verb}" for verb in ("index", "check", "transcode", "synth", "bench")},
 }
 

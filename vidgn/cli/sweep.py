@@ -14,6 +14,7 @@ from typing import Any
 
 from vidgn.atomic_files import one_at_a_time, read_json, write_json
 from vidgn.cli.launchers import Jobs, check_sweep_launch, shared_machine
+from vidgn.cli.sweep_progress import SweepProgress
 from vidgn.config.compose import Composition
 from vidgn.config.schema import Config, run_name
 from vidgn.distributed.signals import StopFlag, listening, signals_blocked_in_children, stop_token
@@ -89,9 +90,10 @@ def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path
         os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # read when submitit is imported; vidgn listens to USR1
         logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns every minute of a Slurm without accounting
         jobs = Jobs(composition.jobs_folder, slurm=composition.launcher == "submitit_slurm")
+    progress = None if composition.launcher == "basic" else SweepProgress(composition.configs)
     apart = signals_blocked_in_children() if composition.launcher != "basic" else nullcontext()
     try:
-        with stop_token(study) as file, _watched(stop, file, jobs, wait), apart:
+        with stop_token(study) as file, _watched(stop, file, jobs, wait, progress), apart:
             try:
                 wait.run(run_all)
             except _WaitIsOver:
@@ -107,14 +109,18 @@ def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path
 
 
 @contextmanager
-def _watched(stop: StopFlag, file: Path, jobs: Jobs | None, wait: _LauncherWait) -> Generator[None]:
-    """Remove the stop token `file` once `stop` is set. Leave a launcher that waits for jobs which are gone."""
+def _watched(
+    stop: StopFlag, file: Path, jobs: Jobs | None, wait: _LauncherWait, progress: SweepProgress | None
+) -> Generator[None]:
+    """Show how far it is, remove the stop token `file` once `stop` is set, leave a launcher whose jobs are gone."""
     main, over = os.getpid(), threading.Event()
 
     def watch() -> None:
         alive_at = None
         next_check = time.monotonic() + 5
         while not over.wait(_SECONDS_BETWEEN_CHECKS):
+            if progress is not None:
+                progress.show()
             if stop.is_set():
                 file.unlink(missing_ok=True)
                 if jobs is not None:
@@ -137,6 +143,8 @@ def _watched(stop: StopFlag, file: Path, jobs: Jobs | None, wait: _LauncherWait)
     finally:
         over.set()
         watcher.join()
+        if progress is not None:
+            progress.close()
         if jobs is not None:
             signal.signal(signal.SIGUSR2, before)
 

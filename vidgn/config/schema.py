@@ -62,6 +62,7 @@ class SyntheticConfig:
     num_classes: int
     num_frames: int
     size: int
+    speed: float  # of all motion, in multiples of its own; fast motion is lost between frames that lie far apart
     distractors: int
     noise: float  # standard deviation, grey levels
     seed: int

@@ -15,7 +15,7 @@ from vidgn.errors import CheckpointError, ConfigError
 from vidgn.report.read.run_state import lines_of
 from vidgn.runs import checkpoint
 from vidgn.runs.metrics import MetricsLog
-from vidgn.runs.progress import Clock, Progress
+from vidgn.runs.progress import QUIET, Clock, Progress
 
 _ATTEMPTS = 5
 _Result = TypeVar("_Result")
@@ -48,7 +48,8 @@ class RunDirectory:
     def log(self, text: str) -> None:
         """A line on the terminal and in log.txt."""
         if self.writes:
-            Progress.print(text)
+            if QUIET not in os.environ:
+                Progress.print(text)
             # A full disk must not end the run here, nor the name of a file that is not UTF-8.
             with suppress(OSError), open(self.path / "log.txt", "a", errors="surrogateescape") as file:
                 file.write(text + "\n")

@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere; and the clock whose readings go into metrics."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -8,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+QUIET = "VIDGN_QUIET"  # set in a cell beside others: log.txt has its lines, the terminal has those of the sweep
 _SECONDS_BETWEEN_LINES = 15
 
 
@@ -53,7 +55,7 @@ class Progress:
         self._done, self._total, self._unit, self._log, self._shown = done, total, unit, log, shown
         self._bar: Any = None
         self._logged = time.monotonic()
-        if shown and sys.stderr.isatty():
+        if shown and sys.stderr.isatty() and QUIET not in os.environ:
             self._bar = tqdm(total=total, initial=done, unit=unit, leave=unit == "step", dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
@@ -78,8 +80,9 @@ class Progress:
     def advance(self) -> None:
         self._move(self._done + 1)
 
-    def set(self, done: int) -> None:
-        self._move(min(done, self._total))
+    def set(self, done: int, *notes: str) -> None:
+        """So far, with words beside it."""
+        self._move(min(done, self._total), *notes)
 
     def _move(self, done: int, *notes: str) -> None:
         if self._bar is not None:

@@ -17,7 +17,9 @@ from vidgn.data.decode import open_video
 from vidgn.data.decode.base import Box, ResolvedClip
 from vidgn.errors import ConfigError, ManifestError
 
-SET = SyntheticConfig(num_train=40, num_val=40, num_classes=8, num_frames=8, size=64, distractors=2, noise=16, seed=0)
+SET = SyntheticConfig(
+    num_train=40, num_val=40, num_classes=8, num_frames=8, size=64, speed=1, distractors=2, noise=16, seed=0
+)
 
 
 def target(frame_HWC: np.ndarray) -> np.ndarray:
@@ -67,6 +69,14 @@ def test_one_frame_does_not(videos):
     weights_FK, *_ = np.linalg.lstsq(features_NF[:half], np.eye(8)[labels_N[:half]], rcond=None)
     right = np.mean((features_NF[half:] @ weights_FK).argmax(1) == labels_N[half:])
     assert right < 0.125 + 3 * (0.125 * 0.875 / half) ** 0.5
+
+
+def test_speed_is_how_far_all_goes_between_two_frames():
+    """At twice the speed the picture at frame 2i is that of frame 4i, but for its noise."""
+    slow, fast = (
+        render_video(replace(SET, num_frames=n, speed=s, distractors=0, noise=0), 0, 3, 1) for n, s in ((9, 1), (5, 2))
+    )
+    np.testing.assert_array_equal(slow[::2], fast)
 
 
 def test_turning_and_growing_are_told_by_time_alone():

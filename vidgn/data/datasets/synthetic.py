@@ -79,6 +79,8 @@ def check_synthetic(config: SyntheticConfig) -> None:
     for name, least in {"num_frames": 1, "distractors": 0, "noise": 0, "seed": 0}.items():
         if getattr(config, name) < least:
             raise ConfigError(f"data.synthetic.{name}={getattr(config, name)}: must be {least} or more")
+    if not 0 < config.speed <= 10:
+        raise ConfigError(f"data.synthetic.speed={config.speed:g}: must lie above 0 and be 10 or less")
     for name in ("num_train", "num_val"):
         if getattr(config, name) < config.num_classes:
             rule = f"each of {config.num_classes} classes needs one; use {config.num_classes} or more"
@@ -112,7 +114,7 @@ def ensure_synthetic(data: DataConfig) -> DataConfig:
 def folder_name(config: SyntheticConfig) -> str:
     """Says every setting: another set never lies in the same folder."""
     counts = f"{config.num_train}+{config.num_val}x{config.num_frames}"
-    look = f"{config.size}px_d{config.distractors}_n{config.noise:g}"
+    look = f"{config.size}px_x{config.speed:g}_d{config.distractors}_n{config.noise:g}"
     return f"motion{config.num_classes}_{counts}_{look}_s{config.seed}_v{_VERSION}"
 
 
@@ -129,24 +131,29 @@ def render_video(config: SyntheticConfig, split: int, label: int, item: int) -> 
     video_THWC = np.repeat(blocks[grid][:, grid][None], length, axis=0)
     others = [motion for motion in MOTIONS[: config.num_classes] if motion is not MOTIONS[label]]
     for _ in range(config.distractors):
-        _paint(video_THWC, others[int(random.integers(len(others)))], random, colours=_COLD)
+        _paint(video_THWC, others[int(random.integers(len(others)))], config.speed, random, colours=_COLD)
     for _ in range(_TARGETS):
-        _paint(video_THWC, MOTIONS[label], random, colours=_WARM)
+        _paint(video_THWC, MOTIONS[label], config.speed, random, colours=_WARM)
     video_THWC += config.noise * random.standard_normal(video_THWC.shape, np.float32)
     return np.clip(np.rint(video_THWC), 0, 255).astype(np.uint8)
 
 
 def _paint(
-    video_THWC: np.ndarray, motion: Motion, random: np.random.Generator, *, colours: Sequence[tuple[int, int]]
+    video_THWC: np.ndarray,
+    motion: Motion,
+    speed: float,
+    random: np.random.Generator,
+    *,
+    colours: Sequence[tuple[int, int]],
 ) -> None:
     """Paints an ellipse that does `motion` over the frames, with a soft edge, in place."""
     length, size = video_THWC.shape[:2]
-    t = np.arange(length)[:, None]
-    speed = random.uniform(*_SPEED) * size / 64
-    x_T1 = random.uniform(0, size) + motion.right * speed * t
-    y_T1 = random.uniform(0, size) + motion.down * speed * t
-    angle_T11 = (random.uniform(0, np.pi) + motion.turn * random.uniform(*_TURN) * t)[..., None]
-    phase_T11 = ((random.uniform() + motion.growth * random.uniform(*_GROWTH) * t) % 1)[..., None]
+    t_T1 = speed * np.arange(length)[:, None]
+    way_T1 = random.uniform(*_SPEED) * size / 64 * t_T1
+    x_T1 = random.uniform(0, size) + motion.right * way_T1
+    y_T1 = random.uniform(0, size) + motion.down * way_T1
+    angle_T11 = (random.uniform(0, np.pi) + motion.turn * random.uniform(*_TURN) * t_T1)[..., None]
+    phase_T11 = ((random.uniform() + motion.growth * random.uniform(*_GROWTH) * t_T1) % 1)[..., None]
     colour = np.array([random.uniform(*limits) for limits in colours], np.float32)
     long_T11 = (_SIZES[0] + phase_T11 * (_SIZES[1] - _SIZES[0])) * size
     # Only the square around the ellipse is computed; rows and columns wrap around.
@@ -157,7 +164,7 @@ def _paint(
     along_TKK = (dx_T1K * np.cos(angle_T11) + dy_TK1 * np.sin(angle_T11)) / long_T11
     across_TKK = (dy_TK1 * np.cos(angle_T11) - dx_T1K * np.sin(angle_T11)) / (long_T11 * _FLATNESS)
     cover_TKK1 = np.clip((1 - np.hypot(along_TKK, across_TKK)) * long_T11 + 0.5, 0, 1)[..., None]
-    where = t[..., None], rows_TK[:, :, None] % size, columns_TK[:, None, :] % size
+    where = np.arange(length)[:, None, None], rows_TK[:, :, None] % size, columns_TK[:, None, :] % size
     video_THWC[where] += cover_TKK1 * (colour - video_THWC[where])
 
 

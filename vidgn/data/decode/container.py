@@ -26,6 +26,11 @@ _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", **_LIMIT
 _MP4_OPTIONS = {**_OPTIONS, "codec_whitelist": "none", "fflags": "nofillin+noparse"}
 
 
+def libraries() -> str:
+    """The FFmpeg that PyAV has."""
+    return f"FFmpeg {av.ffmpeg_version_info}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
+
+
 def open_container(path: str, timeout_seconds: float | None = None) -> tuple[InputContainer, VideoStream]:
     """A local file, demuxed by nothing but a known video format, and its first real video stream, one thread.
 

@@ -134,7 +134,10 @@ def serve(socket_fd: int, preload: Sequence[str]) -> NoReturn:
     requests, own = socket.socket(fileno=socket_fd), os.getpid()
     signal.signal(signal.SIGCHLD, lambda *_: _report_exits(requests))
     while True:
-        message, fds, _, _ = socket.recv_fds(requests, 1, 2)
+        try:
+            message, fds, _, _ = socket.recv_fds(requests, 1, 2)
+        except ConnectionResetError:  # killed before it had read how its last workers ended
+            os._exit(0)
         if not message:
             os._exit(0)
         if os.fork() == 0:

@@ -53,6 +53,7 @@ def report_markdown(analysis: Analysis, *, pictures: list[str]) -> str:
 def _sections(analysis: Analysis) -> list[str]:
     found = [
         run_counts(analysis),
+        sections.summary(analysis),
         sections.accuracy_section(analysis),
         sections.gap_section(analysis),
         sections.change_section(analysis),

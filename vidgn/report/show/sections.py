@@ -1,10 +1,49 @@
 """The tables of a report as markdown. Each function makes one section; an empty string says there is nothing to say."""
 
+import dataclasses
+
 from vidgn.report.analyse.analysis import Analysis, Comparison
 from vidgn.report.analyse.arms import Arm, Column
 from vidgn.report.analyse.statistics import POWER, best_sign_flip_p, over_seeds, seeds_for, wilson_interval
 from vidgn.report.read import published
 from vidgn.report.show.markdown import MINUS, column_name, interval, listed, percent, plural, probability, signed, table
+
+
+def summary(analysis: Analysis) -> str:
+    """One sentence: what smaller batches and longer clips change for each arm, and in how many runs that was seen."""
+    smaller: dict[str, list[float]] = {}
+    for change in analysis.changes:
+        if change.points is not None:
+            smaller.setdefault(change.arm.norm, []).append(change.points.mean)
+    longer: dict[str, list[float]] = {}
+    for (column, norm), arm in analysis.arms.items():
+        shorter = [c for c, n in analysis.arms if n == norm and c.frames < column.frames and _but_frames(c, column)]
+        base = analysis.arms[min(shorter, key=lambda c: c.frames), norm] if shorter else None
+        if arm.done and base is not None and base.done:
+            longer.setdefault(norm, []).append(arm.top1.mean - base.top1.mean)
+    what = {f"fewer {analysis.unit}/GPU": smaller, "longer clips": longer}
+    told = [f"with {words} {_ranges(analysis, by_norm)}" for words, by_norm in what.items() if by_norm]
+    if len(analysis.norms) < 2 or not told:
+        return ""
+    seeds = len({c.seed for c in analysis.study.cells if c.result})
+    runs = sum(c.result is not None for c in analysis.study.cells)
+    kind = "error" if analysis.is_imagenet else "accuracy"
+    return f"Seen in {plural(runs, 'run')} ({plural(seeds, 'seed')}), top-1 {kind} in points: {'; '.join(told)}."
+
+
+def _but_frames(column: Column, other: Column) -> bool:
+    """Whether two columns differ in nothing but the clip's length."""
+    return dataclasses.replace(column, frames=other.frames) == other
+
+
+def _ranges(analysis: Analysis, by_norm: dict[str, list[float]]) -> str:
+    """`bn −12.8 to −6.5, gn +0.2 to +2.0`."""
+    sign = -1 if analysis.is_imagenet else 1
+    ranges = {norm: sorted(sign * points for points in found) for norm, found in by_norm.items()}
+    return ", ".join(
+        f"{norm} {' to '.join(dict.fromkeys(signed(p) for p in (points[0], points[-1])))}"
+        for norm, points in ranges.items()
+    )
 
 
 def accuracy_section(analysis: Analysis) -> str:

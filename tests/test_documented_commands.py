@@ -1,0 +1,179 @@
+"""Every block of commands in README.md and docs/ runs as it stands there, in order, page by page.
+
+What makes them short is around them: a copy of vidgn whose conf/ has narrow nets, small crops, one step; files of the
+names that a page speaks of, made here; `wget`, which takes them from a folder, and `make`, which only says what it
+would do.
+"""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.data.encoded_videos import KINDS, encode, picture
+from tests.models.foreign_files import caffe2_blobs, python2_pickle, torchvision_state
+from tests.models.narrow_nets import IMAGE, plain
+from vidgn.cli.main import main
+
+REPO = Path(__file__).resolve().parent.parent
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+SMALL = {  # file of conf/ -> what a test can wait for
+    "model/i3d_r50.yaml": {"width": 8, "norm_groups": 2},
+    "data/kinetics400.yaml": {"crop": 32, "short_side": [32, 36], "workers": 0},
+    "views/paper.yaml": {"clips": 1},
+    "data/imagenet.yaml": {"short_side": [48, 48], "crop": 48},
+    "data/synthetic.yaml": {"workers": 0},
+    "trainer/default.yaml": {"max_steps": 1, "eval_every": 0, "device": "cpu"},
+    "config.yaml": {"bn_stats_steps": 1},
+}
+LONG = {"weights.md", "memory.md"}  # sixty cells; a hundred predictions
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of vidgn with a small conf/, and the commands `vidgn`, `wget` and `make`."""
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copytree(REPO / "vidgn", folder / "site/vidgn", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPO / "conf", folder / "site/conf")
+    for name, values in SMALL.items():
+        file = folder / "site/conf" / name
+        text = file.read_text()
+        for key, value in values.items():
+            line = f"{key}: {yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}"
+            text, found = re.subn(rf"^{key}: .*$", line, text, flags=re.MULTILINE)
+            text += "" if found else f"{line}\n"
+        file.write_text(text)
+    (folder / "bin").mkdir()
+    scripts = {
+        "vidgn": f'PYTHONPATH="{folder}/site" exec "{sys.executable}" -m vidgn "$@"',
+        "wget": f'cp "{folder}/net/$(basename "$1")" .',
+        "make": f'exec "{shutil.which("make")}" --dry-run -C "{REPO}" "$@"',
+    }
+    for name, command in scripts.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{command}\n")
+        (folder / "bin" / name).chmod(0o755)
+    (folder / "net").mkdir()
+    blobs = {"blobs": caffe2_blobs(plain(IMAGE, "gn"), statistics=False)}
+    (folder / "net/R-50-GN.pkl").write_bytes(python2_pickle(blobs))
+    torch.save(torchvision_state(plain(IMAGE, "bn")), folder / "net/resnet50-0676ba61.pth")
+    return folder
+
+
+def run(script: str, place: Path, folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={"PATH": f"{place}/bin:/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def videos(folder: Path) -> None:
+    """`videos/`, `train.csv` and `val.csv` of two classes, and two videos beside them."""
+    names = [
+        KINDS[kind](folder_of(folder / "videos")).name for kind in ("h264_closed", "vp9", "mpeg4_avi", "hevc_closed")
+    ]
+    rows = "".join(f"{name},{i % 2}\n" for i, name in enumerate(names))
+    for split in ("train", "val"):
+        (folder / f"{split}.csv").write_text(f"path,label\n{rows}")
+    for name in ("some.mp4", "clip.mp4", "other.mp4"):
+        encode(folder / name, "libx264", options={"preset": "veryfast"})
+
+
+def kinetics(folder: Path, name: str = "kinetics", prefix: str = "k400_") -> None:
+    """A folder and csv files of the official form, with one video that is not there."""
+    header = "label,youtube_id,time_start,time_end,split,is_cc\n"
+    for split in ("train", "val"):
+        rows = "".join(f"motion {i % 2},video{i:06d},{i},{i + 10},{split},0\n" for i in range(5))
+        (folder / f"{prefix}{split}.csv").write_text(header + rows)
+    for i in range(4):
+        encode(folder_of(folder / name) / f"video{i:06d}_{i:06d}_{i + 10:06d}.mp4", "mpeg4")
+
+
+def images(folder: Path) -> None:
+    """`imagenet/` and `pictures/` of two classes."""
+    for name in ("imagenet", "pictures"):
+        for split in ("train", "val"):
+            for i in range(4):
+                path = folder_of(folder / name / split / f"class{i % 2}") / f"{i}.JPEG"
+                Image.fromarray(np.ascontiguousarray(picture(i))).save(path)
+
+
+def folder_of(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def for_readme(folder: Path, place: Path) -> None:
+    videos(folder)
+    kinetics(folder)
+    (folder / "net").mkdir()
+    for norm, file in {"gn": "R-50-GN.pkl", "bn": "resnet50-0676ba61.pth"}.items():
+        run(f"vidgn convert {place}/net/{file} r50_{norm}.safetensors --norm {norm}", place, folder)
+
+
+def for_weights(folder: Path, place: Path) -> None:
+    kinetics(folder, "videos", "")
+    images(folder)
+    for name in ("clip.mp4", "other.mp4"):
+        encode(folder / name, "libx264", options={"preset": "veryfast"})
+
+
+NEEDS: dict[str, Callable[[Path, Path], None]] = {
+    "README.md": for_readme,
+    "reliability.md": lambda folder, place: kinetics(folder, "videos", ""),
+    "weights.md": for_weights,
+}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.name, marks=[pytest.mark.long] if page.name in LONG else []) for page in PAGES],
+)
+def test_commands_run_as_they_stand(page: Path, place: Path, tmp_path: Path) -> None:
+    found = blocks(page)
+    assert {language for language, _ in found} <= {"sh", "text"}
+    NEEDS.get(page.name, lambda folder, place: None)(tmp_path, place)
+    for language, script in found:
+        if language == "sh":
+            run(script, place, tmp_path)
+
+
+def test_the_demo_runs_and_shows_its_table(place: Path, tmp_path: Path) -> None:
+    run("vidgn train sweep=demo data.synthetic.num_train=16 data.synthetic.num_val=16", place, tmp_path)
+    assert "8 done" in (tmp_path / "runs/demo/report.md").read_text()
+
+
+def test_every_option_that_pages_name_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those in the text between blocks as well."""
+    verbs = "train|evaluate|status|memory|report|predict|convert|doctor|data (?:index|check|transcode|synth|bench)"
+    said: dict[str, str] = {}
+    named = 0
+    for page in [*PAGES, REPO / "launch/README.md", REPO / "CONTRIBUTING.md"]:
+        for verb, rest in re.findall(rf"\bvidgn ({verbs})\b([^`\n]*)", page.read_text()):
+            if verb not in said:
+                with contextlib.suppress(SystemExit):
+                    main([*verb.split(), "--help"])
+                said[verb] = capsys.readouterr().out
+            for option in re.findall(r" (--[a-z-]+)", rest.partition("#")[0]):
+                assert option in said[verb], f"{page.name}: vidgn {verb}{rest}"
+                named += 1
+    assert named > 5
