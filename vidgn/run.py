@@ -198,6 +198,14 @@ def work_as_rank(config: Config, stop: RankStopFlag, *, work: Literal["train", "
     return None
 
 
+def why_refused(config: Config) -> str | None:
+    """Why the directory of a cell is another experiment's, in one line; None where it is this one's, or nobody's."""
+    if not (config.run_dir / "identity.json").exists():
+        return None
+    train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
+    return directory.other_experiment(config.run_dir, _identity(config, train, val, is_test=False))
+
+
 # -- before ---------------------------------------------------------------------------------------------------------
 
 

@@ -98,7 +98,7 @@ def _guess_model(source: "WeightsSource") -> str:
     """By depth; the I3D of pytorchvideo and PySlowFast is the one without a temporal stride in its stem."""
     by_depth: dict[tuple[int, ...], str] = {(3, 4, 6, 3): "i3d_r50", (3, 4, 23, 3): "i3d_r101"}
     found = by_depth.get(source.depths)
-    if found is None or source.width != _compose(found, "bn", None, source.file.path).model.width:
+    if found is None or source.width != _compose(found, "bn", None, str(source.file.path)).model.width:
         raise ConfigError(
             f"{source.file.path}: a ResNet of depth {source.depths} and width {source.width} is none of conf/model; "
             "give the one it is for with --model NAME"

@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,11 @@ def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> 
         with shared_machine(composition) as overrides, listening(stop):
             _run_cells(composition, lambda: run_all(overrides), studies[0], stop)
     finally:
+        refused = _refused(composition)
         for study in studies:
+            _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study], refused)
             _report(study)
-    return _print_unfinished(composition, old_errors, stopped=stop.is_set())
+    return _print_unfinished(composition, old_errors, refused, stopped=stop.is_set())
 
 
 def _check_cells(composition: Composition) -> None:
@@ -149,7 +151,19 @@ def _watched(
             signal.signal(signal.SIGUSR2, before)
 
 
-def _list_cells(study: Path, configs: list[Config]) -> None:
+def _refused(composition: Composition) -> dict[Path, str]:
+    """Cells whose directory holds another experiment, with the reason: what is there is not their result."""
+    from vidgn.run import why_refused
+
+    found: dict[Path, str] = {}
+    for config in composition.configs:
+        with suppress(VidgnError):  # data that is gone, or a weights file: the cell itself has said so
+            if (reason := why_refused(config)) is not None:
+                found[config.run_dir] = reason
+    return found
+
+
+def _list_cells(study: Path, configs: list[Config], refused: Mapping[Path, str] | None = None) -> None:
     """study.json: every cell ever asked for, so that a missing one can be named. Other sweeps may add theirs now."""
     study.mkdir(parents=True, exist_ok=True)
     file = study / "study.json"
@@ -166,6 +180,8 @@ def _list_cells(study: Path, configs: list[Config]) -> None:
                 "seed": config.seed,
             }
             known[run_name(config)] = {"run_name": run_name(config), "values": values}
+            if reason := (refused or {}).get(config.run_dir):
+                known[run_name(config)]["refused"] = reason
         write_json(file, {"cells": list(known.values())}, alone=False)
 
 
@@ -194,13 +210,22 @@ def _print_unless_from_a_cell(error: Exception, composition: Composition) -> Non
         print(f"vidgn train: {line[:500]}", file=sys.stderr)
 
 
-def _print_unfinished(composition: Composition, old_errors: dict[Path, tuple[int, str]], *, stopped: bool) -> int:
-    """A line for each cell without a result; one that failed at an earlier start alone has not failed at this one.
+def _print_unfinished(
+    composition: Composition,
+    old_errors: dict[Path, tuple[int, str]],
+    refused: Mapping[Path, str],
+    *,
+    stopped: bool,
+) -> int:
+    """A line for each cell without a result of its own; one that failed at an earlier start has not failed at this one.
 
     Returns:
         The exit code.
     """
-    undone = [c.run_dir for c in composition.configs if not (c.run_dir / "result.json").exists()]
+    for reason in refused.values():
+        print(reason, file=sys.stderr)
+    there = [c.run_dir for c in composition.configs if c.run_dir not in refused]
+    undone = [run for run in there if not (run / "result.json").exists()]
     errors = _errors(composition)
     waiting = 0
     for run in undone:
@@ -210,7 +235,7 @@ def _print_unfinished(composition: Composition, old_errors: dict[Path, tuple[int
             print(f"{run}: {errors[run][1] if run in errors else 'not finished'}", file=sys.stderr)
     if waiting:
         print(f"vidgn train: stopped, {waiting} cells to go: the same command goes on with them", file=sys.stderr)
-    return (EXIT_AGAIN if waiting else 1) if undone else 0
+    return (EXIT_AGAIN if waiting else 1) if undone else int(bool(refused))
 
 
 def _report(study: Path) -> None:

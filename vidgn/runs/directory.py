@@ -210,16 +210,22 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
     """
     path.mkdir(parents=True, exist_ok=True)
     (path / "checkpoints").mkdir(exist_ok=True)
+    if (refused := other_experiment(path, identity)) is not None:
+        raise OtherExperimentError(refused)
+    if not (path / "identity.json").exists():
+        write_json(path / "identity.json", dict(identity))
+
+
+def other_experiment(path: Path, identity: Mapping[str, Any]) -> str | None:
+    """Why a directory is not this experiment's, with the remedy; None where it is, or is nobody's."""
     file = path / "identity.json"
-    if file.exists():
-        there = read_json(file)
-        if fingerprint(there) != fingerprint(identity):
-            raise OtherExperimentError(
-                f"{path} holds another experiment: {_some(differing_keys(identity, there))}. "
-                f"Write tag=NAME to give this one a directory of its own"
-            )
-    else:
-        write_json(file, dict(identity))
+    there = read_json(file) if file.exists() else identity
+    if fingerprint(there) == fingerprint(identity):
+        return None
+    return (
+        f"{path} holds another experiment: {_some(differing_keys(identity, there))}. "
+        f"Write tag=NAME to give this one a directory of its own"
+    )
 
 
 def _some(keys: list[str]) -> str:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from vidgn.atomic_files import silent_seconds
 from vidgn.processes import STALE_SECONDS, is_still
 
-State = Literal["pending", "running", "done", "failed", "stopped"]
-STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "pending")
+State = Literal["pending", "running", "done", "failed", "stopped", "refused"]
+STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "refused", "pending")
 _TAIL_BYTES = 1 << 16
 
 

@@ -149,7 +149,7 @@ def read_study(directory: Path | str) -> Study:
         raise ManifestError(
             f"{directory} is a run, not a study: give the directory above it, {directory.absolute().parent}"
         )
-    asked = _asked(directory / "study.json")
+    asked, refused = _asked(directory / "study.json")
     found = sorted(p.parent.name for p in directory.glob("*/config.yaml"))
     names = [*asked, *(n for n in found if n not in asked)]
     if not names:
@@ -157,7 +157,7 @@ def read_study(directory: Path | str) -> Study:
             f"no study in {directory}: looked for study.json or a run in */config.yaml and found neither "
             f"(a study is runs_dir/study)"
         )
-    cells = tuple(_read_cell(directory / name, asked.get(name)) for name in names)
+    cells = tuple(_read_cell(directory / name, asked.get(name), refused.get(name)) for name in names)
     return Study(directory.absolute().name, directory, cells, bool(asked))
 
 
@@ -184,18 +184,20 @@ def read_videos(path: Path, mtime_ns: int) -> VideoScores:
     return VideoScores(tuple(ids), np.asarray(labels, dtype=np.int64), np.asarray(ranks, dtype=np.int64))
 
 
-def _asked(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Run name -> values of every cell a sweep has asked for; empty without the file."""
+def _asked(path: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    """Run name -> values of every cell a sweep has asked for, and why it was refused; both empty without the file."""
     if not path.is_file():
-        return {}
+        return {}, {}
     listing = json_or_none(path)
     try:
-        return {str(c["run_name"]): dict(c["values"]) for c in listing["cells"]}
+        asked: dict[str, Mapping[str, Any]] = {str(c["run_name"]): dict(c["values"]) for c in listing["cells"]}
+        return asked, {str(c["run_name"]): str(c["refused"]) for c in listing["cells"] if "refused" in c}
     except (KeyError, TypeError, ValueError):
         raise ManifestError(f"{path} is no list of cells: start the sweep again to write it anew") from None
 
 
-def _read_cell(directory: Path, values: Mapping[str, Any] | None) -> Cell:
+def _read_cell(directory: Path, values: Mapping[str, Any] | None, refused: str | None) -> Cell:
+    """A cell that was refused has no result: what lies in its directory is another experiment's."""
     config = _read_yaml(directory / "config.yaml")
     known = {**(values or {}), **_identity(config)}
     missing = [k for k in ("model", "norm", "frames", "clips_per_gpu", "gpus") if k not in known]
@@ -215,9 +217,9 @@ def _read_cell(directory: Path, values: Mapping[str, Any] | None) -> Cell:
         seed=int(known.get("seed", 0)),
         tag=_tag(directory.name, known),
         asked=values is not None,
-        progress=read_run_status(directory),
+        progress=RunStatus("refused", error=refused) if refused else read_run_status(directory),
         config=config,
-        result=json_or_none(directory / "result.json"),
+        result=None if refused else json_or_none(directory / "result.json"),
         audit=json_or_none(directory / "audit.json"),
     )
 

@@ -42,6 +42,8 @@ def describe(cell: Cell) -> str:
     match p.state:
         case "done":
             return f"top-1 {cell.result['top1']:.1f} %" if cell.result else "result.json is not whole"
+        case "refused":
+            return str(p.error)
         case "failed":
             return f"{_step(cell)}: {p.error}" if p.step else str(p.error)
         case "running":
