@@ -29,6 +29,7 @@ _left_out: Counter[str] = Counter()  # tests by what they are left out for
 # as `--durations=0` orders them. Tests of one group run in one process, where what they share is made once.
 _SLOW = {
     "tests/launch/test_sweeps.py": "",
+    "tests/test_documented_commands.py": "",
     "tests/training/test_one_experiment.py": "one experiment",
     "tests/launch/test_slurm.py": "launched",
     "tests/launch/test_ranks.py": "launched",
@@ -36,9 +37,9 @@ _SLOW = {
     "tests/launch/test_wrong.py": "launched",
     "tests/runs/test_kill.py": "disturbed",
     "tests/distributed/test_signals.py": "disturbed",
-    "tests/test_documented_commands.py": "",
     "tests/test_spine.py": "",
     "tests/cli/test_sweep_recovery.py": "",
+    "tests/cli/test_sweep_refused.py": "",
     "tests/training/test_images.py": "",
     "tests/cli/test_memory.py": "",
     "tests/models/norms/test_ranks.py": "",

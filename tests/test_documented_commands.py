@@ -32,6 +32,7 @@ SMALL = {  # file of conf/ -> what a test can wait for
     "views/paper.yaml": {"clips": 1},
     "data/imagenet.yaml": {"short_side": [48, 48], "crop": 48},
     "data/synthetic.yaml": {"workers": 0},
+    "launch/local.yaml": {"threads": 1},
     "trainer/default.yaml": {"max_steps": 1, "eval_every": 0, "device": "cpu"},
     "config.yaml": {"bn_stats_steps": 1},
 }

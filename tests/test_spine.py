@@ -125,16 +125,16 @@ def generated(tmp_path_factory):
 
 def test_the_same_seed_and_other_worker_counts_give_the_same_run(generated, tmp_path):
     arguments = [*SYNTHETIC, generated, "norm=bn", "trainer.max_steps=7", "trainer.eval_every=1"]
-    for study, workers in (("a", 0), ("b", 0), ("c", 2), ("d", 1)):
+    for study, workers in (("a", 0), ("b", 2), ("c", 1)):
         vidgn("train", *arguments, f"study={study}", f"data.workers={workers}", folder=tmp_path)
-    runs = [tmp_path / "runs" / study / "i3d_tiny_8f_4x2_bn_s0" for study in "abcd"]
+    runs = [tmp_path / "runs" / study / "i3d_tiny_8f_4x2_bn_s0" for study in "abc"]
     first = metrics(runs[0])
     assert [line["kind"] for line in first] == ["train"] * 3 + ["curve"] + ["train"] * 3 + ["curve", "train", "curve"]
     for run in runs[1:]:
         assert metrics(run) == first
         assert (run / "result.json").read_bytes() == (runs[0] / "result.json").read_bytes()
-    vidgn("train", *arguments, "study=e", "seed=1", folder=tmp_path)
-    other = metrics(tmp_path / "runs/e/i3d_tiny_8f_4x2_bn_s1")
+    vidgn("train", *arguments, "study=d", "seed=1", folder=tmp_path)
+    other = metrics(tmp_path / "runs/d/i3d_tiny_8f_4x2_bn_s1")
     assert [line["loss"] for line in other] != [line["loss"] for line in first]
 
 

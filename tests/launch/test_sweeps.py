@@ -1,4 +1,4 @@
-"""Sweeps of four cells of two ranks in the launchers of one machine: nothing is left after success, failure, Ctrl-C."""
+"""Sweeps of three cells of two ranks in the launchers of one machine: nothing is left after success, failure, Ctrl-C."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ LAUNCHERS = {
 
 
 def sweep(folder: Path, launcher: str, *more: str) -> list[str]:
-    return ["train", "-m", *tiny(folder / "data", "seed=0,1,2,3", "trainer.max_steps=12", *LAUNCHERS[launcher], *more)]
+    return ["train", "-m", *tiny(folder / "data", "seed=0,1,2", "trainer.max_steps=12", *LAUNCHERS[launcher], *more)]
 
 
 def run(folder: Path, seed: int) -> Path:
@@ -24,7 +24,7 @@ def run(folder: Path, seed: int) -> Path:
 
 
 def done(folder: Path) -> list[int]:
-    return [seed for seed in range(4) if (run(folder, seed) / "result.json").exists()]
+    return [seed for seed in range(3) if (run(folder, seed) / "result.json").exists()]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -34,20 +34,20 @@ def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
     with started(sweep(tmp_path, launcher), tmp_path) as command:
         assert command.wait(300) == 1, command.output()
         command.assert_nothing_left()
-    assert done(tmp_path) == [0, 2, 3], command.output()
+    assert done(tmp_path) == [0, 2], command.output()
     said = command.output()
     assert "Traceback" not in said
     (failed,) = [line for line in said.splitlines() if line.startswith("runs/s/i3d_tiny_8f_1x2_gn_s1: ")]
     assert "FileExistsError" in failed
-    assert "3 done, 1 failed" in (tmp_path / "runs" / "s" / "report.md").read_text()
+    assert "2 done, 1 failed" in (tmp_path / "runs" / "s" / "report.md").read_text()
     assert list((tmp_path / "runs" / "s").glob(".stop-token*")) == []
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
     arguments = sweep(tmp_path, launcher, "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
-    run(tmp_path, 3).mkdir(parents=True)
-    (run(tmp_path, 3) / "error.txt").write_text("of an earlier start\n")  # no failure of this one, which won't reach it
+    run(tmp_path, 2).mkdir(parents=True)
+    (run(tmp_path, 2) / "error.txt").write_text("of an earlier start\n")  # no failure of this one, which won't reach it
     with started(arguments, tmp_path) as command:
         wait_until(lambda: _steps(tmp_path, 0, command) > 0, 300, command.output)
         os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
@@ -55,9 +55,9 @@ def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
         command.assert_nothing_left()
     said = command.output()
     assert "Traceback" not in said
-    assert "4 cells to go: the same command goes on with them" in said
+    assert "3 cells to go: the same command goes on with them" in said
     assert done(tmp_path) == []
-    saved = [seed for seed in range(4) if list(run(tmp_path, seed).glob("checkpoints/step_*.pt"))]
+    saved = [seed for seed in range(3) if list(run(tmp_path, seed).glob("checkpoints/step_*.pt"))]
     assert 0 in saved, "what ran has saved where it stopped"
     if launcher == "basic":
         assert not (run(tmp_path, 2) / "log.txt").exists()
@@ -69,14 +69,14 @@ def test_interrupt_after_a_failed_cell_has_ended_the_launchers_wait(tmp_path):
     run(tmp_path, 0).write_text("in the way")
     arguments = sweep(tmp_path, "submitit_local", "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
     with started(arguments, tmp_path) as command:
-        wait_until(lambda: max(_steps(tmp_path, seed, command) for seed in (1, 2, 3)) > 5, 300, command.output)
+        wait_until(lambda: max(_steps(tmp_path, seed, command) for seed in (1, 2)) > 5, 300, command.output)
         assert "FileExistsError" in command.output(), "the launcher has said so, and waits no more"
         os.killpg(command.process.pid, signal.SIGINT)
         assert command.wait(300) == 75, command.output()
-        saved = [seed for seed in (1, 2, 3) if list(run(tmp_path, seed).glob("checkpoints/step_*.pt"))]
+        saved = [seed for seed in (1, 2) if list(run(tmp_path, seed).glob("checkpoints/step_*.pt"))]
         assert saved, "the sweep has not waited for it"
         command.assert_nothing_left()
-    assert "4 cells to go: the same command goes on with them" in command.output()
+    assert "3 cells to go: the same command goes on with them" in command.output()
 
 
 def _steps(folder: Path, seed: int, command: Command) -> int:

@@ -19,6 +19,7 @@ from vidgn.rng_streams import Tag, stream
 
 KINDS = ("bn", "gn", "sync_bn")
 WORLDS = (1, 2, 4)
+NARROW = ("model.width=8",)
 TOLERANCE = 1e-10  # of the largest value of a tensor
 
 
@@ -35,11 +36,11 @@ def finished(tmp_path_factory, larger_data):
     cells = {kind: {} for kind in KINDS}
     for world in WORLDS:
         for kind in KINDS:
-            example = cell(tmp_path_factory.mktemp("x"), larger_data, f"norm={kind}")
+            example = cell(tmp_path_factory.mktemp("x"), larger_data, f"norm={kind}", *NARROW)
             for clips in legal_clips_per_forward(example.slots_per_step, group_clips(example), world):
                 folder = tmp_path_factory.mktemp(f"{kind}_{world}x{clips}")
                 cells[kind][world, clips] = cell(
-                    folder, larger_data, f"norm={kind}", f"trainer.clips_per_forward={clips}"
+                    folder, larger_data, f"norm={kind}", f"trainer.clips_per_forward={clips}", *NARROW
                 )
         in_world(world, train_cells, [c for kind in KINDS for (w, _), c in cells[kind].items() if w == world])
     return cells
@@ -142,7 +143,7 @@ def plain_training(rank: int, join, config, folder: Path) -> None:
         with batches:
             for step, batch in enumerate(batches):
                 p = config.model.dropout
-                keep = [stream(Tag.DROPOUT, 0, step, 4 * rank + i).random(512) >= p for i in range(4)]
+                keep = [stream(Tag.DROPOUT, 0, step, 4 * rank + i).random(256) >= p for i in range(4)]
                 scale = torch.stack([torch.from_numpy(k) for k in keep]).double() / (1 - p)
                 for group in sgd.param_groups:  # x0.1 at 37.5 % and 75 % of 6 steps: steps 3 and 5
                     group["lr"] = optim.lr_per_clip * 16 * (1 if step < 3 else 0.1 if step < 5 else 0.01)
