@@ -1,6 +1,5 @@
 """One cell from start to result: claim the directory, train, test, write what the report reads."""
 
-import hashlib
 import os
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -13,7 +12,6 @@ import yaml
 
 from vidgn.atomic_files import read_json, write_json, write_text
 from vidgn.config.build import to_plain
-from vidgn.config.fingerprint import WEIGHTS, identity
 from vidgn.config.schema import Config
 from vidgn.data.datasets.manifest import Manifest, check_data, read_manifest
 from vidgn.distributed.environment import ranks_are_set
@@ -31,6 +29,7 @@ from vidgn.models.weights.formats import Triple
 from vidgn.runs import directory
 from vidgn.runs.checkpoint import list_checkpoints, versions
 from vidgn.runs.directory import RunDirectory
+from vidgn.runs.identity import identity_of, weights_file
 from vidgn.runs.lock import locked, remove_stale_locks
 from vidgn.runs.progress import QUIET
 from vidgn.training.audit import audit, audit_table
@@ -163,7 +162,7 @@ def work_as_rank(config: Config, stop: RankStopFlag, *, work: Literal["train", "
         if not claimed and not _first_claims(config, ranks, held):
             return None
         train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
-        identified = _identity(config, train, val, is_test=work == "test")
+        identified = identity_of(config, train, val, is_test=work == "test")
         run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop, identity=identified)
         try:
             model, input_mean = _first_model(config, train, run_directory, ranks, is_test=work == "test")
@@ -198,14 +197,6 @@ def work_as_rank(config: Config, stop: RankStopFlag, *, work: Literal["train", "
     return None
 
 
-def why_refused(config: Config) -> str | None:
-    """Why the directory of a cell is another experiment's, in one line; None where it is this one's, or nobody's."""
-    if not (config.run_dir / "identity.json").exists():
-        return None
-    train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
-    return directory.other_experiment(config.run_dir, _identity(config, train, val, is_test=False))
-
-
 # -- before ---------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +208,7 @@ def _claim(config: Config, held: ExitStack) -> bool:
     """
     path = config.run_dir
     train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
-    identified = _identity(config, train, val, is_test=False)
+    identified = identity_of(config, train, val, is_test=False)
     if (path / "result.json").exists():
         directory.claim(path, identified)
         remove_stale_locks(path)
@@ -246,29 +237,6 @@ def _first_claims(config: Config, ranks: Ranks, held: ExitStack) -> bool:
     return outcome
 
 
-def _identity(config: Config, train: Manifest, val: Manifest, *, is_test: bool) -> dict[str, Any]:
-    digest = hashlib.sha256(f"{train.digest()} {val.digest()}".encode()).hexdigest()[:32]
-    weights = None
-    if (path := _weights_file(config, is_test=is_test)) is not None:
-        with open(path, "rb") as file:
-            weights = hashlib.file_digest(file, "sha256").hexdigest()
-    elif config.weights is not None:
-        weights = read_json(config.run_dir / "identity.json")[WEIGHTS]
-    return identity(config, data_digest=digest, weights_digest=weights)
-
-
-def _weights_file(config: Config, *, is_test: bool) -> Path | None:
-    """The file to start from; None where there is none, in a test, and where it is gone and a checkpoint is there."""
-    if config.weights is None or is_test:
-        return None
-    try:
-        return resolve_path(config.weights)
-    except CheckpointError:
-        if list_checkpoints(config.run_dir / "checkpoints"):
-            return None
-        raise
-
-
 def _first_model(
     config: Config, train: Manifest, run: RunDirectory, ranks: Ranks, *, is_test: bool
 ) -> tuple[VideoResNet, Triple | None]:
@@ -278,7 +246,7 @@ def _first_model(
     """
     model = make_model(config, num_classes=len(train.classes))
     input_mean = None
-    if (path := _weights_file(config, is_test=is_test)) is not None:
+    if (path := weights_file(config, is_test=is_test)) is not None:
         report = load_weights(model, path, std=config.data.std)
         input_mean = report.input_mean
         run.log(str(report))

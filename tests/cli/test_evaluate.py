@@ -82,6 +82,24 @@ def test_other_weights_are_another_experiment(trained, moved, capsys):
     assert "holds another experiment: weights sha256" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_weights_that_are_nowhere_are_not_taken_for_those_it_began_from(trained, moved, capsys, state):
+    if state == "stopped":
+        (RUN / "result.json").unlink()
+    assert main(cell(trained, "tag=w", "weights=missing.safetensors")) == 1
+    told = capsys.readouterr().err
+    assert "weights=missing.safetensors: there is no such file, and " in told
+    assert "began from weights=start.safetensors: write that, " in told
+
+
+def test_statistics_of_other_steps_go_to_files_of_their_own(moved):
+    before = {path.name: path.read_bytes() for path in (RUN / "tests").iterdir()}
+    assert main(["evaluate", str(RUN), "bn_stats_steps=1"]) == 0
+    after = {path.name: path.read_bytes() for path in (RUN / "tests").iterdir()}
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() == {"image-precise-1steps.csv", "image-precise-1steps.json"}
+
+
 def test_replaced_clips_of_bn_statistics_are_said(trained):
     """Four steps of 4 clips are an epoch of the 16 images, so the torn one is among them."""
     said = (trained / RUN / "log.txt").read_text()

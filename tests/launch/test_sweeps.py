@@ -1,4 +1,4 @@
-"""Sweeps of three cells of two ranks in the launchers of one machine: nothing is left after success, failure, Ctrl-C."""
+"""Sweeps of three cells of two ranks in the launchers of one machine: nothing is left of them but their files."""
 
 import os
 import signal

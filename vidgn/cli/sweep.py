@@ -153,7 +153,7 @@ def _watched(
 
 def _refused(composition: Composition) -> dict[Path, str]:
     """Cells whose directory holds another experiment, with the reason: what is there is not their result."""
-    from vidgn.run import why_refused
+    from vidgn.runs.identity import why_refused
 
     found: dict[Path, str] = {}
     for config in composition.configs:

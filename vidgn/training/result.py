@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import yaml
+
 from vidgn.atomic_files import read_json
 from vidgn.config.fingerprint import DATA_ROWS, fingerprint, pair_fingerprint
 from vidgn.config.schema import Config
@@ -16,12 +18,17 @@ from vidgn.training.tester import SplitScores, top_percents
 
 
 def test_name(config: Config, identity: dict[str, Any]) -> str:
-    """Files of a test in the run's directory, without their endings; another name where its data has other rows.
+    """Files of a test in the run's directory, without their endings: what is not the run's own is in the name.
+
+    That is rows of other data, and another number of steps that BN's statistics are taken of.
 
     Args:
         identity: of the test.
     """
     name = f"tests/{config.views.name}-{statistics_used(config) or 'none'}"
+    own = yaml.safe_load((config.run_dir / "config.yaml").read_text())["bn_stats_steps"]
+    if statistics_used(config) == "precise" and config.bn_stats_steps != own:
+        name += f"-{config.bn_stats_steps}steps"
     rows = identity[DATA_ROWS]
     return name if read_json(config.run_dir / "identity.json")[DATA_ROWS] == rows else f"{name}-{rows[:8]}"
 

@@ -254,6 +254,16 @@ def test_bad_kinetics_times(data, tmp_path, seconds):
         read_manifest(replace(data, format="kinetics", root=str(tmp_path), train=path), "train")
 
 
+def test_folders_are_names_and_never_numbers(data, tmp_path):
+    touch(tmp_path, "train/2019/a.mp4", "train/2021/b.mp4", "val/2021/c.mp4")
+    folders = replace(data, format="folders", root=str(tmp_path), train=None, val=None)
+    assert read_manifest(folders, "train").classes == ("2019", "2021")
+    assert rows(read_manifest(folders, "val")) == [("2021/c.mp4", 1)]
+    touch(tmp_path, "val/1/d.mp4")
+    with pytest.raises(ManifestError, match="label '1' is not one of the 2 classes"):
+        read_manifest(folders, "val")
+
+
 def test_240000_rows_stay_small(data, tmp_path):
     num = 240_000
     for label in range(40):

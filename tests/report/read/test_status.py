@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from vidgn.cli.status import run
+from vidgn.report.analyse.analysis import analyse
 from vidgn.report.read.run_state import duration, lines_backward, lines_of, read_run_status
+from vidgn.report.read.study import read_study
 from vidgn.runs.lock import LockedError, locked
 
 CLOCK = {"time": 1.7e9, "clips_per_second": 41.26, "seconds_left": 754.0, "data_wait_fraction": 0.02}
@@ -62,6 +64,23 @@ def test_a_torn_last_line_is_passed_over(writer, capsys):
     with (directory / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "step": 9, "epo')
     assert "step 8 of 400" in status_of(writer, capsys, cell="bn_s0")
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (['{"kind": "train", "step": 1, "lo{"kind": "train", "step": 2, "loss": 1}'], "line 1: is damaged; "),
+        ([json.dumps(train_line(1)), '{"kind": "curve", "st'], "line 2: is damaged; "),
+        ([json.dumps(train_line(s)) for s in (1, 2, 2, 3)], "line 3: step 2 follows step 2; "),
+        ([json.dumps(train_line(s)) for s in (1, 2, 4)], "line 3: step 4 follows step 2; "),
+        (["\0" * 20, json.dumps(train_line(1))], "line 1: is damaged; "),
+    ],
+)
+def test_a_damaged_metrics_file_is_named_with_its_line(writer, capsys, lines, told):
+    directory = writer.start(writer.config())
+    (directory / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert f"{directory / 'metrics.jsonl'}, {told}" in status_of(writer, capsys, cell="metrics.jsonl")
+    assert any(told in fault for fault in analyse(read_study(writer.directory)).faults)
 
 
 def test_the_last_line_of_training_counts_though_others_follow(writer, capsys):

@@ -14,6 +14,7 @@ from vidgn.data.datasets.synthetic import check_synthetic
 from vidgn.errors import ConfigError, ManifestError
 
 _NUM_NAMED = 3  # files that an error names
+_ANNOTATED = ("kinetics", "list", "csv")  # formats whose labels stand in a file; of the others folders are the labels
 _MANY_CLASSES = 100_000  # without a list of their names
 
 
@@ -97,8 +98,7 @@ def check_data(data: DataConfig) -> None:
         raise ConfigError("data.separator is empty: write what parts path and label, for example data.separator=','")
     if data.classes is not None and not os.path.isfile(data.classes):
         raise ManifestError(f"data.classes={data.classes}: no such file; give one with a class name a line, or null")
-    annotated = data.format in ("kinetics", "list", "csv")
-    for split in ("train", "val") if annotated else ():
+    for split in ("train", "val") if data.format in _ANNOTATED else ():
         annotation_path(data, split)
     if data.root is not None or data.format not in ("list", "csv"):
         root_folder(data)
@@ -126,27 +126,28 @@ def read_manifest(data: DataConfig, split: Split) -> Manifest:
             "check that the annotation and data.root belong together"
         )
     classes = read_classes(data)
-    return Manifest(listing, _label_numbers(listing.labels, classes, where), classes)
+    numbers = _label_numbers(listing.labels, classes, where, may_be_numbers=data.format in _ANNOTATED)
+    return Manifest(listing, numbers, classes)
 
 
 def read_classes(data: DataConfig) -> tuple[str, ...]:
     """Class names in label order: data.classes, else the training annotation's, else the validation annotation's.
 
-    Annotations whose labels are all whole numbers give the classes `0` to the largest number.
+    Annotations whose labels are all whole numbers give the classes `0` to the largest number; folders are names.
 
     Raises:
         ManifestError: where that is far beyond the number of rows, and for files that can't be used.
     """
     if data.classes is not None:
         return _classes_file(data.classes)
-    has_train = data.train is not None if data.format in ("kinetics", "list", "csv") else _has_train_folder(data)
+    has_train = data.train is not None if data.format in _ANNOTATED else _has_train_folder(data)
     split: Split = "train" if has_train else "val"
     labels = list(read_labels(data, split))
     where = _describe(data, split)
     if not labels:
         raise ManifestError(f"{where}: no rows; give an annotation with videos")
     names = set(labels)
-    if not all(name.isdecimal() for name in names):
+    if data.format not in _ANNOTATED or not all(name.isdecimal() for name in names):
         return tuple(sorted(names))
     largest = max(map(_whole_number, names))
     if largest >= max(_MANY_CLASSES, len(labels)):
@@ -178,12 +179,12 @@ def _classes_file(path: str) -> tuple[str, ...]:
     return names
 
 
-def _label_numbers(labels: Iterable[str], classes: tuple[str, ...], where: str) -> np.ndarray:
+def _label_numbers(labels: Iterable[str], classes: tuple[str, ...], where: str, *, may_be_numbers: bool) -> np.ndarray:
     numbers = {name: number for number, name in enumerate(classes)}
     found = []
     for label in labels:
         number = numbers.get(label)
-        if number is None and label.isdecimal() and _whole_number(label) < len(classes):
+        if number is None and may_be_numbers and label.isdecimal() and _whole_number(label) < len(classes):
             number = _whole_number(label)
         if number is None:
             raise ManifestError(

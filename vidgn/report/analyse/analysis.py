@@ -17,6 +17,7 @@ from vidgn.report.analyse.statistics import (
     sign_flip_test,
 )
 from vidgn.report.read.published import IMAGENET, KINETICS, Published, find
+from vidgn.report.read.run_state import metrics_fault
 from vidgn.report.read.study import Cell, Study
 
 
@@ -208,6 +209,8 @@ def _changes(columns: Sequence[Column], norms: Sequence[str], arms: Arms) -> lis
 def _faults(cells: Sequence[Cell]) -> list[str]:
     found = []
     for cell in cells:
+        if (fault := metrics_fault(cell.directory / "metrics.jsonl")) is not None:
+            found.append(fault)
         videos = cell.videos() if cell.result else None
         if videos is None or cell.result is None:
             continue

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,13 @@ from vidgn.processes import STALE_SECONDS, is_still
 State = Literal["pending", "running", "done", "failed", "stopped", "refused"]
 STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "refused", "pending")
 _TAIL_BYTES = 1 << 16
+_TRAIN_LINE = re.compile(
+    rb'\{"kind": "train", "step": (\d+), [^\0]*\}\n'
+)  # whole as far as can be told without parsing
+_REMEDY = (
+    "two runs may have written at once: weights and result come from checkpoints, not from this file; "
+    "train again with tag=NAME for a whole one"
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,31 @@ def lines_of(path: Path, kind: str) -> Iterator[dict[str, Any]]:
                     yield found
     except OSError:
         return
+
+
+def metrics_fault(path: Path) -> str | None:
+    """The first damage of a metrics file, with what to do; None where every line is whole and each step comes once.
+
+    The last line may lack its end: it is being written, or will be again.
+    """
+    last = None
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                quick = _TRAIN_LINE.fullmatch(line) if line.count(b'"kind"') == 1 else None
+                if not line.endswith(b"\n"):
+                    return None
+                found = None if quick else _parse(line)
+                if not quick and found is None:
+                    return f"{path}, line {number}: is damaged; {_REMEDY}"
+                if quick or (found and found.get("kind") == "train"):
+                    step = int(quick[1] if quick else (found or {})["step"])
+                    if last is not None and step != last + 1:
+                        return f"{path}, line {number}: step {step} follows step {last}; {_REMEDY}"
+                    last = step
+    except OSError:
+        return None
+    return None
 
 
 def lines_backward(path: Path, kind: str) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Where the cells of a study stand, as text: for `vidgn status` and for the report's list of what is not done."""
 
 from vidgn.report.analyse.analysis import Analysis
-from vidgn.report.read.run_state import STATES, duration
+from vidgn.report.read.run_state import STATES, duration, metrics_fault
 from vidgn.report.read.study import Cell, Study
 from vidgn.report.show.markdown import plural
 
@@ -11,7 +11,8 @@ def status_text(study: Study) -> str:
     width = max(len(c.run_name) for c in study.cells)
     lines = [f"{c.run_name.ljust(width)}  {c.state.ljust(7)}  {describe(c)}".rstrip() for c in study.cells]
     totals = ", ".join(f"{study.count(s)} {s}" for s in STATES if study.count(s))
-    return "\n".join([*lines, f"{plural(len(study.cells), 'cell')}: {totals}"])
+    faults = [fault for c in study.cells if (fault := metrics_fault(c.directory / "metrics.jsonl")) is not None]
+    return "\n".join([*lines, *faults, f"{plural(len(study.cells), 'cell')}: {totals}"])
 
 
 def status_json(study: Study) -> dict[str, object]:
