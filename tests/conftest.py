@@ -1,7 +1,7 @@
 """Which tests run, in which order, what is said of the rest; fixtures of all rooms."""
 
 import functools
-import importlib
+import importlib.util
 import os
 import signal
 from collections import Counter
@@ -79,10 +79,12 @@ def _no_gpu() -> bool:
     return not torch.cuda.is_available()
 
 
-def _does_not_load(module: str) -> bool:
+def _no_torchcodec() -> bool:
+    from vidgn.data.decode.guided import import_torchcodec
+
     try:
-        importlib.import_module(module)
-    except (ImportError, RuntimeError):  # torchcodec without the libraries of its wheel
+        import_torchcodec()
+    except ImportError:
         return True
     return False
 
@@ -93,8 +95,8 @@ _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "gpu": (_no_gpu, "a GPU that torch can use"),
     "no_gpu": (lambda: not _no_gpu(), "CUDA_VISIBLE_DEVICES="),
     "slurm": (lambda: bool(missing_programs()), "apt-get install slurm-wlm munge"),
-    "torchcodec": (lambda: _does_not_load("torchcodec.decoders"), "apt-get install ffmpeg, whose libraries it loads"),
-    "decord": (lambda: _does_not_load("decord"), "pip install decord, on Linux on x86-64"),
+    "torchcodec": (_no_torchcodec, "apt-get install ffmpeg, whose libraries it loads"),
+    "decord": (lambda: importlib.util.find_spec("decord") is None, "pip install decord, on Linux on x86-64"),
     "root": (lambda: os.geteuid() != 0, "the right to mount a file system: root"),
 }
 _is_missing = functools.cache(lambda marker: _NEEDS[marker][0]())

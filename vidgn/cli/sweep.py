@@ -242,6 +242,6 @@ def _report(study: Path) -> None:
     from vidgn.report.show.report_files import write_report
 
     try:
-        print(write_report(study))
+        print(write_report(study), flush=True)  # before the lines about cells, which go to stderr
     except VidgnError as error:
         print(f"no report: {error}", file=sys.stderr)

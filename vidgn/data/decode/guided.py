@@ -1,5 +1,7 @@
 """What decord and torchcodec share: PyAV looks at the file first and says what frame i is."""
 
+import importlib
+import sys
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -137,13 +139,12 @@ class TorchcodecReader(GuardedReader):
             ImportError: where torchcodec or FFmpeg's libraries are not installed.
         """
         super().__init__(guide)
-        try:
-            from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportPrivateImportUsage]
-        except RuntimeError:  # what torchcodec raises for libraries that are not there, over many lines
-            raise ImportError("libtorchcodec does not load") from None
+        decoders = import_torchcodec()
         self._failures = (RuntimeError, ValueError, IndexError)
         with self._errors_named():
-            self._reader = VideoDecoder(self.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            self._reader = decoders.VideoDecoder(
+                self.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            )
             self.decoder_num_frames = len(self._reader)
 
     def _frames(self, numbers: list[int]) -> np.ndarray:
@@ -158,6 +159,24 @@ class TorchcodecReader(GuardedReader):
         if guide.timeline is not None and guide.timeline.has_discarded:
             return "torchcodec counts frames that an edit list discards"
         return None
+
+
+def import_torchcodec() -> Any:
+    """The module `torchcodec.decoders`.
+
+    Raises:
+        ImportError: where torchcodec or FFmpeg's libraries are not installed, each time that it is asked for.
+    """
+    try:
+        decoders = importlib.import_module("torchcodec.decoders")
+        found = getattr(sys.modules["torchcodec"], "ffmpeg_major_version", "unknown")
+    except RuntimeError:  # what versions before 0.17 raise for libraries that are not there, over many lines
+        found = decoders = None
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
+            del sys.modules[name]  # half imported: the next import would succeed, and every use of it fail
+    if found is None:  # later ones import without FFmpeg, and fail where a video is opened
+        raise ImportError("libtorchcodec does not load")
+    return decoders
 
 
 READERS: dict[str, type[GuardedReader]] = {"decord": DecordReader, "torchcodec": TorchcodecReader}
