@@ -72,7 +72,7 @@ def index(argv: list[str]) -> int:
 
     from tqdm import tqdm
 
-    from vidgn.data.tools.index import write_index
+    from vidgn.data.tools.index import num_kept, write_index
 
     sources = sources_of(arguments)
     if not sources.files:
@@ -98,7 +98,7 @@ def index(argv: list[str]) -> int:
             )
         except KeyboardInterrupt:
             bar.close()
-            done, total = statuses.total(), len(sources.files)
+            done, total = num_kept(arguments.out), len(sources.files)  # the last may be written and not yet counted
             print(f"stopped after {done} of {total} files, which are kept; the same command goes on from here")
             raise
     others = "".join(f", {number} {status}" for status, number in sorted(statuses.items()) if status != "ok")

@@ -195,8 +195,7 @@ def test_ctrl_c_keeps_what_is_done(videos: Path, tmp_path: Path) -> None:
     assert run.returncode == 130
     kept = len(rows_of(Path(f"{out}.part")))
     assert 5 <= kept < 300
-    counted = [kept - 1, kept]  # a row that is being written when the signal comes is kept and not yet counted
-    assert any(f"stopped after {number} of 300 files, which are kept" in printed for number in counted)
+    assert f"stopped after {kept} of 300 files, which are kept" in printed
     summary = write_index(find_sources(str(folder)).files, str(out), workers=1, limits=LIMITS)
     assert (summary.num_files, summary.num_ok, summary.num_reused) == (300, 300, kept)
 

@@ -87,6 +87,11 @@ def write_index(
     )
 
 
+def num_kept(out: str) -> int:
+    """Rows that a stopped `write_index` has left for the next one."""
+    return len(_read_rows(out + ".part") or _read_rows(out))
+
+
 def _row(source: Source, found: Probe) -> dict[str, str]:
     numbers = {
         "num_frames": found.num_frames,
