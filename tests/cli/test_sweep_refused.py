@@ -52,6 +52,10 @@ def test_another_runs_number_is_not_the_cells_own(warm: Warm, finished: Path, se
     found = {cell.run_name: cell for cell in read_study(study).cells}
     assert (found[RUN].state, found[RUN].result) == ("refused", None)
     assert found[RUN.replace("s0", f"s{seed}")].result, "the other cell has run"
+    there, aside = study / RUN, study.parent / f"aside{seed}"
+    there.rename(aside)
+    assert {c.run_name: c.state for c in read_study(study).cells}[RUN] == "pending", "nothing is in its way any more"
+    aside.rename(there)
     again = sweep(warm, finished, "seed=0,1")
     assert again.wait() == 0, again.log.read_text()
     assert "refused" not in (study / "report.md").read_text()

@@ -1,5 +1,6 @@
 """A sweep: list its cells, run every cell that can be run, and write the report at the end whatever happened."""
 
+import functools
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ from vidgn.atomic_files import one_at_a_time, read_json, write_json
 from vidgn.cli.launchers import Jobs, check_sweep_launch, shared_machine
 from vidgn.cli.sweep_progress import SweepProgress
 from vidgn.config.compose import Composition
+from vidgn.config.fingerprint import fingerprint
 from vidgn.config.schema import Config, run_name
 from vidgn.distributed.signals import StopFlag, listening, signals_blocked_in_children, stop_token
 from vidgn.errors import EXIT_AGAIN, VidgnError
@@ -153,12 +155,14 @@ def _watched(
 
 def _refused(composition: Composition) -> dict[Path, str]:
     """Cells whose directory holds another experiment, with the reason: what is there is not their result."""
+    from vidgn.data.datasets.manifest import read_manifest
     from vidgn.runs.identity import why_refused
 
+    read = functools.cache(read_manifest)  # cells share their data
     found: dict[Path, str] = {}
     for config in composition.configs:
         with suppress(VidgnError):  # data that is gone, or a weights file: the cell itself has said so
-            if (reason := why_refused(config)) is not None:
+            if (reason := why_refused(config, read)) is not None:
                 found[config.run_dir] = reason
     return found
 
@@ -181,7 +185,8 @@ def _list_cells(study: Path, configs: list[Config], refused: Mapping[Path, str] 
             }
             known[run_name(config)] = {"run_name": run_name(config), "values": values}
             if reason := (refused or {}).get(config.run_dir):
-                known[run_name(config)]["refused"] = reason
+                holds = fingerprint(read_json(config.run_dir / "identity.json"))
+                known[run_name(config)]["refused"] = {"reason": reason, "holds": holds}
         write_json(file, {"cells": list(known.values())}, alone=False)
 
 

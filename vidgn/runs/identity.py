@@ -1,6 +1,7 @@
 """Whose a run directory is: the experiment of a config on the videos and weights that there are."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +9,19 @@ import yaml
 
 from vidgn.atomic_files import read_json
 from vidgn.config.fingerprint import WEIGHTS, identity
-from vidgn.config.schema import Config
-from vidgn.data.datasets.manifest import Manifest, read_manifest
+from vidgn.config.schema import Config, DataConfig
+from vidgn.data.datasets.manifest import Manifest, Split, read_manifest
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.models.weights.containers import resolve_path
 from vidgn.runs.checkpoint import list_checkpoints
 from vidgn.runs.directory import other_experiment
 
 
-def why_refused(config: Config) -> str | None:
+def why_refused(config: Config, read: Callable[[DataConfig, Split], Manifest] = read_manifest) -> str | None:
     """Why the directory of a cell is another experiment's, in one line; None where it is this one's, or nobody's."""
     if not (config.run_dir / "identity.json").exists():
         return None
-    train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
+    train, val = read(config.data, "train"), read(config.data, "val")
     return other_experiment(config.run_dir, identity_of(config, train, val, is_test=False))
 
 
@@ -52,8 +53,8 @@ def _recorded_weights(config: Config) -> str | None:
     began = yaml.safe_load((config.run_dir / "config.yaml").read_text())["weights"]
     if began != config.weights:
         raise ConfigError(
-            f"weights={config.weights}: there is no such file, and {config.run_dir} began from weights={began}: "
-            f"write that, or the file where it is now, or tag=NAME for a run of its own"
+            f"weights={config.weights}: there is no such file, and {config.run_dir} began from weights="
+            f"{'null' if began is None else began}: write that, or give the file where it is now"
         )
     return read_json(config.run_dir / "identity.json")[WEIGHTS]
 

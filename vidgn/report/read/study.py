@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from vidgn.config.build import build
-from vidgn.config.fingerprint import DATA_ROWS, identity
+from vidgn.config.fingerprint import DATA_ROWS, fingerprint, identity
 from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config
 from vidgn.errors import ConfigError, ManifestError
@@ -191,9 +191,16 @@ def _asked(path: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
     listing = json_or_none(path)
     try:
         asked: dict[str, Mapping[str, Any]] = {str(c["run_name"]): dict(c["values"]) for c in listing["cells"]}
-        return asked, {str(c["run_name"]): str(c["refused"]) for c in listing["cells"] if "refused" in c}
+        refused = {str(c["run_name"]): c["refused"] for c in listing["cells"] if "refused" in c}
+        return asked, {name: str(r["reason"]) for name, r in refused.items() if r["holds"] == _held(path.parent / name)}
     except (KeyError, TypeError, ValueError):
         raise ManifestError(f"{path} is no list of cells: start the sweep again to write it anew") from None
+
+
+def _held(directory: Path) -> str | None:
+    """Fingerprint of the experiment in a directory: what was refused because of it may run once it is another."""
+    there = json_or_none(directory / "identity.json")
+    return fingerprint(there) if isinstance(there, Mapping) else None
 
 
 def _read_cell(directory: Path, values: Mapping[str, Any] | None, refused: str | None) -> Cell:
