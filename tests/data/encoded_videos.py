@@ -136,10 +136,10 @@ def _picture_type(packet: bytes) -> str:
     return "IPBS"[packet[packet.index(b"\x00\x00\x01\xb6") + 4] >> 6]
 
 
-def _with_sound(source: Path, path: Path) -> Path:
+def with_sound(source: Path, path: Path, codec: str = "libopus") -> Path:
     """The pictures of `source` beside a stream of sound, not re-encoded."""
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
-        sound = new.add_stream("libopus", rate=48000)
+        sound = new.add_stream(codec, rate=48000)
         copy = new.add_stream_from_template(old.streams.video[0])
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), format="fltp", layout="mono")
         frame.sample_rate, frame.pts = 48000, 0
@@ -259,7 +259,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "hevc_open_trim": lambda d: copy_from(
         _hevc(d / "hevc_source.mp4", open_gop=True), d / "hevc_trim.mp4", first_keyframe=1
     ),
-    "h264_sound_mkv": lambda d: _with_sound(_h264(d / "silent.mp4"), d / "sound.mkv"),
+    "h264_sound_mkv": lambda d: with_sound(_h264(d / "silent.mp4"), d / "sound.mkv"),
     "vp9": lambda d: encode(d / "vp9.webm", "libvpx-vp9", options={"cpu-used": "8", "auto-alt-ref": "1"}),
     "vp9_mp4": lambda d: encode(d / "vp9.mp4", "libvpx-vp9", options={"cpu-used": "8", "lag-in-frames": "10"}),
     "av1": lambda d: encode(d / "av1.mp4", "libsvtav1", options={"preset": "12", "svtav1-params": "lp=1"}),

@@ -78,7 +78,12 @@ def examine(runs_dir: Path) -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Every package that vidgn asks for, at the version that is there."""
-    lines = [line.partition(";")[0] for line in requires("vidgn") or [] if "extra ==" not in line]
+    try:
+        asked = requires("vidgn") or []
+    except PackageNotFoundError:
+        yield Finding("packages", "vidgn is not installed, so what it asks for is not known", "absent", "pip install .")
+        return
+    lines = [line.partition(";")[0] for line in asked if "extra ==" not in line]
     names = sorted({line.split("[")[0].rstrip("<>=!~.0123456789, ") for line in lines})
     found, missing = [], []
     for name in names:

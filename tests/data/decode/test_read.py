@@ -6,7 +6,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +19,7 @@ from tests.data.encoded_videos import (
     encode,
     number_shown,
     picture,
+    with_sound,
     write_damaged,
 )
 from vidgn.config.schema import ViewsConfig
@@ -258,18 +258,7 @@ def test_time_is_limited(video: Path) -> None:
 
 
 def test_sound_and_cover_art_are_not_the_video(video: Path, tmp_path: Path) -> None:
-    path = tmp_path / "with_sound.mp4"
-    with av.open(str(video)) as old, av.open(str(path), "w") as new:
-        sound = new.add_stream("aac", rate=16000)
-        copy = new.add_stream_from_template(old.streams.video[0])
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = 16000, 0
-        new.mux(sound.encode(frame))
-        for packet in old.demux(old.streams.video[0]):
-            if packet.size:
-                packet.stream = copy
-                new.mux(packet)
-        new.mux(sound.encode())
+    path = with_sound(video, tmp_path / "with_sound.mp4", "aac")
     box = Box(0, 0, 32, 32)
     with open_video(path) as reader, open_video(video) as plain:
         assert reader.num_frames == NUM_FRAMES
