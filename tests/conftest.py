@@ -141,12 +141,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     left = terminalreporter.getreports("skipped")
     lines = []
     for marker, (_, remedy) in _NEEDS.items():
-        ran, skipped = (sum(marker in report.keywords for report in reports) for reports in (done, left))
+        ran = sum(marker in report.keywords for report in done)
+        skipped = sum(report.longrepr[2].endswith(f"needs {remedy}") for report in left)
         if skipped:
             lines.append(f"{skipped:5} tests of `{marker}` not run, {ran} run: needs {remedy}")
         elif ran:
             lines.append(f"{ran:5} tests of `{marker}` run, all there are")
-    others = Counter(report.longrepr[2] for report in left if not _NEEDS.keys() & set(report.keywords))
+    known = tuple(f"needs {remedy}" for _, remedy in _NEEDS.values())
+    others = Counter(report.longrepr[2] for report in left if not report.longrepr[2].endswith(known))
     lines += [f"{number:5} tests not run: {reason}" for reason, number in others.items()]
     for marker, remedy in {"slow": "make test", "long": "make test-long"}.items():
         if _left_out[marker]:
