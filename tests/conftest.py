@@ -97,7 +97,7 @@ _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "slurm": (lambda: bool(missing_programs()), "apt-get install slurm-wlm munge"),
     "torchcodec": (_no_torchcodec, "apt-get install ffmpeg, whose libraries it loads"),
     "decord": (lambda: importlib.util.find_spec("decord") is None, "pip install decord, on Linux on x86-64"),
-    "root": (lambda: os.geteuid() != 0, "the right to mount a file system: root"),
+    "root": (lambda: os.geteuid() != 0, "root, to mount a file system and to make process namespaces"),
 }
 _is_missing = functools.cache(lambda marker: _NEEDS[marker][0]())
 

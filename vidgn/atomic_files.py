@@ -1,5 +1,6 @@
-"""Files that are whole or not there: write beside, flush to disk, rename, flush the directory."""
+"""Files that are whole or not there: write beside, flush to disk, rename, flush the directory. And locks on files."""
 
+import errno
 import fcntl
 import json
 import os
@@ -10,6 +11,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+LEASE_SECONDS = 120  # where the file system has no locks: after so long a silence a lock's owner is gone
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object], *, alone: bool = True) -> None:
@@ -72,6 +76,37 @@ def one_at_a_time(path: Path) -> Generator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def try_lock(handle: int, *, shared: bool = False) -> bool | None:
+    """Lock an open file, until it is closed or the process ends.
+
+    Returns:
+        Whether it is this process's now; None on a file system without locks.
+    """
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    return True
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock on `path`; on a file system without locks, whether it was touched lately.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        is_ours = try_lock(handle, shared=True)
+    finally:
+        os.close(handle)
+    return silent_seconds(path) <= LEASE_SECONDS if is_ours is None else not is_ours
 
 
 def silent_seconds(path: Path) -> float:

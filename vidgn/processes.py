@@ -6,27 +6,11 @@ import signal
 import sys
 from pathlib import Path
 
-STALE_SECONDS = 120  # a lock is touched every 15 s: of another host, after so long a silence its owner is gone
-_UNKNOWN = "alive"  # a start time that can't be read
-
-
-def started(pid: int) -> str | None:
-    """The kernel's start time of a living process, which tells a reused pid apart; None if there is none."""
-    fields = _stat(pid)
-    if not fields:
-        return _UNKNOWN if _answers(pid) else None
-    return None if fields[0] in "ZX" else fields[19]
-
 
 def lives(pid: int) -> bool:
     """Whether there is such a process, and it is not a dead one that nobody has waited for."""
-    return started(pid) is not None
-
-
-def is_still(pid: int, start: str | None) -> bool:
-    """Whether `pid` is still the process whose start time was `start`; None: not known, any will do."""
-    now = started(pid)
-    return now is not None and (start in (None, now) or _UNKNOWN in (start, now))
+    fields = _stat(pid)
+    return fields[0] not in "ZX" if fields else _answers(pid)
 
 
 def children(pid: int) -> list[int]:

@@ -12,8 +12,9 @@ import yaml
 
 from vidgn.atomic_files import read_json, write_json, write_text
 from vidgn.config.build import to_plain
+from vidgn.config.fingerprint import policy
 from vidgn.config.schema import Config
-from vidgn.data.datasets.manifest import Manifest, check_data, read_manifest
+from vidgn.data.datasets.manifest import Manifest, check_data
 from vidgn.distributed.environment import ranks_are_set
 from vidgn.distributed.launcher import check_launch, launch
 from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, world_size_of
@@ -26,11 +27,13 @@ from vidgn.models.i3d import VideoResNet, check_model, check_statistics
 from vidgn.models.weights import load_weights
 from vidgn.models.weights.containers import resolve_path
 from vidgn.models.weights.formats import Triple
+from vidgn.report.read.history import policy_changes
 from vidgn.runs import directory
 from vidgn.runs.checkpoint import list_checkpoints, versions
 from vidgn.runs.directory import RunDirectory
 from vidgn.runs.identity import identity_of, weights_file
-from vidgn.runs.lock import locked, remove_stale_locks
+from vidgn.runs.kept_rows import keep_rows, kept_rows, rows_of
+from vidgn.runs.lock import Owner, locked, remove_left_lock
 from vidgn.runs.progress import QUIET
 from vidgn.training.audit import audit, audit_table
 from vidgn.training.loop import Trainer
@@ -110,9 +113,9 @@ def run(config: Config) -> dict[str, Any]:
         if stop.is_set():
             raise StopRequested("stopped before it began")
         if ranks_are_set():
-            outcome = work_as_rank(config, RankStopFlag(stop), work="train", claimed=False)
+            outcome = work_as_rank(config, RankStopFlag(stop), work="train")
         elif config.launch.nnodes > 1:  # the first rank claims the directory: which node has it shows when they meet
-            outcome = launch(config, stop, partial(work_as_rank, config, work="train", claimed=False))
+            outcome = launch(config, stop, partial(work_as_rank, config, work="train"))
         else:
             outcome = _claim_and_train(config, stop)
     _finish(outcome)
@@ -122,11 +125,12 @@ def run(config: Config) -> dict[str, Any]:
 
 def _claim_and_train(config: Config, stop: StopFlag) -> str | None:
     with ExitStack() as held:
-        if not _claim(config, held):
+        owner = _claim(config, held)
+        if owner is None:
             return None
         if world_size_of(config) == 1:
-            return work_as_rank(config, RankStopFlag(stop), work="train", claimed=True)
-        return launch(config, stop, partial(work_as_rank, config, work="train", claimed=True))
+            return work_as_rank(config, RankStopFlag(stop), work="train", owner=owner)
+        return launch(config, stop, partial(work_as_rank, config, work="train", owner=owner))
 
 
 def evaluate_run(config: Config) -> None:
@@ -139,17 +143,19 @@ def evaluate_run(config: Config) -> None:
     stop = StopFlag()
     with listening(stop):
         if world_size_of(config) == 1 or ranks_are_set():
-            outcome = work_as_rank(config, RankStopFlag(stop), work="test", claimed=True)
+            outcome = work_as_rank(config, RankStopFlag(stop), work="test")
         else:
-            outcome = launch(config, stop, partial(work_as_rank, config, work="test", claimed=True))
+            outcome = launch(config, stop, partial(work_as_rank, config, work="test"))
     _finish(outcome)
 
 
-def work_as_rank(config: Config, stop: RankStopFlag, *, work: Literal["train", "test"], claimed: bool) -> str | None:
+def work_as_rank(
+    config: Config, stop: RankStopFlag, *, work: Literal["train", "test"], owner: Owner | None = None
+) -> str | None:
     """All that one rank does in a cell.
 
     Args:
-        claimed: the launching process has made the directory the cell's; else the first rank does.
+        owner: of the directory's lock, where the launching process has it; else the first rank of a training takes it.
 
     Returns:
         None when done, else why it stopped with everything saved.
@@ -159,11 +165,11 @@ def work_as_rank(config: Config, stop: RankStopFlag, *, work: Literal["train", "
     with joined(config) as ranks, ExitStack() as held:
         if config.trainer.precision == "bf16":
             check_bf16(ranks.device)
-        if not claimed and not _first_claims(config, ranks, held):
+        if work == "train" and owner is None and (owner := _first_claims(config, ranks, held)) is None:
             return None
-        train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
+        train, val = ranks.from_first(_rows(config, is_test=work == "test") if ranks.is_first else None)
         identified = identity_of(config, train, val, is_test=work == "test")
-        run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop, identity=identified)
+        run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop, identity=identified, owner=owner)
         try:
             model, input_mean = _first_model(config, train, run_directory, ranks, is_test=work == "test")
             geometry = fitting_geometry(config, ranks, num_classes=len(train.classes), is_test=work == "test")
@@ -181,9 +187,11 @@ def work_as_rank(config: Config, stop: RankStopFlag, *, work: Literal["train", "
             )
             update = TrainStep(config, model, task, layout)
             if work == "train":
+                trainer = Trainer(config, task=task, update=update, state=state, ranks=ranks, run=run_directory)
+                trainer.resume()
                 here = _machine(config, ranks, clips_per_forward=geometry.clips_per_forward, threads=threads)
                 _announce(task, state, geometry, ranks, run_directory, here)
-                Trainer(config, task=task, update=update, state=state, ranks=ranks, run=run_directory).train()
+                trainer.train()
                 run_directory.close()
             else:
                 state.load_last(update, task, ranks=ranks, run=run_directory)
@@ -200,32 +208,47 @@ def work_as_rank(config: Config, stop: RankStopFlag, *, work: Literal["train", "
 # -- before ---------------------------------------------------------------------------------------------------------
 
 
-def _claim(config: Config, held: ExitStack) -> bool:
+def _claim(config: Config, held: ExitStack) -> Owner | None:
     """Read the data's annotation, make the directory this experiment's, and lock it for as long as `held` is open.
 
     Returns:
-        Whether there is anything left to do.
+        The owner of the lock; None where nothing is left to do.
     """
     path = config.run_dir
-    train, val = read_manifest(config.data, "train"), read_manifest(config.data, "val")
-    identified = identity_of(config, train, val, is_test=False)
     if (path / "result.json").exists():
-        directory.claim(path, identified)
-        remove_stale_locks(path)
+        train, val = rows_of(config, "train"), rows_of(config, "val")
+        directory.claim(path, identity_of(config, train, val, is_test=False))
+        remove_left_lock(path)
+        (path / "error.txt").unlink(missing_ok=True)
         if QUIET not in os.environ:
             print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
-        return False
+        return None
+    log = _log_to(path)
+    train, val = rows_of(config, "train", log=log), rows_of(config, "val", log=log)
+    identified = identity_of(config, train, val, is_test=False)
     path.mkdir(parents=True, exist_ok=True)
-    held.enter_context(locked(path, _log_to(path)))
+    owner = held.enter_context(locked(path, log))
     directory.claim(path, identified)
+    keep_rows(path, "train", train)
+    keep_rows(path, "val", val)
     write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
     (path / "error.txt").unlink(missing_ok=True)
-    return True
+    return owner
 
 
-def _first_claims(config: Config, ranks: Ranks, held: ExitStack) -> bool:
+def _rows(config: Config, *, is_test: bool) -> tuple[Manifest, Manifest]:
+    """The rows of both splits. A run that trains has them from its start, which has listed the files."""
+    if is_test:
+        return rows_of(config, "train", is_test=True, log=print), rows_of(config, "val", is_test=True, log=print)
+    train, val = kept_rows(config.run_dir, "train"), kept_rows(config.run_dir, "val")
+    assert train is not None
+    assert val is not None
+    return train, val
+
+
+def _first_claims(config: Config, ranks: Ranks, held: ExitStack) -> Owner | None:
     """The same where no one process has launched all ranks: the first rank does it and tells the others."""
-    outcome: bool | VidgnError = True
+    outcome: Owner | VidgnError | None = None
     if ranks.is_first:
         try:
             outcome = _claim(config, held)
@@ -265,7 +288,7 @@ def _announce(
         return
     config, sent = task.config, traffic(task.model, g)
     here |= {"steps_total": state.total_steps, "communication": asdict(sent)}
-    before = directory.add_machine(config.run_dir, here)
+    before = directory.add_start(config.run_dir, {**here, "from_step": state.step, "policy": policy(config)})
     for manifest, name in ((task.train_rows, "training"), (task.val_rows, "validation")):
         missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
         run.log(f"{len(manifest)} {name} {items(config)}{missing}, {len(manifest.classes)} classes")
@@ -277,6 +300,8 @@ def _announce(
     if g.world_size > 1:
         run.log(str(sent))
     if before is not None:
+        for change in policy_changes([before, {"from_step": state.step, "policy": policy(config)}]):
+            run.log(str(change))
         differ = [k for k in here if before.get(k) != here[k]]
         if differ:
             run.log(

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from vidgn.config.build import to_plain
 from vidgn.config.compose import load_config
 from vidgn.config.fingerprint import fingerprint, identity, pair_fingerprint
 from vidgn.config.schema import run_name
+from vidgn.runs.lock import locked
 
 ROLES = (
     {"role": "conv", "tensors": 14, "parameters": 400000, "weight_decay": 1e-4, "initial_value": "msra"},
@@ -39,6 +42,7 @@ class Writer:
     def __init__(self, directory: Path):
         self.directory = directory
         self.cells = []
+        self.held = ExitStack()
         directory.mkdir(parents=True, exist_ok=True)
 
     def config(self, *, model="i3d_tiny", norm="bn", data="synthetic", **keys):
@@ -63,14 +67,17 @@ class Writer:
         (self.directory / "study.json").write_text(json.dumps({"cells": self.cells}))
         return self.directory / run_name(config)
 
-    def start(self, config, *, metrics=(), machine=None, lock=None, error=None) -> Path:
-        """A run that has begun."""
+    def start(self, config, *, metrics=(), machine=None, lock=None, error=None, starts=None) -> Path:
+        """A run that has begun. `lock`: "held" while the test lasts, or what a dead process has left."""
         run = self.ask(config)
         run.mkdir()
         (run / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
         (run / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
-        (run / "machine.json").write_text(json.dumps([{"steps_total": 7}, machine or {"steps_total": 400}]))
-        if lock:
+        starts = starts or [{"steps_total": 7}, machine or {"steps_total": 400}]
+        (run / "machine.json").write_text(json.dumps(starts))
+        if lock == "held":
+            self.held.enter_context(locked(run, print))
+        elif lock:
             (run / "lock.json").write_text(json.dumps(lock))
         if error:
             (run / "error.txt").write_text(error + "\n")
@@ -87,7 +94,7 @@ class Writer:
         run = self.start(config, metrics=[{"kind": "train", "step": 400, "epoch": 5.0, "clock": {}}, *lines])
         ranks = np.asarray(ranks)
         per_clip = config.norm.kind in ("gn", "ln", "in", "frozen_bn")
-        keys = identity(config, data_digest=rows, weights_digest=config.weights)
+        keys = identity(config, data_digest=rows, classes=map(str, range(classes)), weights_digest=config.weights)
         told = {
             "top1": 100 * float(np.mean(ranks == 0)),
             "top5": 100 * float(np.mean((ranks >= 0) & (ranks < 5))),
@@ -127,8 +134,10 @@ class Writer:
 
 
 @pytest.fixture
-def writer(tmp_path) -> Writer:
-    return Writer(tmp_path / "runs" / "demo")
+def writer(tmp_path) -> Iterator[Writer]:
+    writer = Writer(tmp_path / "runs" / "demo")
+    with writer.held:
+        yield writer
 
 
 def ranks_with(num_videos: int, accuracy: float, *, seed: int) -> np.ndarray:

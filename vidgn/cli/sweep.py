@@ -155,10 +155,10 @@ def _watched(
 
 def _refused(composition: Composition) -> dict[Path, str]:
     """Cells whose directory holds another experiment, with the reason: what is there is not their result."""
-    from vidgn.data.datasets.manifest import read_manifest
+    from vidgn.data.datasets.annotations import read_listing
     from vidgn.runs.identity import why_refused
 
-    read = functools.cache(read_manifest)  # cells share their data
+    read = functools.cache(read_listing)  # cells share their data
     found: dict[Path, str] = {}
     for config in composition.configs:
         with suppress(VidgnError):  # data that is gone, or a weights file: the cell itself has said so

@@ -46,6 +46,7 @@ def _check_ranges(config: Config) -> None:
         "seed": config.seed,
         "data.workers": config.data.workers,
         "data.max_unreadable": config.data.max_unreadable,
+        "trainer.max_skipped": 0 if config.trainer.max_skipped == "auto" else config.trainer.max_skipped,
         "trainer.eval_every": config.trainer.eval_every,
         "optim.weight_decay": config.optim.weight_decay,
         "optim.norm_weight_decay": config.optim.norm_weight_decay,

@@ -1,70 +1,97 @@
-"""What makes two runs the same experiment: the config less everything that can't change a result."""
+"""What makes two runs the same experiment: the keys that schema.py declares so, and what their files hold."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+import typing
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal
 
 from vidgn.config.build import to_plain
 from vidgn.config.schema import Config
 
-DATA_ROWS, WEIGHTS = "data rows", "weights sha256"  # keys of an identity that are none of the config's
+Kind = Literal["experiment", "policy", "machine"]
 
-_MACHINE_ONLY = (
-    "study",
-    "runs_dir",
-    "tag",
-    "launch",
-    "views",
-    "bn_stats",
-    "bn_stats_steps",
-    "weights",  # its content is in, by sha256
-    "data.root",
-    "data.train",
-    "data.val",
-    "data.workers",
-    "data.timeout_seconds",
-    "trainer.device",
-    "trainer.compile",
-    "trainer.memory_format",
-    "trainer.activation_memory",
-    "trainer.clips_per_forward",
-    "trainer.checkpoint_steps",
-    "trainer.keep",
-    "trainer.eval_every",
-)
+# keys of an identity that are none of the config's: what files hold
+DATA_ROWS, CLASSES, WEIGHTS = "data rows", "class names", "weights sha256"
+_CONTENT = (DATA_ROWS, CLASSES, WEIGHTS)
 
 
-def identity(config: Config, *, data_digest: str, weights_digest: str | None) -> dict[str, Any]:
+def identity(config: Config, *, data_digest: str, classes: Iterable[str], weights_digest: str | None) -> dict[str, Any]:
     """The experiment as flat `key: value`: what a fingerprint is taken of, and what is compared when two differ.
 
     Args:
         data_digest: of the usable rows of both splits.
+        classes: names in label order.
         weights_digest: sha256 of the file, None without one.
     """
-    flat = _flatten(to_plain(config))
-    kept = {k: v for k, v in flat.items() if not any(k == m or k.startswith(m + ".") for m in _MACHINE_ONLY)}
-    return {**kept, DATA_ROWS: data_digest, WEIGHTS: weights_digest}
+    names = list(classes)
+    named = f"{len(names)}, sha256 {_digest(names)[:12]}"
+    return {**_of_kind(config, "experiment"), DATA_ROWS: data_digest, CLASSES: named, WEIGHTS: weights_digest}
+
+
+def policy(config: Config) -> dict[str, Any]:
+    """The policy keys as flat `key: value`: they may change between two starts of a run, which is written down."""
+    return _of_kind(config, "policy")
 
 
 def fingerprint(identity_of_run: Mapping[str, Any]) -> str:
     """Hex digest that guards a run directory."""
-    return _digest(identity_of_run)
+    return _digest(of_experiment(identity_of_run))
 
 
 def pair_fingerprint(identity_of_run: Mapping[str, Any]) -> str:
     """The same without norm and weights: equal for two arms of one comparison."""
-    return _digest({k: v for k, v in identity_of_run.items() if not k.startswith(("norm.", "weights"))})
+    return _digest({k: v for k, v in of_experiment(identity_of_run).items() if not k.startswith(("norm.", "weights"))})
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Keys whose values differ, each as `key (here x, there y)`."""
+    """Keys of the experiment whose values differ, each as `key (here x, there y)`."""
+    one, other = of_experiment(one), of_experiment(other)
     keys = sorted(k for k in {*one, *other} if one.get(k) != other.get(k))
+    if CLASSES in keys and (CLASSES not in one or CLASSES not in other):  # written before names were noted down
+        keys.remove(CLASSES)
     return [f"{k} (here {one.get(k)}, there {other.get(k)})" for k in keys]
 
 
-def _digest(mapping: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:32]
+def of_experiment(identity_of_run: Mapping[str, Any]) -> dict[str, Any]:
+    """Without keys that are not of the experiment: runs of earlier versions have such."""
+    return {k: v for k, v in identity_of_run.items() if k in _CONTENT or kind_of(k) == "experiment"}
+
+
+def kind_of(key: str) -> Kind | None:
+    """How schema.py declares a dotted key, by itself or with its group; None for a key that it does not know."""
+    while key and key not in declared_kinds():
+        key = key.rpartition(".")[0]
+    return declared_kinds().get(key)
+
+
+@cache
+def declared_kinds(cls: type = Config, prefix: str = "") -> dict[str, Kind]:
+    """Dotted key -> kind, of every key and group that is declared.
+
+    Raises:
+        TypeError: for a key that is not.
+    """
+    kinds: dict[str, Kind] = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        key = f"{prefix}{name}"
+        if typing.get_origin(hint) is Annotated:
+            kinds[key] = hint.__metadata__[0]
+        elif dataclasses.is_dataclass(hint):
+            kinds |= declared_kinds(typing.cast(type, hint), f"{key}.")
+        else:
+            raise TypeError(f"{key}: declare it in schema.py as Experiment, Policy or Machine")
+    return kinds
+
+
+def _of_kind(config: Config, kind: Kind) -> dict[str, Any]:
+    return {k: v for k, v in _flatten(to_plain(config)).items() if kind_of(k) == kind}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

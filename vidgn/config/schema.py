@@ -1,13 +1,21 @@
 """The experiment and the machine it runs on, as frozen dataclasses. Values live in `conf/`, once, with their source.
 
+Every key is declared as `Experiment` (another value makes another experiment), `Policy` (what is measured on the way,
+and what is done when something goes wrong) or `Machine`; where a group is declared, all of its keys are. Policy and
+machine keys may change between two starts of a run. What a file holds is of the experiment, its path of the machine.
 Everything below vidgn/config and vidgn/cli takes these types and never sees Hydra.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from vidgn.config.norm_kinds import NORM_KINDS, NormKind, NormTraits
+
+_Value = TypeVar("_Value")
+Experiment = Annotated[_Value, "experiment"]
+Policy = Annotated[_Value, "policy"]
+Machine = Annotated[_Value, "machine"]
 
 BnStats = Literal["precise", "ema", "batch"]
 
@@ -72,26 +80,26 @@ class SyntheticConfig:
 class DataConfig:
     """Which videos, and how a clip is cut from one."""
 
-    name: str
-    format: Literal["kinetics", "list", "csv", "folders", "synthetic", "imagenet"]
-    root: str | None  # folder of the videos
-    train: str | None  # annotation file; null where folders are the annotation
-    val: str | None
-    classes: str | None  # file with one class name a line, in label order; null: from the annotation
-    separator: str  # of `list` files
-    decoder: Literal["auto", "pyav", "decord", "torchcodec"]
-    workers: int  # processes that decode, per rank
-    missing: Literal["error", "skip"]
-    max_unreadable: int  # training clips that may be replaced before the run stops
-    timeout_seconds: float  # for one video, then it counts as unreadable
-    flip: bool
-    short_side: tuple[int, int]  # scale augmentation, inclusive
-    crop: int
-    augment: Literal["video", "image"]  # image: random resized crop (area and aspect), flip
-    clips_per_video: int
-    mean: tuple[float, float, float]  # 0-255 RGB
-    std: tuple[float, float, float]
-    synthetic: SyntheticConfig | None
+    name: Experiment[str]
+    format: Experiment[Literal["kinetics", "list", "csv", "folders", "synthetic", "imagenet"]]
+    root: Machine[str | None]  # folder of the videos
+    train: Machine[str | None]  # annotation file; null where folders are the annotation
+    val: Machine[str | None]
+    classes: Machine[str | None]  # file with one class name a line, in label order; null: from the annotation
+    separator: Machine[str]  # of `list` files
+    decoder: Policy[Literal["auto", "pyav", "decord", "torchcodec"]]
+    workers: Machine[int]  # processes that decode, per rank
+    missing: Policy[Literal["error", "skip"]]
+    max_unreadable: Policy[int]  # training clips that may be replaced before the run stops
+    timeout_seconds: Policy[float]  # for one video, then it counts as unreadable
+    flip: Experiment[bool]
+    short_side: Experiment[tuple[int, int]]  # scale augmentation, inclusive
+    crop: Experiment[int]
+    augment: Experiment[Literal["video", "image"]]  # image: random resized crop (area and aspect), flip
+    clips_per_video: Experiment[int]
+    mean: Experiment[tuple[float, float, float]]  # 0-255 RGB
+    std: Experiment[tuple[float, float, float]]
+    synthetic: Experiment[SyntheticConfig | None]
 
 
 @dataclass(frozen=True)
@@ -124,19 +132,20 @@ class OptimConfig:
 class TrainerConfig:
     """How long, and how this machine goes about it."""
 
-    epochs: float
-    max_steps: int | None  # ends training earlier; the schedule is that of the shorter run
-    device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["fp32", "tf32", "bf16", "fp64"]
-    compile: bool
-    memory_format: Literal["auto", "contiguous", "channels_last"]
-    activation_memory: Literal["keep", "lean", "leaner", "block"]
-    clips_per_forward: int | Literal["auto"]
-    checkpoint_steps: int
-    keep: int
-    eval_every: float  # epochs between points of the validation curve; 0: none
-    deterministic: bool
-    on_nonfinite: Literal["stop", "skip"]
+    epochs: Experiment[float]
+    max_steps: Experiment[int | None]  # ends training earlier; the schedule is that of the shorter run
+    device: Machine[Literal["auto", "cpu", "cuda"]]
+    precision: Experiment[Literal["fp32", "tf32", "bf16", "fp64"]]
+    compile: Machine[bool]
+    memory_format: Machine[Literal["auto", "contiguous", "channels_last"]]
+    activation_memory: Machine[Literal["keep", "lean", "leaner", "block"]]
+    clips_per_forward: Machine[int | Literal["auto"]]
+    checkpoint_steps: Policy[int]
+    keep: Policy[int]
+    eval_every: Policy[float]  # epochs between points of the validation curve; 0: none
+    deterministic: Machine[bool]
+    on_nonfinite: Policy[Literal["stop", "skip"]]
+    max_skipped: Policy[int | Literal["auto"]]  # steps left out before the run stops; auto: 1 % of all, at least 10
 
 
 @dataclass(frozen=True)
@@ -155,24 +164,24 @@ class LaunchConfig:
 class Config:
     """One cell: an experiment, and the machine's share of choices."""
 
-    study: str
-    runs_dir: str
-    tag: str | None
-    seed: int
-    frames: int
-    span: int  # raw frames a clip covers
-    clips_per_gpu: int
-    gpus: int  # virtual
-    bn_stats: BnStats
-    bn_stats_steps: int
-    weights: str | None
-    model: ModelConfig
-    norm: NormConfig
+    study: Machine[str]
+    runs_dir: Machine[str]
+    tag: Machine[str | None]
+    seed: Experiment[int]
+    frames: Experiment[int]
+    span: Experiment[int]  # raw frames a clip covers
+    clips_per_gpu: Experiment[int]
+    gpus: Experiment[int]  # virtual
+    bn_stats: Policy[BnStats]
+    bn_stats_steps: Policy[int]
+    weights: Machine[str | None]
+    model: Experiment[ModelConfig]
+    norm: Experiment[NormConfig]
     data: DataConfig
-    views: ViewsConfig
-    optim: OptimConfig
+    views: Policy[ViewsConfig]
+    optim: Experiment[OptimConfig]
     trainer: TrainerConfig
-    launch: LaunchConfig
+    launch: Machine[LaunchConfig]
 
     @property
     def stride(self) -> int:

@@ -61,6 +61,14 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def from_first(self, value: Any) -> Any:
+        """The first rank's picklable value, on every rank; what the others give is not looked at."""
+        if self.world_size == 1:
+            return value
+        values = [value if self.is_first else None]
+        dist.broadcast_object_list(values)
+        return values[0]
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()

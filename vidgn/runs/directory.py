@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from vidgn.atomic_files import read_json, write_json, write_text
-from vidgn.config.fingerprint import differing_keys, fingerprint
+from vidgn.config.fingerprint import differing_keys
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.report.read.run_state import lines_of
 from vidgn.runs import checkpoint
+from vidgn.runs.kept_rows import forget_rows
+from vidgn.runs.lock import Owner, check_held
 from vidgn.runs.metrics import MetricsLog
 from vidgn.runs.progress import QUIET, Clock, Progress
 
@@ -32,10 +34,22 @@ class Stop(Protocol):
 
 
 class RunDirectory:
-    """The files of one run, as one rank sees them: only the first rank writes."""
+    """The files of one run, as one rank sees them: only the first rank writes.
 
-    def __init__(self, path: Path, *, writes: bool, stop: Stop, identity: Mapping[str, Any] | None = None) -> None:
+    `identity`: of the run, as its checkpoints have it. `owner`: of its lock, without which nothing more is written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writes: bool,
+        stop: Stop,
+        identity: Mapping[str, Any] | None = None,
+        owner: Owner | None = None,
+    ) -> None:
         self.path, self.writes, self.stop = path, writes, stop
+        self._owner = owner
         self._identity = json.loads(json.dumps(identity or {}))
         self._saved_step = 0
         self.clock = Clock()
@@ -85,6 +99,7 @@ class RunDirectory:
         metrics = self._metrics
         if metrics is None:
             return
+        self._check_lock()
         self.retry_on_full_disk(lambda: metrics.write(dict(line)), "metrics.jsonl")
         if line["kind"] == "curve":
             point = (line["top1_error_percent"], line["step"])
@@ -114,6 +129,10 @@ class RunDirectory:
     def retry_on_full_disk(self, write: Callable[[], Any], what: str) -> Any:
         """`retry_on_full_disk` for a file of this run."""
         return retry_on_full_disk(write, f"{what} of {self.path}", log=self.log)
+
+    def _check_lock(self) -> None:
+        if self._owner is not None:
+            check_held(self.path, self._owner)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -152,6 +171,7 @@ class RunDirectory:
             CheckpointError: if the disk stays full; what was saved before is still there.
         """
         assert self._metrics is not None
+        self._check_lock()
         full = {
             **state,
             "metrics_offset": self.retry_on_full_disk(self._metrics.offset, "metrics.jsonl"),
@@ -180,6 +200,7 @@ class RunDirectory:
 
     def write_whole(self, name: str, value: Any) -> None:
         """A JSON value, or text as it is, under `name`: whole or not there, patient where the disk is full."""
+        self._check_lock()
         path = self.path / name
         path.parent.mkdir(exist_ok=True)
         write = write_text if isinstance(value, str) else write_json
@@ -190,6 +211,7 @@ class RunDirectory:
 
     def save_nonfinite(self, step: int, state: dict[str, Any], clips: list[Any]) -> None:
         """State before the bad step and the plan of the clips in it, for a look."""
+        self._check_lock()
         folder = self.nonfinite_path(step)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save_checkpoint(folder / "state.pt", {**state, "versions": checkpoint.versions()})
@@ -212,28 +234,39 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
     (path / "checkpoints").mkdir(exist_ok=True)
     if (refused := other_experiment(path, identity)) is not None:
         raise OtherExperimentError(refused)
-    if not (path / "identity.json").exists():
-        write_json(path / "identity.json", dict(identity))
+    file = path / "identity.json"
+    if not _has_trained(path):
+        if file.exists() and differing_keys(identity, read_json(file)):
+            (path / "audit.json").unlink(missing_ok=True)
+            forget_rows(path)
+        write_json(file, dict(identity))
 
 
 def other_experiment(path: Path, identity: Mapping[str, Any]) -> str | None:
-    """Why a directory is not this experiment's, with the remedy; None where it is, or is nobody's."""
+    """Why a directory is not this experiment's, with the remedy; None where it is, or is nobody's.
+
+    One in which no step has been trained is nobody's: what was refused at the start may be started with other keys.
+    """
     file = path / "identity.json"
-    there = read_json(file) if file.exists() else identity
-    if fingerprint(there) == fingerprint(identity):
+    if not file.exists() or not _has_trained(path):
         return None
-    return (
-        f"{path} holds another experiment: {_some(differing_keys(identity, there))}. "
-        f"Write tag=NAME to give this one a directory of its own"
-    )
+    if not (keys := differing_keys(identity, read_json(file))):
+        return None
+    return f"{path} holds another experiment: {_some(keys)}. Write tag=NAME to give this one a directory of its own"
+
+
+def _has_trained(path: Path) -> bool:
+    """Whether a step was taken in a directory."""
+    metrics = path / "metrics.jsonl"
+    return bool(checkpoint.list_checkpoints(path / "checkpoints")) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def _some(keys: list[str]) -> str:
     return "; ".join(keys[:4]) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
-def add_machine(path: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
-    """Append a start to machine.json.
+def add_start(path: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
+    """Append a start to machine.json, the run's history.
 
     Returns:
         The entry of the start before, None for the first.

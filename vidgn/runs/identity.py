@@ -1,7 +1,6 @@
 """Whose a run directory is: the experiment of a config on the videos and weights that there are."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +8,21 @@ import yaml
 
 from vidgn.atomic_files import read_json
 from vidgn.config.fingerprint import WEIGHTS, identity
-from vidgn.config.schema import Config, DataConfig
-from vidgn.data.datasets.manifest import Manifest, Split, read_manifest
+from vidgn.config.schema import Config
+from vidgn.data.datasets.annotations import read_listing
+from vidgn.data.datasets.manifest import Manifest
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.models.weights.containers import resolve_path
 from vidgn.runs.checkpoint import list_checkpoints
 from vidgn.runs.directory import other_experiment
+from vidgn.runs.kept_rows import Read, rows_of
 
 
-def why_refused(config: Config, read: Callable[[DataConfig, Split], Manifest] = read_manifest) -> str | None:
+def why_refused(config: Config, read: Read = read_listing) -> str | None:
     """Why the directory of a cell is another experiment's, in one line; None where it is this one's, or nobody's."""
     if not (config.run_dir / "identity.json").exists():
         return None
-    train, val = read(config.data, "train"), read(config.data, "val")
+    train, val = rows_of(config, "train", read=read), rows_of(config, "val", read=read)
     return other_experiment(config.run_dir, identity_of(config, train, val, is_test=False))
 
 
@@ -41,7 +42,7 @@ def identity_of(config: Config, train: Manifest, val: Manifest, *, is_test: bool
             weights = hashlib.file_digest(file, "sha256").hexdigest()
     elif config.weights is not None:
         weights = _recorded_weights(config)
-    return identity(config, data_digest=digest, weights_digest=weights)
+    return identity(config, data_digest=digest, classes=train.classes, weights_digest=weights)
 
 
 def _recorded_weights(config: Config) -> str | None:

@@ -1,21 +1,28 @@
-"""One run, one writer: a lock file that names its process and host, with a heartbeat for other hosts."""
+"""One run, one writer. The kernel holds the lock and releases it with its process, whatever host and PID namespace.
+
+`lock.json` is the file that is locked; what it says of its owner is for messages. On a file system without such locks
+it is a lease: touched every 15 s, and another's once it was silent for two minutes.
+"""
 
 import json
 import os
-import re
+import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from vidgn.atomic_files import one_at_a_time, silent_seconds
+from vidgn.atomic_files import LEASE_SECONDS, silent_seconds, try_lock, write_json
 from vidgn.errors import ConfigError
-from vidgn.processes import STALE_SECONDS, is_still, lives, started
 
 HEARTBEAT_SECONDS = 15
+_SECONDS_OF_A_LOOK = 1.0  # for as long whoever asks whether the lock is held may hold it
+_SECONDS_TO_SETTLE = 1.0  # in which of several that take over a lease the last one shows
+
+Owner = Mapping[str, Any]
 
 
 class LockedError(ConfigError):
@@ -23,111 +30,63 @@ class LockedError(ConfigError):
 
 
 @contextmanager
-def locked(run_dir: Path, log: Callable[[str], None]) -> Generator[None]:
-    """Hold `run_dir/lock.json` while the run lives. Its heartbeat, a touch every 15 s, is for other hosts.
+def locked(run_dir: Path, log: Callable[[str], None]) -> Generator[Owner]:
+    """Hold `run_dir/lock.json` while the run lives.
 
-    A stale lock is taken over, and the log says so: its process is gone (on this host), its heartbeat has stopped (on
-    another host), or an earlier start of the same batch job has left it.
+    Yields:
+        The owner as the file names it: `check_held` knows it again.
 
     Raises:
         LockedError: if another run holds it.
     """
-    path, me = run_dir / "lock.json", _me()
-    while not _create(path, me):
-        owner = _read(path)
-        reason = _is_stale(path, owner)
-        if reason is None:
-            raise LockedError(
-                f"{run_dir} is being written by another run: process {owner.get('pid')} on {owner.get('host')}, "
-                f"since {owner.get('started')}. Wait for it, or give this one tag=NAME"
-            )
-        if _remove(path, owner):
-            log(f"taking over the lock of process {owner.get('pid')} on {owner.get('host')}: {reason}")
-    remove_stale_locks(run_dir)
-    stop = threading.Event()
-    heartbeat = threading.Thread(target=_heartbeat, args=(path, stop), name="vidgn-lock", daemon=True)
-    heartbeat.start()
+    path, owner = run_dir / "lock.json", _me()
+    handle = _take(path, owner, log)
+    over = threading.Event()
+    heartbeat = threading.Thread(target=_beat, args=(path, over), name="vidgn-lock", daemon=True)
+    if handle is None:
+        log(f"{run_dir} is on a file system without locks: its lock is a lease, given up after {LEASE_SECONDS} s")
+        heartbeat.start()
     try:
-        yield
+        yield owner
     finally:
-        stop.set()
-        heartbeat.join()
-        _remove(path, me)
+        over.set()
+        if handle is None:
+            heartbeat.join()
+        if read_owner(path) == owner:
+            path.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
 
 
-def remove_stale_locks(run_dir: Path) -> None:
-    """Remove the locks of killed processes of this host, and their temporary files. A lock that is held stays."""
-    for left in run_dir.glob(".lock-*"):
-        mine = re.fullmatch(re.escape(_beside_prefix()) + r"(\d+)-\d+", left.name)  # not those of a host node-2 on node
-        if mine is not None and not lives(int(mine[1])):
-            left.unlink(missing_ok=True)
-    path = run_dir / "lock.json"
-    owner = _read(path)
-    if owner and _is_stale(path, owner) is not None:
-        _remove(path, owner)
-
-
-def _me() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "process_started": started(os.getpid()),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "job_restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-
-
-def _create(path: Path, me: dict[str, Any]) -> bool:
-    """Put `me` at `path` unless something is there: a link appears whole, and on NFS too for one process only."""
-    mine = _beside(path)
-    mine.write_text(json.dumps(me))
-    try:
-        _link(mine, path)
-    except FileExistsError:
-        return False
-    finally:
-        mine.unlink()
-    return True
-
-
-def _link(source: Path, target: Path) -> None:
-    """A link, or on file systems without them a copy that is exclusive all the same.
+def check_held(run_dir: Path, owner: Owner) -> None:
+    """Check that `owner` still holds the lock, before it writes.
 
     Raises:
-        FileExistsError: it is there already.
+        LockedError: if its lock is gone, or another run's.
     """
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        with open(target, "x") as file:
-            file.write(source.read_text())
+    there = read_owner(run_dir / "lock.json")
+    if there != owner:
+        whose = f"is now {_words(there)}'s" if there else "is gone"
+        raise LockedError(
+            f"the lock {run_dir / 'lock.json'} {whose}: this run has stopped before it wrote anything more. "
+            f"See that no other run writes there, and start the same command again to go on"
+        )
 
 
-def _remove(path: Path, owner: dict[str, Any]) -> bool:
-    """Remove the lock if it is still `owner`'s: another process may have taken it over meanwhile, and keeps it.
-
-    Returns:
-        Whether this process removed it.
-    """
-    with one_at_a_time(path.parent):
-        if _read(path) != owner:
-            return False
-        path.unlink(missing_ok=True)
-        return True
-
-
-def _beside_prefix() -> str:
-    return f".lock-{socket.gethostname()}-"
+def remove_left_lock(run_dir: Path) -> None:
+    """Remove the lock that a killed process has left. One that is held stays."""
+    path = run_dir / "lock.json"
+    with suppress(LockedError, FileNotFoundError):
+        handle = os.open(path, os.O_RDWR)
+        try:
+            if try_lock(handle) and _is_same(path, handle):
+                path.unlink()
+        finally:
+            os.close(handle)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{_beside_prefix()}{os.getpid()}-{threading.get_ident()}")
-
-
-def _read(path: Path) -> dict[str, Any]:
+def read_owner(path: Path) -> dict[str, Any]:
+    """What a lock file says of its owner; nothing where it can't be read."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -135,22 +94,76 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_stale(path: Path, owner: dict[str, Any]) -> str | None:
-    """Why the owner is gone, None while it may live."""
-    if owner.get("host") == socket.gethostname():
-        gone = not is_still(int(owner.get("pid", 0)), owner.get("process_started"))
-        return "that process is gone" if gone else None
-    me = _me()
-    if owner.get("job") and owner["job"] == me["job"] and owner.get("job_restarts") != me["job_restarts"]:
-        return "an earlier start of this batch job"
+def _me() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "token": secrets.token_hex(8),
+    }
+
+
+def _words(owner: Owner) -> str:
+    return f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
+
+
+def _take(path: Path, owner: Owner, log: Callable[[str], None]) -> int | None:
+    """Make the lock `owner`'s.
+
+    Returns:
+        The file descriptor that holds it, None for a lease.
+    """
+    give_up = time.monotonic() + _SECONDS_OF_A_LOOK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        is_ours = try_lock(handle)
+        if is_ours and _is_same(path, handle):
+            break
+        os.close(handle)
+        if is_ours is None:
+            _take_lease(path, owner, log)
+            return None
+        if not is_ours and time.monotonic() > give_up:
+            raise LockedError(_refusal(path))
+        time.sleep(0.02)
+    if before := read_owner(path):
+        log(f"taking over the lock of {_words(before)}, which is gone")
+    os.truncate(handle, 0)
+    os.pwrite(handle, json.dumps(owner).encode(), 0)
+    return handle
+
+
+def _is_same(path: Path, handle: int) -> bool:
+    """Whether the open file is the one at `path`, and not one that its holder has removed since."""
     try:
-        silent = silent_seconds(path)
+        return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
-        return "it was just given up"
-    return f"no sign of life for {silent:.0f} s" if silent > STALE_SECONDS else None
+        return False
 
 
-def _heartbeat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT_SECONDS):
+def _take_lease(path: Path, owner: Owner, log: Callable[[str], None]) -> None:
+    before = read_owner(path)
+    if before:
+        silent = silent_seconds(path)
+        if silent <= LEASE_SECONDS:
+            left = LEASE_SECONDS - silent
+            raise LockedError(f"{_refusal(path)}; should it be gone, its lease ends {left:.0f} s from now")
+        log(f"taking over the lease of {_words(before)}: no sign of life for {silent:.0f} s")
+    write_json(path, owner, alone=False)
+    time.sleep(_SECONDS_TO_SETTLE)
+    if read_owner(path) != owner:
+        raise LockedError(_refusal(path))
+
+
+def _refusal(path: Path) -> str:
+    owner = read_owner(path)
+    since = f", since {owner['since']}" if "since" in owner else ""
+    return (
+        f"{path.parent} is being written by another run: {_words(owner)}{since}. Wait for it, or give this one tag=NAME"
+    )
+
+
+def _beat(path: Path, over: threading.Event) -> None:
+    while not over.wait(HEARTBEAT_SECONDS):
         with suppress(OSError):
             os.utime(path)

@@ -30,7 +30,7 @@ class Trainer:
         self.ranks, self.run = ranks, run
 
     def train(self) -> None:
-        """From the last checkpoint to the last step, with the validation curve on the way.
+        """From where `resume` has found the run to the last step, with the validation curve on the way.
 
         Raises:
             StopRequested: if a signal came; the state is saved.
@@ -38,7 +38,6 @@ class Trainer:
             DecodeError: if more than `data.max_unreadable` clips could not be read.
         """
         state = self.state
-        self.resume()
         state.stop_if_asked(self.ranks, self.run)
         self.update.join_ranks()
         with (
@@ -95,7 +94,7 @@ class Trainer:
             state.digest = (state.digest + sum(b.digest for b in used)) % DIGEST_MODULUS
         else:
             state.num_skipped += 1
-            if self.config.trainer.on_nonfinite == "stop":
+            if self.config.trainer.on_nonfinite == "stop" or state.num_skipped > self._max_skipped():
                 self._end_at_nonfinite(used)
         line = {
             "kind": "train",
@@ -159,11 +158,18 @@ class Trainer:
         if self.ranks.is_first:
             self.run.save_nonfinite(step, self.state.checkpoint(self.update, self.task, digest=0), clips)
         self.ranks.barrier()  # the state is saved before any rank ends the others
+        skips, most = self.config.trainer.on_nonfinite == "skip", self._max_skipped()
+        remedy = f"trainer.max_skipped={max(2 * most, 1)}" if skips else "trainer.on_nonfinite=skip"
+        before = f", and {most} before it, which is as many as trainer.max_skipped allows" if skips else ""
         raise NonFiniteError(
-            f"the loss or a gradient of step {step} is not finite; the state before it and the plan of its clips are "
-            f"in {self.run.nonfinite_path(step)}: lower optim.lr_per_clip, or leave such steps out with "
-            f"trainer.on_nonfinite=skip"
+            f"the loss or a gradient of step {step} is not finite{before}; the state before it and the plan of its "
+            f"clips are in {self.run.nonfinite_path(step)}: leave such steps out with {remedy}, or begin a new run "
+            f"with a lower rate, as optim.lr_per_clip={self.config.optim.lr_per_clip / 2:g} tag=NAME"
         )
+
+    def _max_skipped(self) -> int:
+        most = self.config.trainer.max_skipped
+        return max(10, self.state.total_steps // 100) if most == "auto" else most
 
     def _check_unreadable(self, line: dict[str, Any]) -> None:
         if self.state.num_substituted > self.config.data.max_unreadable:

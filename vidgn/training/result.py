@@ -67,9 +67,10 @@ def write_test(
             run.write_whole("result.json", result)
     use = f" ({result['bn_stats']})" if result["bn_stats"] else ""
     unreadable = f", {len(scores.unreadable)} unreadable" if scores.unreadable else ""
+    skipped = f"; {state.num_skipped} training steps were skipped as not finite" if state.num_skipped else ""
     run.log(
         f"{config.views.name}{use}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
-        f"of {scores.num_videos} {items(config)}{unreadable} (in {name}.json)"
+        f"of {scores.num_videos} {items(config)}{unreadable} (in {name}.json){skipped}"
     )
 
 

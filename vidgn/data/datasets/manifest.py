@@ -14,7 +14,7 @@ from vidgn.data.datasets.synthetic import check_synthetic
 from vidgn.errors import ConfigError, ManifestError
 
 _NUM_NAMED = 3  # files that an error names
-_ANNOTATED = ("kinetics", "list", "csv")  # formats whose labels stand in a file; of the others folders are the labels
+ANNOTATED = ("kinetics", "list", "csv")  # formats whose labels stand in a file; of the others folders are the labels
 _MANY_CLASSES = 100_000  # without a list of their names
 
 
@@ -52,6 +52,23 @@ class Manifest:
     @property
     def num_missing(self) -> int:
         return len(self.missing)
+
+    @property
+    def labels(self) -> list[int]:
+        """The label of each row."""
+        return self._labels.tolist()
+
+    def listing(self) -> Listing:
+        """The rows as parallel lists again, their labels as names."""
+        return Listing(
+            base=self._base,
+            ids=[self._ids[i] for i in range(len(self))],
+            paths=[self._paths[i] for i in range(len(self))],
+            labels=[self.classes[label] for label in self.labels],
+            num_frames=[] if self._num_frames is None else self._num_frames.tolist(),
+            missing=list(self.missing),
+            unreadable=list(self.unreadable),
+        )
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -98,7 +115,7 @@ def check_data(data: DataConfig) -> None:
         raise ConfigError("data.separator is empty: write what parts path and label, for example data.separator=','")
     if data.classes is not None and not os.path.isfile(data.classes):
         raise ManifestError(f"data.classes={data.classes}: no such file; give one with a class name a line, or null")
-    for split in ("train", "val") if data.format in _ANNOTATED else ():
+    for split in ("train", "val") if data.format in ANNOTATED else ():
         annotation_path(data, split)
     if data.root is not None or data.format not in ("list", "csv"):
         root_folder(data)
@@ -112,6 +129,16 @@ def read_manifest(data: DataConfig, split: Split) -> Manifest:
             are missing (unless data.missing=skip), or nothing left.
     """
     listing = read_listing(data, split)
+    check_complete(listing, data, split)
+    return label_rows(listing, data, split, read_classes(data))
+
+
+def check_complete(listing: Listing, data: DataConfig, split: Split) -> None:
+    """Check that the files of a split are there, or as many as `data.missing` asks for.
+
+    Raises:
+        ManifestError: if some are missing (unless data.missing=skip), or nothing is left.
+    """
     where = _describe(data, split)
     if listing.missing and data.missing == "error":
         raise ManifestError(
@@ -125,8 +152,16 @@ def read_manifest(data: DataConfig, split: Split) -> Manifest:
             f"{where}: no usable video{left_out if listing.missing or listing.unreadable else ''}; "
             "check that the annotation and data.root belong together"
         )
-    classes = read_classes(data)
-    numbers = _label_numbers(listing.labels, classes, where, may_be_numbers=data.format in _ANNOTATED)
+
+
+def label_rows(listing: Listing, data: DataConfig, split: Split, classes: tuple[str, ...]) -> Manifest:
+    """The rows of a listing with their labels as numbers.
+
+    Raises:
+        ManifestError: for a label outside `classes`.
+    """
+    may_be_numbers = data.format in ANNOTATED
+    numbers = _label_numbers(listing.labels, classes, _describe(data, split), may_be_numbers=may_be_numbers)
     return Manifest(listing, numbers, classes)
 
 
@@ -140,14 +175,14 @@ def read_classes(data: DataConfig) -> tuple[str, ...]:
     """
     if data.classes is not None:
         return _classes_file(data.classes)
-    has_train = data.train is not None if data.format in _ANNOTATED else _has_train_folder(data)
+    has_train = data.train is not None if data.format in ANNOTATED else _has_train_folder(data)
     split: Split = "train" if has_train else "val"
     labels = list(read_labels(data, split))
     where = _describe(data, split)
     if not labels:
         raise ManifestError(f"{where}: no rows; give an annotation with videos")
     names = set(labels)
-    if data.format not in _ANNOTATED or not all(name.isdecimal() for name in names):
+    if data.format not in ANNOTATED or not all(name.isdecimal() for name in names):
         return tuple(sorted(names))
     largest = max(map(_whole_number, names))
     if largest >= max(_MANY_CLASSES, len(labels)):

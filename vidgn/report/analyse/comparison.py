@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vidgn.config.fingerprint import DATA_ROWS
+from vidgn.config.fingerprint import CLASSES, DATA_ROWS
 from vidgn.report.read.study import Cell, VideoScores
 
 _GEOMETRY = ("clips_per_gpu", "gpus")
@@ -87,7 +87,8 @@ def _differing_keys(cell: Cell, other: Cell, *, but: tuple[str, ...]) -> dict[st
     ours, theirs = cell.experiment(), other.experiment()
     if ours is None or theirs is None:
         return None
-    keys = {*ours, *theirs} - ({DATA_ROWS} if DATA_ROWS not in ours or DATA_ROWS not in theirs else set())
+    unknown = {k for k in (DATA_ROWS, CLASSES) if k not in ours or k not in theirs}
+    keys = {*ours, *theirs} - unknown
     differing = sorted(k for k in keys if ours.get(k) != theirs.get(k) and not k.startswith(but))
     return {k: (ours.get(k), theirs.get(k)) for k in differing}
 
@@ -98,6 +99,9 @@ def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
     fingerprints = arm.result.get("pair_fingerprint"), baseline.result.get("pair_fingerprint")
     if None in fingerprints:
         return ["pair_fingerprint is missing in result.json, so equal settings can't be shown"]
+    if (decoders := (arm.decoders(), baseline.decoders())) and all(decoders) and decoders[0] != decoders[1]:
+        ours, theirs = (" and ".join(sorted(d)) for d in decoders)
+        return [f"settings: data.decoder ({ours} / {theirs})"]
     if fingerprints[0] == fingerprints[1]:
         return []
     borrowed = is_borrowed(arm, baseline)

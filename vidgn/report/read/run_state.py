@@ -3,14 +3,12 @@
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vidgn.atomic_files import silent_seconds
-from vidgn.processes import STALE_SECONDS, is_still
+from vidgn.atomic_files import is_held
 
 State = Literal["pending", "running", "done", "failed", "stopped", "refused"]
 STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "refused", "pending")
@@ -42,8 +40,7 @@ class RunStatus:
 def read_run_status(run_dir: Path) -> RunStatus:
     """The state of `run_dir`; a directory that does not exist, or holds no config yet, is pending.
 
-    A lock decides whether a run lives, by the rule of those who write: on this host by its process, on another by the
-    last touch of the lock.
+    A lock decides whether a run lives: whoever writes holds it.
     """
     if not run_dir.is_dir():
         return RunStatus("pending")
@@ -162,18 +159,15 @@ def _steps_total(run_dir: Path) -> int | None:
 
 
 def _lives(run_dir: Path) -> tuple[bool, str | None]:
-    lock = json_or_none(run_dir / "lock.json")
-    if not isinstance(lock, Mapping):
-        return False, None
-    host, pid = lock.get("host"), lock.get("pid")
-    if host == socket.gethostname():
-        alive = isinstance(pid, int) and is_still(pid, lock.get("process_started"))
-        return alive, None if alive else f"process {pid} that held it is gone"
+    path = run_dir / "lock.json"
     try:
-        silent = silent_seconds(run_dir / "lock.json")
-    except FileNotFoundError:  # given up just now
+        lives = is_held(path)
+    except OSError:
         return False, None
-    return silent <= STALE_SECONDS, f"on host {host}, judged by its last sign of life {duration(silent)} ago"
+    owner = json_or_none(path)
+    if lives or not isinstance(owner, Mapping):
+        return lives, None
+    return False, f"process {owner.get('pid')} on {owner.get('host')} that held it is gone"
 
 
 def duration(seconds: float | None) -> str:

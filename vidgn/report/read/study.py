@@ -11,10 +11,11 @@ import numpy as np
 import yaml
 
 from vidgn.config.build import build
-from vidgn.config.fingerprint import DATA_ROWS, fingerprint, identity
+from vidgn.config.fingerprint import CLASSES, DATA_ROWS, fingerprint, identity, of_experiment
 from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config
 from vidgn.errors import ConfigError, ManifestError
+from vidgn.report.read.history import PolicyChange, policy_changes, read_starts
 from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
 
 
@@ -116,11 +117,20 @@ class Cell:
         flat = json_or_none(self.directory / "identity.json")
         if not isinstance(flat, Mapping):
             try:
-                flat = identity(build(Config, self.config), data_digest="", weights_digest=None)
+                flat = identity(build(Config, self.config), data_digest="", classes=(), weights_digest=None)
             except ConfigError:
                 return None
-            flat = {k: v for k, v in flat.items() if k != DATA_ROWS}
-        return dict(flat)
+            flat = {k: v for k, v in flat.items() if k not in (DATA_ROWS, CLASSES)}
+        return of_experiment(flat)
+
+    def policy_changes(self) -> list[PolicyChange]:
+        """What its starts have changed on the way."""
+        return policy_changes(read_starts(self.directory))
+
+    def decoders(self) -> set[str]:
+        """The values of data.decoder that it was trained with; none where its starts did not write them down."""
+        policies = [start.get("policy") or {} for start in read_starts(self.directory)]
+        return {p["data.decoder"] for p in policies if "data.decoder" in p}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Where the cells of a study stand, as text: for `vidgn status` and for the report's list of what is not done."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from vidgn.report.analyse.analysis import Analysis
 from vidgn.report.read.run_state import STATES, duration, metrics_fault
 from vidgn.report.read.study import Cell, Study
@@ -9,7 +12,10 @@ from vidgn.report.show.markdown import plural
 def status_text(study: Study) -> str:
     """A line a cell and a line of totals."""
     width = max(len(c.run_name) for c in study.cells)
-    lines = [f"{c.run_name.ljust(width)}  {c.state.ljust(7)}  {describe(c)}".rstrip() for c in study.cells]
+    lines = []
+    for c in study.cells:
+        lines.append(f"{c.run_name.ljust(width)}  {c.state.ljust(7)}  {describe(c)}".rstrip())
+        lines += [f"{' ' * width}  {change}" for change in c.policy_changes()]
     totals = ", ".join(f"{study.count(s)} {s}" for s in STATES if study.count(s))
     faults = [fault for c in study.cells if (fault := metrics_fault(c.directory / "metrics.jsonl")) is not None]
     return "\n".join([*lines, *faults, f"{plural(len(study.cells), 'cell')}: {totals}"])
@@ -32,6 +38,8 @@ def status_json(study: Study) -> dict[str, object]:
                 "top1": c.result["top1"] if c.result else None,
                 "error": p.error,
                 "remark": p.remark,
+                "num_skipped": c.result.get("num_skipped") if c.result else None,
+                "policy_changes": [vars(change) for change in c.policy_changes()],
             }
         )
     return {"study": study.name, "cells": cells, "counts": {s: study.count(s) for s in STATES}}
@@ -42,7 +50,7 @@ def describe(cell: Cell) -> str:
     p = cell.progress
     match p.state:
         case "done":
-            return f"top-1 {cell.result['top1']:.1f} %" if cell.result else "result.json is not whole"
+            return top1_text(cell.result) if cell.result else "result.json is not whole"
         case "refused":
             return str(p.error)
         case "failed":
@@ -61,6 +69,12 @@ def describe(cell: Cell) -> str:
             return f"at {_step(cell)}, not running{remark}: start it again to go on"
         case "pending":
             return ""
+
+
+def top1_text(result: Mapping[str, Any]) -> str:
+    """The result of a run in a few words; what was left out of its training is one of them."""
+    skipped = int(result.get("num_skipped") or 0)
+    return f"top-1 {result['top1']:.1f} %" + (f", {plural(skipped, 'step')} skipped as not finite" if skipped else "")
 
 
 def run_counts(analysis: Analysis) -> str:
@@ -109,7 +123,8 @@ def unreadable_section(analysis: Analysis) -> str:
                 )
             if skipped := int(cell.result.get("num_skipped") or 0):
                 lines.append(f"- {cell.run_name}: {plural(skipped, 'step')} skipped, loss or gradient not finite")
-    return "## Left out, unreadable or skipped\n\n" + "\n".join(lines) if lines else ""
+        lines += [f"- {cell.run_name}: {change}" for change in cell.policy_changes()]
+    return "## Left out, unreadable, skipped or changed on the way\n\n" + "\n".join(lines) if lines else ""
 
 
 def _step(cell: Cell) -> str:

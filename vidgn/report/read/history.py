@@ -1,0 +1,46 @@
+"""What a run's starts have changed on the way: machine.json has an entry for each."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidgn.report.read.run_state import json_or_none
+
+
+@dataclass(frozen=True)
+class PolicyChange:
+    """A policy key that has another value from `step` on (the first step with it is `step` + 1)."""
+
+    step: int
+    key: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"after step {self.step}: {self.key}={_shown(self.now)}, before {_shown(self.before)}"
+
+
+def read_starts(run_dir: Path) -> list[Mapping[str, Any]]:
+    """The entries of machine.json, one for each start that trained; none where it is not there or not whole."""
+    starts = json_or_none(run_dir / "machine.json")
+    return [s for s in starts if isinstance(s, Mapping)] if isinstance(starts, list) else []
+
+
+def policy_changes(starts: Iterable[Mapping[str, Any]]) -> list[PolicyChange]:
+    """Where a start has another policy than the one before; those of earlier versions did not write theirs down."""
+    changes: list[PolicyChange] = []
+    before: Mapping[str, Any] | None = None
+    for start in starts:
+        now = start.get("policy")
+        if not isinstance(now, Mapping):
+            continue
+        for key in () if before is None else sorted({*before, *now}):
+            if before is not None and before.get(key) != now.get(key):
+                changes.append(PolicyChange(int(start.get("from_step", 0)), key, before.get(key), now.get(key)))
+        before = now
+    return changes
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,125 @@
+"""The videos that a run began with, and keeps: one that vanishes later can't be read, and makes no other set."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from vidgn.atomic_files import write_atomic
+from vidgn.config.schema import Config, DataConfig
+from vidgn.data.datasets.annotations import read_listing
+from vidgn.data.datasets.listing import Listing, Split
+from vidgn.data.datasets.manifest import ANNOTATED, Manifest, check_complete, label_rows, read_classes
+from vidgn.errors import ManifestError
+
+Read = Callable[[DataConfig, Split], Listing]
+_WORDS: Mapping[Split, str] = {"train": "training", "val": "validation"}
+
+
+def rows_of(
+    config: Config,
+    split: Split,
+    *,
+    is_test: bool = False,
+    log: Callable[[str], None] = lambda text: None,
+    read: Read = read_listing,
+) -> Manifest:
+    """The rows of `split` that a run began with, with the paths they have now; of a run that is new, those there are.
+
+    Rows of other data are returned as they are, for the identity to tell.
+
+    Args:
+        is_test: of a trained run, which may be tested on videos in another place.
+        read: `read_listing`, or one that remembers.
+
+    Raises:
+        ManifestError: as `read_manifest`; and where no video of the run is there, or the run's videos were moved and
+            some did not come along.
+    """
+    data, now = config.data, read(config.data, split)
+    began = kept_rows(config.run_dir, split)
+    rows = None if began is None or (is_test and _is_moved(config)) else _still(began, now, data, split)
+    if rows is None:
+        check_complete(now, data, split)
+        return label_rows(now, data, split, read_classes(data))
+    there = set(now.ids)
+    gone = [id for id in rows.listing().ids if id not in there]
+    if gone:
+        some = f"{len(gone)} of the {len(rows)} {_WORDS[split]} videos that {config.run_dir} began with are not"
+        which = f"below {now.base} (first: {', '.join(gone[:3])})"
+        if len(gone) == len(rows) or _is_moved(config):
+            raise ManifestError(f"{some} {which}: give data.root=FOLDER where they are")
+        log(f"{some} any more {which}: each counts as one that can't be read")
+    return rows
+
+
+def keep_rows(run_dir: Path, split: Split, rows: Manifest) -> None:
+    """Write down what a run began with, and where the files are now."""
+    lists = {**asdict(rows.listing()), "labels": rows.labels, "classes": rows.classes}
+    packed = gzip.compress(json.dumps(lists).encode(), compresslevel=6, mtime=0)
+    path = _file(run_dir, split)
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists() or path.read_bytes() != packed:
+        write_atomic(path, lambda f: f.write(packed))
+
+
+def kept_rows(run_dir: Path, split: Split) -> Manifest | None:
+    """What `keep_rows` wrote, None where it has written nothing.
+
+    Raises:
+        ManifestError: if it is damaged.
+    """
+    path = _file(run_dir, split)
+    try:
+        lists: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+        labels, classes = lists.pop("labels"), tuple(lists.pop("classes"))
+        return Manifest(Listing(**lists), np.array(labels, dtype=np.int32), classes)
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise ManifestError(
+            f"{path} is damaged ({error}): put it back from a copy, or train anew with tag=NAME"
+        ) from None
+
+
+def forget_rows(run_dir: Path) -> None:
+    """Remove what was written down for a run that trained nothing."""
+    for split in _WORDS:
+        _file(run_dir, split).unlink(missing_ok=True)
+
+
+def _file(run_dir: Path, split: Split) -> Path:
+    return run_dir / "videos" / f"{split}.json.gz"
+
+
+def _still(began: Manifest, now: Listing, data: DataConfig, split: Split) -> Manifest | None:
+    """The rows a run began with, where they are now; None where other ones are asked for by now."""
+    if data.format in ANNOTATED and read_classes(data) != began.classes:
+        return None
+    try:
+        labels = label_rows(now, data, split, began.classes).labels
+    except ManifestError:  # another class
+        return None
+    lists = began.listing()
+    found, wanted = Counter(zip(now.ids, labels, strict=True)), Counter(zip(lists.ids, began.labels, strict=True))
+    listed = {*now.missing, *now.unreadable}
+    if data.format in ANNOTATED and any(id not in listed for id, _ in wanted - found):
+        return None
+    left_out = {*lists.missing, *lists.unreadable}
+    if any(id not in left_out for id, _ in found - wanted):
+        return None
+    paths = dict(zip(now.ids, now.paths, strict=True))
+    lists = replace(lists, base=now.base, paths=[paths.get(i, p) for i, p in zip(lists.ids, lists.paths, strict=True)])
+    return Manifest(lists, np.array(began.labels, dtype=np.int32), began.classes)
+
+
+def _is_moved(config: Config) -> bool:
+    """Whether this start has other paths than the one before."""
+    before = yaml.safe_load((config.run_dir / "config.yaml").read_text())["data"]
+    return any(before[key] != getattr(config.data, key) for key in ("root", "train", "val"))
