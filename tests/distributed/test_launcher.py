@@ -44,6 +44,7 @@ def test_nothing_is_written_where_another_experiment_is(warm, tmp_path, how):
     (port,) = free_ports(1)
     (tmp_path / RUN).mkdir(parents=True)
     (tmp_path / RUN / "identity.json").write_text(json.dumps({"seed": 7}))
+    (tmp_path / RUN / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
     meet = ["launch.nnodes=2", f"launch.rendezvous=127.0.0.1:{port}"] if how == "nodes" else []
     arguments = ["train", *tiny(tmp_path / "data", "launch.nproc_per_node=1", *meet)]
     pair = both(warm, arguments, tmp_path, ranks(port) if how == "ranks" else [{}, {}])

@@ -67,7 +67,7 @@ def assert_same(run_dir, whole) -> None:
 def test_stopped_at_any_question_it_ends_in_the_same(tmp_path, tiny_data, whole, asked):
     """Ranks ask each step, each batch of BN statistics and each block of a test: a stop at any loses nothing."""
     config = cell(tmp_path, tiny_data, *OPTIONS)
-    said = work_as_rank(config, StopAt(asked), work="train", claimed=False)  # type: ignore[arg-type]
+    said = work_as_rank(config, StopAt(asked), work="train")  # type: ignore[arg-type]
     assert said is not None
     assert said.endswith("of 9, everything saved")
     run(config)
@@ -77,7 +77,7 @@ def test_stopped_at_any_question_it_ends_in_the_same(tmp_path, tiny_data, whole,
 def test_nothing_before_the_checkpoint_is_decoded(tmp_path, tiny_data, whole, monkeypatch):
     """Step 5 is in the middle of the first epoch of 6 steps."""
     config = cell(tmp_path, tiny_data, *OPTIONS)
-    assert work_as_rank(config, StopAt(6), work="train", claimed=False) is not None  # type: ignore[arg-type]
+    assert work_as_rank(config, StopAt(6), work="train") is not None  # type: ignore[arg-type]
     done = [line["step"] for line in lines(config.run_dir) if line["kind"] == "train"]
     first = done[-1]
     assert 0 < first < 6

@@ -14,7 +14,6 @@ from vidgn.config.fingerprint import differing_keys
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.report.read.run_state import lines_of
 from vidgn.runs import checkpoint
-from vidgn.runs.kept_rows import forget_rows
 from vidgn.runs.lock import Owner, check_held
 from vidgn.runs.metrics import MetricsLog
 from vidgn.runs.progress import QUIET, Clock, Progress
@@ -235,10 +234,10 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
     if (refused := other_experiment(path, identity)) is not None:
         raise OtherExperimentError(refused)
     file = path / "identity.json"
-    if not _has_trained(path):
-        if file.exists() and differing_keys(identity, read_json(file)):
-            (path / "audit.json").unlink(missing_ok=True)
-            forget_rows(path)
+    if file.exists() and differing_keys(identity, read_json(file)):  # it trained nothing
+        (path / "audit.json").unlink(missing_ok=True)
+        file.unlink()
+    if not file.exists():
         write_json(file, dict(identity))
 
 
@@ -257,8 +256,9 @@ def other_experiment(path: Path, identity: Mapping[str, Any]) -> str | None:
 
 def _has_trained(path: Path) -> bool:
     """Whether a step was taken in a directory."""
-    metrics = path / "metrics.jsonl"
-    return bool(checkpoint.list_checkpoints(path / "checkpoints")) or (metrics.exists() and metrics.stat().st_size > 0)
+    if checkpoint.list_checkpoints(path / "checkpoints"):
+        return True
+    return any((path / name).exists() and (path / name).stat().st_size for name in ("metrics.jsonl", "result.json"))
 
 
 def _some(keys: list[str]) -> str:

@@ -88,19 +88,13 @@ def kept_rows(run_dir: Path, split: Split) -> Manifest | None:
         ) from None
 
 
-def forget_rows(run_dir: Path) -> None:
-    """Remove what was written down for a run that trained nothing."""
-    for split in _WORDS:
-        _file(run_dir, split).unlink(missing_ok=True)
-
-
 def _file(run_dir: Path, split: Split) -> Path:
     return run_dir / "videos" / f"{split}.json.gz"
 
 
 def _still(began: Manifest, now: Listing, data: DataConfig, split: Split) -> Manifest | None:
     """The rows a run began with, where they are now; None where other ones are asked for by now."""
-    if data.format in ANNOTATED and read_classes(data) != began.classes:
+    if (data.format in ANNOTATED or data.classes is not None) and read_classes(data) != began.classes:
         return None
     try:
         labels = label_rows(now, data, split, began.classes).labels
