@@ -78,7 +78,13 @@ def run(script: str, place: Path, folder: Path) -> None:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
-        env={"PATH": f"{place}/bin:/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"},
+        # AVX2: on CPUs with AVX-512 this torch's bf16 convolutions are wrong, which vidgn refuses.
+        env={
+            "PATH": f"{place}/bin:/usr/bin:/bin",
+            "HOME": str(folder),
+            "OMP_NUM_THREADS": "1",
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+        },
         capture_output=True,
         text=True,
         timeout=900,

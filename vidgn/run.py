@@ -28,6 +28,7 @@ from vidgn.models.weights import load_weights
 from vidgn.models.weights.containers import resolve_path
 from vidgn.models.weights.formats import Triple
 from vidgn.report.read.history import policy_changes
+from vidgn.report.show.markdown import plural
 from vidgn.runs import directory
 from vidgn.runs.checkpoint import list_checkpoints, versions
 from vidgn.runs.directory import RunDirectory
@@ -162,9 +163,9 @@ def work_as_rank(
     """
     threads = set_threads(config)
     set_precision(config)
-    with joined(config) as ranks, ExitStack() as held:
+    with joined(config, stop.is_set) as ranks, ExitStack() as held:
         if config.trainer.precision == "bf16":
-            check_bf16(ranks.device)
+            check_bf16(config, ranks.device)
         if work == "train" and owner is None and (owner := _first_claims(config, ranks, held)) is None:
             return None
         train, val = ranks.from_first(_rows(config, is_test=work == "test") if ranks.is_first else None)
@@ -294,8 +295,8 @@ def _announce(
         run.log(f"{len(manifest)} {name} {items(config)}{missing}, {len(manifest.classes)} classes")
     run.log(
         f"{config.run_dir}: {state.total_steps} steps of {g.slots_per_step} clips; "
-        f"{g.world_size} x {here['device']}, {g.forwards_per_step} forwards of {g.clips_per_forward} a step, "
-        f"{g.groups_per_forward} statistics groups each"
+        f"{g.world_size} x {here['device']}, {plural(g.forwards_per_step, 'forward')} of {g.clips_per_forward} a step, "
+        f"{plural(g.groups_per_forward, 'statistics group')} each"
     )
     if g.world_size > 1:
         run.log(str(sent))

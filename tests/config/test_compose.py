@@ -1,7 +1,14 @@
 """Composition: every option loads, every wrong command line is one line that says what to write."""
 
-import pytest
+import os
+import shlex
 
+import pytest
+from hydra import initialize_config_dir
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from vidgn.config import compose as compose_module
 from vidgn.config.build import build, to_plain
 from vidgn.config.compose import compose_all, config_dir, load_config
 from vidgn.config.schema import Config
@@ -61,7 +68,7 @@ def test_curve_of_training_is_the_view_of_that_name():
             "frames=24 does not divide span=64 (the raw frames a clip covers): write frames=16 or frames=32",
         ),
         (["frames=0"], "frames=0: must be at least 1"),
-        (["frames"], "can't read the override 'frames': write key=value"),
+        (["frames"], "can't read 'frames': write KEY=VALUE"),
         (["trainer.precision=fp16"], "trainer.precision must be one of fp32, tf32, bf16, fp64, not 'fp16'"),
         (["norm.groups=4", "norm.channels_per_group=4"], "give one of them"),
         (["norm=bn", "norm.groups=4"], "norm.groups=4 is for norm=gn, not norm=bn"),
@@ -129,3 +136,25 @@ def test_a_wrong_sweep_is_refused_before_its_first_cell(overrides, multirun, mes
     with pytest.raises(ConfigError) as caught:
         compose_all(overrides, multirun=multirun)
     assert message in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(min_codepoint=32, exclude_categories=("Cs", "Cc")), min_size=1))
+@example("/a=b/c#d(e)'f\"g\\")
+@example('/视频/\\"')
+def test_an_override_that_cannot_be_read_is_told_how_to_write(value):
+    """What the line says, given to a shell as it stands, is the value that was meant."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        try:
+            compose_module._parse([f"data.root={value}"])
+        except ConfigError as error:
+            _, _, written = str(error).partition("once for the shell: ")
+            (override,) = shlex.split(written)
+            (parsed,) = compose_module._parse([override])
+            assert parsed.value() == os.path.expanduser(value)
+
+
+@pytest.mark.parametrize("override", ["sweep=null", "norm=null"])
+def test_a_group_without_an_option_is_left_out(override):
+    with pytest.raises(ConfigError, match=f"{override}: leave {override.partition('=')[0]} out, or give one"):
+        load_config([override])

@@ -65,6 +65,7 @@ def test_srun_with_a_task_per_rank_joins(warm, one_node, data, tmp_path):
 def test_one_of_the_ranks_says_what_is_wrong(warm, data, port, tmp_path):
     (tmp_path / RUN).mkdir(parents=True)
     (tmp_path / RUN / "identity.json").write_text(json.dumps({"seed": 7}))
+    (tmp_path / RUN / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
     pair = both(warm, ["train", *tiny(data, "launch.nproc_per_node=1")], tmp_path, ranks(port))
     assert [one.code for one in pair] == [1, 1]
     lines = [line for one in pair for line in one.log.read_text().splitlines()]

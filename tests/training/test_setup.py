@@ -52,10 +52,10 @@ def test_bf16_is_refused_just_where_it_is_wrong():
     assert w16.grad is not None
     is_right = bool((w16.grad[..., 0, 0].float() - by_hand).norm() < 0.05 * by_hand.norm())
     if is_right:
-        check_bf16(torch.device("cpu"))
+        check_bf16(load_config(["data.root=x"]), torch.device("cpu"))
     else:
         with pytest.raises(ConfigError, match=r"bf16: gradients of a bf16 conv3d are wrong .* trainer.precision=fp32"):
-            check_bf16(torch.device("cpu"))
+            check_bf16(load_config(["data.root=x"]), torch.device("cpu"))
 
 
 def test_first_weights_depend_on_the_seed_and_not_on_the_norm_or_global_state():

@@ -34,12 +34,14 @@ def run_config(config: Config) -> dict[str, Any]:
             for a batch job that was stopped and is to be started again.
     """
     from vidgn.distributed.environment import SLOTS, adopt_slurm_ranks, take_slot
-    from vidgn.distributed.signals import sweep_goes_on
+    from vidgn.distributed.signals import is_left_behind, sweep_goes_on
 
     if os.environ.get("SUBMITIT_EXECUTOR"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))  # a sweep blocks them here
         _link_log(config.run_dir)
     if not take_slot(sweep_goes_on):  # torch is not imported yet: a cell that waits takes no memory
+        if is_left_behind():
+            os._exit(EXIT_AGAIN)
         raise StopRequested("not started: the sweep was stopped")
     from vidgn.runs.directory import OtherExperimentError, write_error
     from vidgn.runs.lock import LockedError
@@ -56,6 +58,8 @@ def run_config(config: Config) -> dict[str, Any]:
     except StopRequested:
         if os.environ.get("SUBMITIT_EXECUTOR") and sweep_goes_on():
             _leave_job()
+        if is_left_behind():  # a launcher's worker would wait for more work
+            os._exit(EXIT_AGAIN)
         raise
     except (LockedError, OtherExperimentError):  # the directory is another run's: nothing is written there
         raise

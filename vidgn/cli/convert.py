@@ -76,7 +76,9 @@ def _config(source: "WeightsSource", own: "Config | None", arguments: argparse.N
         norm = arguments.norm or own.norm.kind
         composed = _compose(arguments.model or "i3d_r50", norm, arguments.frames, arguments.input)
         if arguments.model:
-            own = dataclasses.replace(own, model=composed.model, frames=composed.frames, span=composed.span)
+            own = dataclasses.replace(own, model=composed.model)
+            if (own.frames == 1) != (composed.frames == 1):  # an image network becomes one of clips, or the reverse
+                own = dataclasses.replace(own, frames=composed.frames, span=composed.span)
         own = dataclasses.replace(own, norm=composed.norm if arguments.norm else own.norm)
     if arguments.frames:
         span = own.span if own.span % arguments.frames == 0 else arguments.frames

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vidgn.errors import ConfigError, ManifestError
+from vidgn.terminal import bar_stream
 
 if TYPE_CHECKING:
     from vidgn.data.datasets.sources import Sources
@@ -26,7 +27,7 @@ SOURCE is a folder (every video below it, or every image where it has no video, 
 an annotation file: a Kinetics csv, a list of `path label`, or a csv with the columns path and label.
 
 columns: path, label, num_frames (that really decode, from the first on), width, height (as shown), fps,
-duration_seconds, codec, flags (vfr;open_gop;edit_list;rotated;late_start;no_timestamps), status, reason, bytes
+duration_seconds, codec, flags (vfr;open_gop;edit_list;rotated;late_start;no_timestamps), status, reason, bytes, modified_ns
 status:  ok, damaged (some frames decode), unreadable, timeout, memory, crash, bug (of vidgn: report it)
 
 Stop it with Ctrl-C and start it again with the same words: it goes on where it was.
@@ -87,7 +88,7 @@ def index(argv: list[str]) -> int:
         bar.set_postfix({name: number for name, number in statuses.items() if name != "ok"}, refresh=False)
         bar.update()
 
-    with tqdm(total=len(sources.files), unit="file", disable=None) as bar:
+    with tqdm(total=len(sources.files), unit="file", disable=None, file=bar_stream()) as bar:
         try:
             summary = write_index(
                 sources.files,
@@ -125,7 +126,7 @@ def check(argv: list[str]) -> int:
     from vidgn.data.tools.probe import check_files, report_text
 
     sources = sources_of(arguments)
-    with tqdm(total=len(sources.files), unit="file", disable=None) as bar:
+    with tqdm(total=len(sources.files), unit="file", disable=None, file=bar_stream()) as bar:
         report = check_files(
             sources,
             **limits_of(arguments),
@@ -159,7 +160,7 @@ def transcode(argv: list[str]) -> int:
     sources = sources_of(arguments)
     recoding = Recoding(arguments.short_side, arguments.keyframes, arguments.crf, arguments.preset)
     jobs = plan_jobs(sources, arguments.folder, recoding)
-    with tqdm(total=len(jobs), unit="file", disable=None) as bar:
+    with tqdm(total=len(jobs), unit="file", disable=None, file=bar_stream()) as bar:
         summary = transcode(
             jobs,
             **limits_of(arguments),

@@ -1,13 +1,14 @@
 """`vidgn VERB`: finds the verb's file, runs it, and turns what a user can cause into one line and an exit code."""
 
+import difflib
 import errno
 import importlib
-import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from vidgn.errors import EXIT_AGAIN, StopRequested, VidgnError
+from vidgn.terminal import visible_streams
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -46,13 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 an error of the user's (one line on stderr), 2 usage, 75 stopped and to be started again, 130
         interrupted.
     """
-    _print_any_name()
+    with visible_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     verb, arguments, name = _find_verb(arguments)
     if verb is None:
-        return _usage(name, asked="-h" in arguments or "--help" in arguments or not arguments)
+        return _usage(name, arguments)
     try:
         return _load(verb)[0](arguments)
     except VidgnError as error:
@@ -77,13 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _print_any_name() -> None:
-    """Let file names that are not UTF-8 pass through as the bytes they are."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
-
-
 def _load(verb: str) -> tuple[Callable[[list[str]], int], str]:
     """A verb's function and its one-line summary."""
     name, _, function = verb.partition(":")
@@ -103,18 +101,20 @@ def _find_verb(arguments: list[str]) -> tuple[str | None, list[str], str]:
     return None, arguments, name
 
 
-def _usage(name: str, *, asked: bool) -> int:
+def _usage(name: str, arguments: Sequence[str]) -> int:
     table = _VERBS["data"] if name == "data" else _VERBS
     assert isinstance(table, dict)
-    out = sys.stdout if asked else sys.stderr
-    if not asked:
-        print(f"vidgn: no such verb; {name + ' ' if name else ''}takes one of {', '.join(table)}", file=out)
+    if arguments and "-h" not in arguments and "--help" not in arguments:
+        close = difflib.get_close_matches(arguments[0], table, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        takes = f"{name + ' ' if name else ''}takes one of {', '.join(table)}"
+        print(f"vidgn: no such verb: {arguments[0]}; {hint}{takes}", file=sys.stderr)
         return EXIT_USAGE
     group = f"{name} " if name else ""
     print(f"usage: vidgn {group}VERB ...   (vidgn {group}VERB --help for each)\n")
     for word, verb in table.items():
         summary = _load(verb)[1] if isinstance(verb, str) else "index, check, transcode, ..."
-        print(f"  {word:<10} {summary}", file=out)
+        print(f"  {word:<10} {summary}")
     print("\n--debug shows the traceback of an error. Exit codes: 0 done, 1 error, 2 usage, 75 stopped: start again.")
     return 0
 

@@ -61,16 +61,20 @@ def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> 
     _check_cells(composition)
     studies = sorted({Path(c.runs_dir) / c.study for c in composition.configs})
     for study in studies:
-        _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study])
+        study.mkdir(parents=True, exist_ok=True)
     stop, old_errors = StopFlag(), _errors(composition)
-    try:
-        with shared_machine(composition) as overrides, listening(stop):
-            _run_cells(composition, lambda: run_all(overrides), studies[0], stop)
-    finally:
-        refused = _refused(composition)
+    names, outlives = {c.run_dir.name for c in composition.configs}, composition.launcher == "submitit_slurm"
+    with stop_token(studies[0], cells=names, outlives=outlives) as token:
         for study in studies:
-            _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study], refused)
-            _report(study)
+            _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study])
+        try:
+            with shared_machine(composition) as overrides, listening(stop):
+                _run_cells(composition, lambda: run_all(overrides), token, stop)
+        finally:
+            refused = _refused(composition)
+            for study in studies:
+                _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study], refused)
+                _report(study)
     return _print_unfinished(composition, old_errors, refused, stopped=stop.is_set())
 
 
@@ -84,7 +88,7 @@ def _check_cells(composition: Composition) -> None:
             raise type(error)(f"{error} (in the cell {' '.join(cell)})") from None
 
 
-def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path, stop: StopFlag) -> None:
+def _run_cells(composition: Composition, run_all: Callable[[], int], token: Path, stop: StopFlag) -> None:
     """Let Hydra run the cells until they are done or stopped. Returns only when none of them lives.
 
     Cells in other processes get no Ctrl-C. This process does, and removes the stop token to stop them.
@@ -97,7 +101,7 @@ def _run_cells(composition: Composition, run_all: Callable[[], int], study: Path
     progress = None if composition.launcher == "basic" else SweepProgress(composition.configs)
     apart = signals_blocked_in_children() if composition.launcher != "basic" else nullcontext()
     try:
-        with stop_token(study) as file, _watched(stop, file, jobs, wait, progress), apart:
+        with _watched(stop, token, jobs, wait, progress), apart:
             try:
                 wait.run(run_all)
             except _WaitIsOver:
@@ -169,7 +173,6 @@ def _refused(composition: Composition) -> dict[Path, str]:
 
 def _list_cells(study: Path, configs: list[Config], refused: Mapping[Path, str] | None = None) -> None:
     """study.json: every cell ever asked for, so that a missing one can be named. Other sweeps may add theirs now."""
-    study.mkdir(parents=True, exist_ok=True)
     file = study / "study.json"
     with one_at_a_time(study / ".study.lock"):
         known = _listed(file)
@@ -205,14 +208,16 @@ def _errors(composition: Composition) -> dict[Path, tuple[int, str]]:
 
 
 def _print_unless_from_a_cell(error: Exception, composition: Composition) -> None:
+    from vidgn.distributed.ranks import error_of_kind
     from vidgn.errors import StopRequested
 
     raised = re.findall(r"^\w[\w.]*(?:Error|Exception): .*", str(error), re.MULTILINE)  # submitit quotes a traceback
     line = raised[-1] if raised else f"{type(error).__name__}: {' '.join(str(error).split())}"
-    message = line.partition(": ")[2]
+    kind, _, message = line.partition(": ")
     is_a_cells = any(message and message in text for _, text in _errors(composition).values())
     if not isinstance(error, StopRequested) and not is_a_cells:
-        print(f"vidgn train: {line[:500]}", file=sys.stderr)
+        is_ours = error_of_kind(f"{kind.rpartition('.')[2]}: {message}") is not None
+        print(f"vidgn train: {(message if is_ours else line)[:500]}", file=sys.stderr)
 
 
 def _print_unfinished(

@@ -1,7 +1,9 @@
 """Hydra's side of the configuration: search path, resolvers, composition into Config, cells of a sweep, errors."""
 
 import difflib
+import os
 import re
+import shlex
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -69,6 +72,7 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
         ConfigError: in one line for an unknown key or option, a wrong type or an impossible combination.
     """
     with _conf(), _one_line_errors():
+        _parse(overrides)
         return to_config(compose("config", overrides=list(overrides)))
 
 
@@ -81,7 +85,7 @@ def compose_all(overrides: Sequence[str], *, multirun: bool, are_run: bool = Tru
         ConfigError: naming the cell when there are several.
     """
     with _conf(), _one_line_errors():
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = _parse(overrides)
         single = [o.input_line or "" for o in parsed if not o.is_sweep_override()]
         base = compose("config", overrides=single, return_hydra_config=True)
         launcher = str(OmegaConf.select(base, "hydra.runtime.choices")["hydra/launcher"])
@@ -90,10 +94,13 @@ def compose_all(overrides: Sequence[str], *, multirun: bool, are_run: bool = Tru
         if not is_sweep:
             swept = [o.input_line for o in parsed if o.is_sweep_override()]
             if swept:
-                raise ConfigError(f"{swept[0]} asks for several runs: add -m, as in vidgn train -m {swept[0]}")
+                raise ConfigError(
+                    f"{swept[0]} asks for several runs: add -m, as in vidgn train -m {swept[0]}; a value with a comma "
+                    f"in it is written {_quoted(swept[0] or '')}"
+                )
             return Composition((tuple(overrides),), (to_config(_without_hydra(base)),), False, launcher)
         params = [f"{k}={v}" for k, v in (OmegaConf.select(base, "hydra.sweeper.params") or {}).items()]
-        everything = OverridesParser.create().parse_overrides([*params, *overrides])
+        everything = _parse([*params, *overrides])
         cells = [tuple(c) for batch in BasicSweeper.split_arguments(everything, None) for c in batch]
         configs = []
         for cell in cells:
@@ -104,6 +111,37 @@ def compose_all(overrides: Sequence[str], *, multirun: bool, are_run: bool = Tru
     if are_run:
         _refuse_twins(cells, configs)
     return Composition(tuple(cells), tuple(configs), True, launcher, *_launcher_settings(base))
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra reads them.
+
+    Raises:
+        ConfigError: for one that can't be read, with how to write it.
+    """
+    parser, parsed = OverridesParser.create(), []
+    for override in overrides:
+        try:
+            parsed.append(parser.parse_override(override))
+        except HydraException:
+            if "=" not in override:
+                raise ConfigError(f"can't read {override!r}: write KEY=VALUE") from None
+            raise ConfigError(
+                f"can't read {override}: some of its characters mean something to Hydra; quote the value, once for "
+                f"Hydra and once for the shell: {_quoted(override)}"
+            ) from None
+        group = config_dir() / (parsed[-1].key_or_group or "")
+        if parsed[-1].value() is None and parsed[-1].key_or_group and group.is_dir() and not parsed[-1].is_delete():
+            raise ConfigError(f"{override}: leave {parsed[-1].key_or_group} out, or give one of its options")
+    return parsed
+
+
+def _quoted(override: str) -> str:
+    """A KEY=VALUE that Hydra and a shell take as it stands."""
+    key, _, value = override.partition("=")
+    value = os.path.expanduser(value)  # a shell does not, behind the equals sign
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ("\\" + found[2] if found[2] else ""), value)
+    return shlex.quote(f'{key}="{escaped}"')
 
 
 def _launcher_settings(base: DictConfig) -> tuple[int | None, Path | None]:
@@ -199,10 +237,6 @@ def one_line(error: Exception) -> str:
             return f"{group}={option}: no such option. {hint}Known are {', '.join(options)}"
     if "hydra/" in text and "Could not find" in text:
         return text.splitlines()[0] + ": is its plugin installed? (pip install 'vidgn[slurm]' for submitit)"
-    if found := re.search(r"Error parsing override '([^']*)'", text):
-        return (
-            f"can't read the override {found[1]!r}: write key=value, and quote a value with spaces, commas or brackets"
-        )
     return " ".join(line.strip() for line in text.splitlines()[:2])
 
 

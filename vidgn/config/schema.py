@@ -145,7 +145,8 @@ class TrainerConfig:
     eval_every: Policy[float]  # epochs between points of the validation curve; 0: none
     deterministic: Machine[bool]
     on_nonfinite: Policy[Literal["stop", "skip"]]
-    max_skipped: Policy[int | Literal["auto"]]  # steps left out before the run stops; auto: 1 % of all, at least 10
+    # Steps left out before the run stops; auto: 1 % of all, at least 10. The default is for runs of earlier versions.
+    max_skipped: Policy[int | Literal["auto"]] = "auto"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import socket
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable
@@ -102,9 +103,11 @@ def launch(config: Config, stop: StopFlag, run_rank: RunRank) -> str | None:
     if place is not None:  # a store for each start: see _start in ranks.py
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     table = RankStatusTable(config.launch.nproc_per_node)
+    logs = tempfile.TemporaryDirectory(prefix="vidgn-ranks-")  # torch would leave one of its own behind
     try:
-        with ended_by_second_interrupt(table.kill), signals_blocked_in_children():
-            outcomes = elastic_launch(_launch_config(config, place), _start_rank)(run_rank, stop, os.getpid(), table)
+        with logs as folder, ended_by_second_interrupt(table.kill), signals_blocked_in_children():
+            settings = _launch_config(config, place, folder)
+            outcomes = elastic_launch(settings, _start_rank)(run_rank, stop, os.getpid(), table)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         found = _as_error(rank, failure, table.last_status(failure.local_rank), config.launch.max_restarts)
@@ -122,7 +125,7 @@ def launch(config: Config, stop: StopFlag, run_rank: RunRank) -> str | None:
     return next((o for o in outcomes.values() if o is not None), None)
 
 
-def _launch_config(config: Config, place: Meeting | None) -> Any:
+def _launch_config(config: Config, place: Meeting | None, logs: str) -> Any:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig
 
@@ -137,7 +140,7 @@ def _launch_config(config: Config, place: Meeting | None) -> Any:
         "max_restarts": config.launch.max_restarts,
         "monitor_interval": 0.1,
         "start_method": "spawn",
-        "logs_specs": DefaultLogsSpecs(),
+        "logs_specs": DefaultLogsSpecs(log_dir=logs),
     }
     if place is None or place.host in _LOOPBACK:
         settings["local_addr"] = "127.0.0.1"

@@ -3,7 +3,8 @@
 import datetime
 import inspect
 import os
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from vidgn.config.schema import Config
 from vidgn.distributed.environment import ranks_are_set
 from vidgn.distributed.rank_status import RankStatusReporter
-from vidgn.errors import ConfigError, VidgnError
+from vidgn.errors import ConfigError, StopRequested, VidgnError
 from vidgn.geometry import Geometry
 
+_SECONDS_BETWEEN_CHECKS = 0.2
 _FAILURE = "vidgn/failure"  # key in the store of the error of the first rank that failed
 
 
@@ -110,14 +112,18 @@ def choose_device(config: Config, local_rank: int) -> torch.device:
 
 
 @contextmanager
-def joined(config: Config) -> Generator[Ranks]:
+def joined(config: Config, stop: Callable[[], bool] = lambda: False) -> Generator[Ranks]:
     """Join the group this process was started for (torch's variables), leave it at the end; alone without them.
 
     An error of one rank ends all of them. That rank raises it as it is. The others raise one of its kind if it is a
     VidgnError, else a RankError that quotes it.
 
+    Args:
+        stop: whether this rank was asked to stop; it is asked while it waits for the others.
+
     Raises:
         ConfigError: if the ranks can't meet.
+        StopRequested: if it is to stop before they have met.
     """
     if not ranks_are_set():
         yield Ranks(0, 1, choose_device(config, 0))
@@ -126,7 +132,8 @@ def joined(config: Config) -> Generator[Ranks]:
     device = choose_device(config, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = _meet(config, rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store = _interruptible(lambda: _meet(config, rank, world_size, backend), stop)
     seconds = config.launch.timeout_seconds
     status = RankStatusReporter(store, rank=rank, world_size=world_size, timeout_seconds=seconds)
     try:
@@ -136,6 +143,27 @@ def joined(config: Config) -> Generator[Ranks]:
     finally:
         status.close()
         dist.destroy_process_group()
+
+
+def _interruptible(meet: Callable[[], Store], stop: Callable[[], bool]) -> Store:
+    """`meet()`, in a thread: torch waits for the other ranks where no signal reaches Python."""
+    met: list[Store | Exception] = []
+
+    def work() -> None:
+        try:
+            met.append(meet())
+        except Exception as error:
+            met.append(error)
+
+    thread = threading.Thread(target=work, name="vidgn-rendezvous", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_SECONDS_BETWEEN_CHECKS)
+        if stop() and thread.is_alive():
+            raise StopRequested("stopped before the ranks had met")
+    if isinstance(met[0], Exception):
+        raise met[0]
+    return met[0]
 
 
 def _meet(config: Config, rank: int, world_size: int, backend: str) -> Store:

@@ -3,22 +3,27 @@
 The launching process handles signals, and every rank reads one flag. A stop token is a file that lies in the study's
 folder while its sweep goes on. The process that sweeps names it in the environment, which reaches cells in this
 process, in a launcher's workers and in batch jobs alike. Once it is removed, running cells save and stop, and the
-others do not start.
+others do not start. Cells of this machine do so too when the process that sweeps is gone, which holds a lock on it.
 """
 
+import json
 import multiprocessing
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+from vidgn.atomic_files import is_held, one_at_a_time, try_lock
+from vidgn.errors import ConfigError
+
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _HANDLED = (*_STOP_SIGNALS, signal.SIGINT)
 _STOP_TOKEN = "VIDGN_STOP_TOKEN"
+_OWNER_LIVES = "VIDGN_STOP_TOKEN_HELD"  # set where cells end with the process that sweeps
 _SECONDS_BETWEEN_CHECKS = 0.5
 
 
@@ -158,26 +163,69 @@ def signals_blocked_in_children() -> Generator[None]:
 
 
 @contextmanager
-def stop_token(folder: Path) -> Generator[Path]:
+def stop_token(folder: Path, *, cells: Iterable[str], outlives: bool) -> Generator[Path]:
     """A stop token for the cells started inside. It is removed at the end, or by the caller to stop them.
+
+    Args:
+        cells: their names.
+        outlives: cells go on when this process is killed, as batch jobs do.
 
     Yields:
         The token's file.
+
+    Raises:
+        ConfigError: if another living process sweeps one of the cells.
     """
-    file = folder / f".stop-token-{socket.gethostname()}-{os.getpid()}"
-    file.touch()
+    with one_at_a_time(folder):
+        _check_tokens(folder, set(cells))
+        file = folder / f".stop-token-{socket.gethostname()}-{os.getpid()}"
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        is_locked = try_lock(handle)
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "cells": sorted(cells), "outlives": outlives}
+        os.pwrite(handle, json.dumps(owner).encode(), 0)
     os.environ[_STOP_TOKEN] = str(file.resolve())
+    if is_locked and not outlives:
+        os.environ[_OWNER_LIVES] = "1"
     try:
         yield file
     finally:
         file.unlink(missing_ok=True)
+        os.close(handle)
         del os.environ[_STOP_TOKEN]
+        os.environ.pop(_OWNER_LIVES, None)
+
+
+def _check_tokens(folder: Path, cells: set[str]) -> None:
+    """Refuse cells that another process sweeps; remove the tokens of processes that were killed."""
+    for file in folder.glob(".stop-token-*"):
+        try:
+            is_alive, owner = is_held(file), json.loads(file.read_text())
+        except (OSError, ValueError):
+            continue
+        if is_alive and (shared := sorted(cells & set(owner["cells"]))):
+            raise ConfigError(
+                f"{len(shared)} of these cells are swept by process {owner['pid']} on {owner['host']} (first: "
+                f"{shared[0]}): wait for it, vidgn status {folder} shows how far it is; or write study=NAME"
+            )
+        if not is_alive and not owner["outlives"]:
+            file.unlink(missing_ok=True)
 
 
 def sweep_goes_on() -> bool:
     """Whether this cell's sweep, if it is of one, has not been stopped."""
     file = os.environ.get(_STOP_TOKEN)
-    return file is None or os.path.exists(file)
+    if file is None:
+        return True
+    try:
+        return is_held(Path(file)) if _OWNER_LIVES in os.environ else os.path.exists(file)
+    except FileNotFoundError:
+        return False
+
+
+def is_left_behind() -> bool:
+    """Whether the process that sweeps this cell was killed: nobody waits for the cell's result any more."""
+    file = os.environ.get(_STOP_TOKEN)
+    return file is not None and not sweep_goes_on() and os.path.exists(file)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from vidgn.geometry import Geometry, choose_geometry, group_clips, legal_clips_p
 from vidgn.memory.measure import NOT_MEASURED, measure
 from vidgn.memory.prediction import KINETICS_CLASSES, Prediction, evaluation_forwards, predict
 from vidgn.models.i3d import final_size
+from vidgn.runs.directory import remedy
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 _MODES = ("keep", "lean", "leaner", "block")
@@ -107,7 +108,8 @@ def refusal(config: Config, *, world_size: int, gpu_bytes: int, num_classes: int
     for words, changed in _changes(config):
         fits = most_clips(changed, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes)
         if fits is not None:
-            return f"{why}: write {words} ({fits.clips_per_forward} clips a forward, {_gib(fits.peak_bytes)})"
+            which = f"{fits.clips_per_forward} clips a forward, {_gib(fits.peak_bytes)}"
+            return f"{why}: write {remedy(config, words)} ({which})"
     return f"{why}: no memory mode, precision or clip length fits; it takes a larger GPU"
 
 

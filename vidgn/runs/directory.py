@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from vidgn.atomic_files import read_json, write_json, write_text
-from vidgn.config.fingerprint import differing_keys
+from vidgn.config.fingerprint import differing_keys, kind_of
+from vidgn.config.schema import Config
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.report.read.run_state import lines_of
 from vidgn.runs import checkpoint
 from vidgn.runs.lock import Owner, check_held
 from vidgn.runs.metrics import MetricsLog
 from vidgn.runs.progress import QUIET, Clock, Progress
+from vidgn.terminal import visible
 
 _ATTEMPTS = 5
 _Result = TypeVar("_Result")
@@ -65,7 +67,7 @@ class RunDirectory:
                 Progress.print(text)
             # A full disk must not end the run here, nor the name of a file that is not UTF-8.
             with suppress(OSError), open(self.path / "log.txt", "a", errors="surrogateescape") as file:
-                file.write(text + "\n")
+                file.write(visible(text) + "\n")
 
     @contextmanager
     def progress(self, done: int, total: int, unit: str) -> Generator[Progress]:
@@ -164,13 +166,14 @@ class RunDirectory:
         return checkpoint.load_checkpoint(path)
 
     def save_checkpoint(self, step: int, state: dict[str, Any], *, keep: int) -> None:
-        """Save, then remove what `keep` and the best no longer hold.
+        """Save, then remove what `keep` and the best no longer hold; before it, what an earlier start has kept more.
 
         Raises:
             CheckpointError: if the disk stays full; what was saved before is still there.
         """
         assert self._metrics is not None
         self._check_lock()
+        self.prune_checkpoints(keep=keep)
         full = {
             **state,
             "metrics_offset": self.retry_on_full_disk(self._metrics.offset, "metrics.jsonl"),
@@ -247,14 +250,22 @@ def other_experiment(path: Path, identity: Mapping[str, Any]) -> str | None:
     One in which no step has been trained is nobody's: what was refused at the start may be started with other keys.
     """
     file = path / "identity.json"
-    if not file.exists() or not _has_trained(path):
+    if not file.exists() or not has_trained(path):
         return None
     if not (keys := differing_keys(identity, read_json(file))):
         return None
     return f"{path} holds another experiment: {_some(keys)}. Write tag=NAME to give this one a directory of its own"
 
 
-def _has_trained(path: Path) -> bool:
+def remedy(config: Config, overrides: str) -> str:
+    """`overrides` as a message may name them: of another experiment than the one a directory holds, with a tag."""
+    is_other = any(kind_of(override.partition("=")[0]) == "experiment" for override in overrides.split())
+    if is_other and has_trained(config.run_dir):
+        return f"{overrides} tag=NAME (which begins a new run)"
+    return overrides
+
+
+def has_trained(path: Path) -> bool:
     """Whether a step was taken in a directory."""
     if checkpoint.list_checkpoints(path / "checkpoints"):
         return True
@@ -281,7 +292,7 @@ def write_error(path: Path, text: str) -> None:
     """Leave the error that made the cell fail, for status and report."""
     if path.is_dir():
         with suppress(OSError):
-            write_text(path / "error.txt", text + "\n")
+            write_text(path / "error.txt", visible(text) + "\n")
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -80,9 +81,9 @@ def kept_rows(run_dir: Path, split: Split) -> Manifest | None:
         lists: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
         labels, classes = lists.pop("labels"), tuple(lists.pop("classes"))
         return Manifest(Listing(**lists), np.array(labels, dtype=np.int32), classes)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, KeyError, TypeError) as error:
         raise ManifestError(
             f"{path} is damaged ({error}): put it back from a copy, or train anew with tag=NAME"
         ) from None

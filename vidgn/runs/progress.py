@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vidgn.terminal import bar_stream, visible
+
 QUIET = "VIDGN_QUIET"  # set in a cell beside others: log.txt has its lines, the terminal has those of the sweep
 _SECONDS_BETWEEN_LINES = 15
 
@@ -56,7 +58,9 @@ class Progress:
         self._bar: Any = None
         self._logged = time.monotonic()
         if shown and sys.stderr.isatty() and QUIET not in os.environ:
-            self._bar = tqdm(total=total, initial=done, unit=unit, leave=unit == "step", dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total, initial=done, unit=unit, leave=unit == "step", dynamic_ncols=True, file=bar_stream()
+            )
 
     def __enter__(self) -> "Progress":
         return self
@@ -68,7 +72,7 @@ class Progress:
     @staticmethod
     def print(text: str) -> None:
         """A line that does not tear a bar."""
-        tqdm.write(text, file=sys.stdout)
+        tqdm.write(visible(text), file=sys.stdout)
         sys.stdout.flush()
 
     def update(self, line: dict[str, Any]) -> None:

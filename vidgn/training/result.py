@@ -65,6 +65,7 @@ def write_test(
         if is_result:
             run.retry_on_full_disk(lambda: _save_model(task, state), "model.safetensors")
             run.write_whole("result.json", result)
+            (run.path / "error.txt").unlink(missing_ok=True)  # of a start that was refused meanwhile
     use = f" ({result['bn_stats']})" if result["bn_stats"] else ""
     unreadable = f", {len(scores.unreadable)} unreadable" if scores.unreadable else ""
     skipped = f"; {state.num_skipped} training steps were skipped as not finite" if state.num_skipped else ""

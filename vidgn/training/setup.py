@@ -12,6 +12,7 @@ from vidgn.distributed.environment import threads_per_rank
 from vidgn.errors import ConfigError
 from vidgn.models.activation_memory import set_activation_memory
 from vidgn.models.i3d import VideoResNet, build_model
+from vidgn.runs.directory import remedy
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of parameters
 
@@ -29,7 +30,7 @@ def set_precision(config: Config) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def check_bf16(device: torch.device) -> None:
+def check_bf16(config: Config, device: torch.device) -> None:
     """Compare a bf16 convolution's gradients with those in fp32, on shapes that libraries have got wrong.
 
     oneDNN 3.12 (torch 2.14 on CPUs) returns garbage for the weight of a convolution longer in time than its input;
@@ -51,10 +52,13 @@ def check_bf16(device: torch.device) -> None:
     for exact, rounded in zip(*gradients, strict=True):
         error = float((exact - rounded).norm() / exact.norm())
         if not error < _BF16_ERROR:
-            library = f"cuDNN {torch.backends.cudnn.version()}" if device.type == "cuda" else "oneDNN"
+            is_gpu = device.type == "cuda"
+            library = f"cuDNN {torch.backends.cudnn.version()}" if is_gpu else "oneDNN"
+            other = "use another torch" if is_gpu else "set ONEDNN_MAX_CPU_ISA=AVX2 in the environment"
             raise ConfigError(
                 f"trainer.precision=bf16: gradients of a bf16 conv3d are wrong here ({error:.2g} of their norm; torch "
-                f"{torch.__version__}, {library} on {device.type}): write trainer.precision=fp32, or use another torch"
+                f"{torch.__version__}, {library} on {device.type}): write "
+                f"{remedy(config, 'trainer.precision=fp32')}, or {other}"
             )
 
 

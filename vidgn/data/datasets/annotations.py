@@ -16,6 +16,7 @@ from vidgn.data.datasets.listing import (
     annotation_path,
     csv_rows,
     folder_of,
+    is_dangling,
     keep_existing,
     read_lines,
     root_folder,
@@ -114,9 +115,13 @@ def _folders(data: DataConfig, split: Split) -> Listing:
     listing = Listing(_split_folder(data, split))
     for label in sorted(_folder_labels(data, split)):
         with os.scandir(os.path.join(listing.base, label)) as entries:
-            names = sorted(e.name for e in entries if os.path.splitext(e.name)[1].lower() in extensions)
-        for name in names:
-            listing.add(f"{label}/{name}", f"{label}/{name}", label)
+            found = [e for e in entries if os.path.splitext(e.name)[1].lower() in extensions]
+            dangling = {e.name for e in found if is_dangling(e)}
+        for name in sorted(e.name for e in found):
+            if name in dangling:
+                listing.missing.append(f"{label}/{name}")
+            else:
+                listing.add(f"{label}/{name}", f"{label}/{name}", label)
     return listing
 
 
@@ -214,7 +219,7 @@ def _walk(root: str, folder: str, depth: int) -> Iterator[str]:
             relative = os.path.join(folder, entry.name)
             if depth > 0 and entry.is_dir():
                 yield from _walk(root, relative, depth - 1)
-            else:
+            elif not is_dangling(entry):
                 yield relative
 
 

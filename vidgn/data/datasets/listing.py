@@ -126,6 +126,11 @@ def read_lines(path: str) -> Iterator[str]:
         raise ManifestError(f"{path}: {error}; give a readable text file") from None
 
 
+def is_dangling(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to something that is not there; only links are looked at."""
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
 def keep_existing(listing: Listing) -> Listing:
     """The rows whose file is there; each folder named by a path is listed once."""
     present: dict[str, frozenset[str]] = {}
@@ -134,7 +139,8 @@ def keep_existing(listing: Listing) -> Listing:
         folder, name = os.path.split(os.path.join(listing.base, path))
         if folder not in present:
             try:
-                present[folder] = frozenset(os.listdir(folder))
+                with os.scandir(folder) as entries:
+                    present[folder] = frozenset(entry.name for entry in entries if not is_dangling(entry))
             except OSError:
                 present[folder] = frozenset()
         if name in present[folder]:

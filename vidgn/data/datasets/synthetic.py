@@ -22,6 +22,7 @@ from vidgn.data.decode.write import write_video
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.processes import num_cores
 from vidgn.rng_streams import Tag, stream
+from vidgn.terminal import bar_stream
 
 _FPS = 24
 _VERSION = 2  # of the files: part of the folder's name
@@ -213,4 +214,4 @@ def _progress(items: Iterable[None], total: int) -> Iterable[None]:
     bar = sys.stderr.isatty()
     if not bar:
         print(f"writing {total} synthetic videos", file=sys.stderr, flush=True)
-    return tqdm(items, total=total, desc="writing synthetic videos", unit="video", disable=not bar)
+    return tqdm(items, total=total, desc="writing synthetic videos", unit="video", disable=not bar, file=bar_stream())

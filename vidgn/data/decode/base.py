@@ -235,6 +235,9 @@ def check_file(path: str | os.PathLike[str]) -> str:
 def check_size(height: int, width: int, error: Callable[[str], DecodeError]) -> None:
     """Raises what `error` makes where the size is missing or beyond what any real video has."""
     if height <= 0 or width <= 0:
-        raise error("its video stream has no size (a header without frames?); fetch it again")
+        raise error(
+            f"its video stream has no size: there are no pictures in it, or they have more than {MAX_PIXELS} pixels, "
+            "which are not read; fetch it again, or write it smaller with another program"
+        )
     if height > MAX_SIDE or width > MAX_SIDE or height * width > MAX_PIXELS:
         raise error(f"claims {height}x{width} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all are read")

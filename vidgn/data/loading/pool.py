@@ -251,7 +251,10 @@ class WorkerPool(Generic[Item]):
         if worker.handle is None:
             self._num_failed_starts += 1
             if self._num_failed_starts >= _MAX_FAILED_STARTS:
-                raise RuntimeError(f"{_MAX_FAILED_STARTS} workers in a row died before they began")
+                raise VidgnError(
+                    f"{_MAX_FAILED_STARTS} worker processes in a row died before they began ({_how_it_died(status)}): "
+                    f"is memory short? Start again with fewer"
+                )
         outcomes: list[Outcome[Item]] = []
         if worker.queue:
             _, entry = worker.queue[0]

@@ -23,6 +23,7 @@ COLUMNS: tuple[str, ...] = (
     "status",
     "reason",
     "bytes",
+    "modified_ns",
 )
 _FLAG_SEPARATOR = ";"
 
@@ -50,8 +51,8 @@ def write_index(
     """Write the index of `sources` to the csv `out`: a row for each, in their order, with its own label.
 
     Rows are kept in `out` + `.part` as they come, so that a run that was stopped goes on where it was; `out` itself is
-    replaced in one step at the end. A file whose size has changed is looked at again, and with `retry` every file whose
-    status was not ok. `on_done(source, status)`: after each file, those reused included.
+    replaced in one step at the end. A file whose size or time of change is another is looked at again, and with `retry`
+    every file whose status was not ok. `on_done(source, status)`: after each file, those reused included.
 
     Raises:
         ManifestError: where `out` can't be written.
@@ -103,14 +104,16 @@ def _row(source: Source, found: Probe) -> dict[str, str]:
     row = {name: str(value) for name, value in numbers.items()}
     flags = _FLAG_SEPARATOR.join(found.flags)
     texts = {"codec": found.codec, "flags": flags, "status": found.status, "reason": found.reason}
-    return {"path": source.path, "label": source.label, **row, **texts, "bytes": str(_size(source.full_path))}
+    return {"path": source.path, "label": source.label, **row, **texts, **_state_of(source.full_path)}
 
 
-def _size(path: str) -> int:
+def _state_of(path: str) -> dict[str, str]:
+    """Size and time of change of a file: with another it may be another."""
     try:
-        return os.path.getsize(path)
+        found = os.stat(path)
     except OSError:
-        return 0
+        return {"bytes": "0", "modified_ns": "0"}
+    return {"bytes": str(found.st_size), "modified_ns": str(found.st_mtime_ns)}
 
 
 def _reusable(
@@ -120,7 +123,7 @@ def _reusable(
     kept = {}
     for source in sources:
         row = rows.get(source.path)
-        if row is None or row["bytes"] != str(_size(source.full_path)) or (retry and row["status"] != OK):
+        if row is None or not row.items() >= _state_of(source.full_path).items() or (retry and row["status"] != OK):
             continue
         kept[source.path] = row
     return kept

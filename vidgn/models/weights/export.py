@@ -75,13 +75,20 @@ def read_about(file: WeightsFile) -> tuple[Config, tuple[str, ...]]:
         raise CheckpointError(f"{file.path}: written by another version of vidgn ({first}); export it again") from None
 
 
+def _without_places(config: Config) -> Config:
+    """The bytes of a file must not depend on where it was made."""
+    data = dataclasses.replace(config.data, root=None, train=None, val=None, classes=None)
+    weights = None if config.weights is None else os.path.basename(config.weights)
+    return dataclasses.replace(config, runs_dir="runs", weights=weights, data=data)
+
+
 def _metadata(about: About) -> dict[str, str]:
     steps = about["trained_steps"]
     return {
         "format": "vidgn",
         "format_version": FORMAT_VERSION,
         "vidgn_version": __version__,
-        "config": json.dumps(dataclasses.asdict(about["config"])),
+        "config": json.dumps(dataclasses.asdict(_without_places(about["config"]))),
         "classes": json.dumps(list(about["classes"])),
         "input_mean": format_triple(about["input_mean"]),
         "input_std": format_triple(about["config"].data.std),

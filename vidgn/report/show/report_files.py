@@ -10,6 +10,7 @@ from vidgn.report.read.study import read_study
 from vidgn.report.show import sections
 from vidgn.report.show.as_json import as_json
 from vidgn.report.show.status import open_section, run_counts, unreadable_section
+from vidgn.terminal import visible
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def write_report(study_dir: Path | str) -> WrittenReport:
     machine = json.dumps(as_json(analysis), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(directory / "report.json", machine + "\n", alone=False)
     markdown = report_markdown(analysis, pictures=[p.name for p in pictures])
-    write_text(directory / "report.md", markdown, alone=False)
+    write_text(directory / "report.md", visible(markdown), alone=False)
     paths = "\n".join(str(p) for p in (directory / "report.md", *pictures))
     console = "\n\n".join([*_sections(analysis), paths])
     return WrittenReport(console, machine, directory / "report.md", tuple(pictures))
