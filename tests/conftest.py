@@ -38,6 +38,7 @@ _SLOW = {
     "tests/runs/test_kill.py": "disturbed",
     "tests/distributed/test_signals.py": "disturbed",
     "tests/test_spine.py": "",
+    "tests/test_remedies.py": "",
     "tests/cli/test_sweep_recovery.py": "",
     "tests/cli/test_sweep_refused.py": "",
     "tests/training/test_images.py": "",

@@ -52,7 +52,7 @@ def rows_of(
     there = set(now.ids)
     gone = [id for id in rows.listing().ids if id not in there]
     if gone:
-        some = f"{len(gone)} of the {len(rows)} {_WORDS[split]} videos that {config.run_dir} began with are not"
+        some = f"{len(gone)} of the {len(rows)} {_WORDS[split]} videos that {config.run_dir} began with can't be found"
         which = f"below {now.base} (first: {', '.join(gone[:3])})"
         if len(gone) == len(rows) or _is_moved(config):
             raise ManifestError(f"{some} {which}: give data.root=FOLDER where they are")

@@ -176,6 +176,7 @@ class Trainer:
             last = line.get("substitutions", [{}])[-1]
             raise DecodeError(
                 f"{self.state.num_substituted} training clips could not be read, more than data.max_unreadable="
-                f"{self.config.data.max_unreadable}; the last was {last.get('id')}: {last.get('reason')} "
-                f"(vidgn data check lists them all)"
+                f"{self.config.data.max_unreadable}; the last was {last.get('id')}: {last.get('reason')}. Mend the "
+                f"files (vidgn data check lists them all), or let other videos stand in for more of them with "
+                f"data.max_unreadable={2 * self.state.num_substituted}"
             )

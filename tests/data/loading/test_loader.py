@@ -263,7 +263,7 @@ def test_an_index_that_counts_fewer_frames_than_the_file_claims_is_believed(mani
 
 def test_check_data(tiny_data, tmp_path):
     check_data(tiny_data)
-    with pytest.raises(ConfigError, match=r"needs data.root and data.synthetic"):
+    with pytest.raises(ConfigError, match=r"needs (the keys under data.synthetic|a place for its videos)"):
         check_data(replace(tiny_data, synthetic=None))
     csv = replace(tiny_data, format="csv", root=str(tmp_path), synthetic=None)
     with pytest.raises(ManifestError, match=r"data.train is not set"):

@@ -107,9 +107,7 @@ def check_data(data: DataConfig) -> None:
         ManifestError: if a file or folder is not there.
     """
     if data.format == "synthetic":
-        if data.synthetic is None or data.root is None:
-            raise ConfigError("data.format=synthetic needs data.root and data.synthetic: write data=synthetic")
-        check_synthetic(data.synthetic)
+        check_synthetic(data)
         return
     if data.format == "list" and not data.separator:
         raise ConfigError("data.separator is empty: write what parts path and label, for example data.separator=','")

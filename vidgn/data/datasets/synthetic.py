@@ -66,12 +66,20 @@ _BACKGROUND = (100, 130)  # grey levels of its blocks: a texture louder than the
 _COLD = ((20, 80), (80, 170), (170, 255))
 
 
-def check_synthetic(config: SyntheticConfig) -> None:
-    """Check that a set can be made of these settings.
+def check_synthetic(data: DataConfig) -> tuple[SyntheticConfig, str]:
+    """Check that a set can be made.
+
+    Returns:
+        Its settings, and the folder to make it in.
 
     Raises:
         ConfigError: for settings no set can be made of.
     """
+    config = data.synthetic
+    if config is None:
+        raise ConfigError("data.format=synthetic needs the keys under data.synthetic: write data=synthetic")
+    if data.root is None:
+        raise ConfigError("data.format=synthetic needs a place for its videos: write data.root=FOLDER")
     if not 2 <= config.num_classes <= len(MOTIONS):
         rule = f"there are {len(MOTIONS)} motions; use 2 to {len(MOTIONS)}"
         raise ConfigError(f"data.synthetic.num_classes={config.num_classes}: {rule}")
@@ -86,6 +94,7 @@ def check_synthetic(config: SyntheticConfig) -> None:
         if getattr(config, name) < config.num_classes:
             rule = f"each of {config.num_classes} classes needs one; use {config.num_classes} or more"
             raise ConfigError(f"data.synthetic.{name}={getattr(config, name)}: {rule}")
+    return config, data.root
 
 
 def ensure_synthetic(data: DataConfig) -> DataConfig:
@@ -97,17 +106,14 @@ def ensure_synthetic(data: DataConfig) -> DataConfig:
         ConfigError: a key, a value or a combination can't be run.
         ManifestError: where `data.root` can't be written.
     """
-    config = data.synthetic
-    if config is None or data.root is None:
-        raise ConfigError("data.format=synthetic needs data.root and data.synthetic; start from data=synthetic")
-    check_synthetic(config)
-    folder = os.path.join(data.root, folder_name(config))
+    config, root = check_synthetic(data)
+    folder = os.path.join(root, folder_name(config))
     if not os.path.isdir(folder):
         try:
-            os.makedirs(data.root, exist_ok=True)
+            os.makedirs(root, exist_ok=True)
             _generate_once(config, folder)
         except OSError as error:
-            raise ManifestError(f"data.root={data.root}: {error}; give a folder that can be written") from None
+            raise ManifestError(f"data.root={root}: {error}; give a folder that can be written") from None
     train, val = (os.path.join(folder, f"{split}.csv") for split in _SPLITS)
     return replace(data, format="kinetics", root=folder, train=train, val=val)
 

@@ -1,0 +1,523 @@
+"""Every remedy that a message names as a KEY=VALUE works, on the run that printed it.
+
+`CASES` is the table: what is wrong, the message, the remedies in it. Each remedy is run to the letter: the command that
+failed, with what the message says to write. A message that is in the source and not in the table fails the last test.
+"""
+
+import ast
+import errno
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import vidgn
+from vidgn.cli.main import main
+from vidgn.data.clips.plan import row_at
+from vidgn.data.decode.write import write_video
+from vidgn.runs import checkpoint
+from vidgn.training.step import TrainStep
+
+BASE = {
+    "model": "i3d_tiny",
+    "model.width": "8",
+    "model.norm_groups": "2",
+    "norm": "gn",
+    "data": "csv",
+    "data.root": "videos",
+    "data.train": "train.csv",
+    "data.val": "val.csv",
+    "data.workers": "0",
+    "data.short_side": "[28,32]",
+    "data.crop": "28",
+    "frames": "8",
+    "span": "8",
+    "gpus": "1",
+    "clips_per_gpu": "2",
+    "trainer.max_steps": "4",
+    "trainer.eval_every": "0",
+    "trainer.checkpoint_steps": "1",
+    "trainer.device": "cpu",
+    "views": "curve",
+    "study": "s",
+}
+RUN = Path("runs/s/i3d_tiny_8f_2x1_gn_s0")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A wrong start. `before` readies the run and the files; `broken` lasts as long as what is wrong.
+
+    `remedies`: as the message names them. `given`: what its placeholders stand for.
+    """
+
+    message: str
+    remedies: tuple[str, ...]
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    before: Callable[[], object] = lambda: None
+    broken: Callable[[], AbstractContextManager[object]] = nullcontext
+    stays_broken: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)
+    multirun: bool = False
+
+
+def train(overrides: Mapping[str, str], *, multirun: bool = False) -> int:
+    return main(["train", *(["-m"] if multirun else []), *(f"{k}={v}" for k, v in overrides.items())])
+
+
+@contextmanager
+def patched(place: str, value: object) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, value)
+        yield
+
+
+def not_finite(*steps: int) -> AbstractContextManager[None]:
+    """The loss of these steps is no number."""
+    ordinary = TrainStep.forward_backward
+
+    def spoiled(self, batch, *, step, index):
+        loss, correct = ordinary(self, batch, step=step, index=index)
+        return (float("nan") if step + 1 in steps else loss), correct
+
+    return patched("vidgn.training.step.TrainStep.forward_backward", spoiled)
+
+
+def begin(**overrides: str) -> None:
+    """Train the first two steps of a run, which then ends."""
+    with not_finite(3):
+        assert train(BASE | {k.replace("__", "."): v for k, v in overrides.items()}) == 1
+
+
+def begin_in_bf16() -> None:
+    with patched("vidgn.run.check_bf16", lambda config, device: None):
+        begin(trainer__precision="bf16")
+
+
+def vanished() -> None:
+    """A video of the third step is gone once the run has begun."""
+    begin()
+    Path(f"videos/{row_at(0, 4, 6)}.mp4").unlink()
+
+
+def damaged_rows() -> None:
+    begin()
+    (RUN / "videos/train.json.gz").write_text("x")
+
+
+def another_class() -> None:
+    Path("val.csv").write_text("path,label\n6.mp4,jump\n")
+    Path("three.txt").write_text("run\nwalk\njump\n")
+
+
+@contextmanager
+def gpu_for(clips: int) -> Iterator[None]:
+    """A GPU that holds forwards of so many clips, by a prediction that is 1000 bytes a clip, and half of it in bf16."""
+
+    def predicted(config, *, clips_per_forward, **_):
+        peak = 1000 * clips_per_forward // (2 if config.trainer.precision == "bf16" else 1)
+        return SimpleNamespace(peak_bytes=peak, training_bytes=peak, test_bytes=0, clips_per_forward=clips_per_forward)
+
+    with (
+        patched("vidgn.memory.fit.predict", predicted),
+        patched("vidgn.memory.fit.usable_bytes", lambda gpu_bytes: gpu_bytes),
+        patched("vidgn.run.local_gpu_bytes", lambda config: 1000 * clips + 500),
+        patched("vidgn.run.check_bf16", lambda config, device: None),
+    ):
+        yield
+
+
+def moved() -> None:
+    begin()
+    shutil.move("videos", "elsewhere")
+    Path("videos").mkdir()
+
+
+def held() -> AbstractContextManager[object]:
+    from vidgn.runs.lock import locked
+
+    RUN.mkdir(parents=True, exist_ok=True)
+    return locked(RUN, print)
+
+
+def swept() -> AbstractContextManager[object]:
+    """Another process sweeps the cell."""
+    Path("runs/s").mkdir(parents=True)
+    code = (
+        "import time; from pathlib import Path; from vidgn.distributed.signals import stop_token\n"
+        f"with stop_token(Path('runs/s'), cells=['{RUN.name}'], outlives=False):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            yield
+            other.kill()
+
+    return held()
+
+
+def other_checkpoint() -> None:
+    begin()
+    begin(seed="1")
+    for path in (RUN / "checkpoints").glob("*.pt"):
+        shutil.copy(RUN.with_name(RUN.name.replace("s0", "s1")) / "checkpoints" / path.name, path)
+
+
+def trained_weights(**overrides: str) -> Callable[[], None]:
+    """w.safetensors: the model of a run of another study."""
+
+    def before() -> None:
+        given = BASE | {"study": "other", **overrides}
+        assert train(given) == 0
+        (made,) = Path("runs/other").glob("*/model.safetensors")
+        shutil.copy(made, "w.safetensors")
+
+    return before
+
+
+def images(folder: str = "images") -> None:
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for i in range(4):
+            path = Path(folder, split, f"class{i % 2}", f"{i}.jpg")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((40, 40, 3), 40 * i, np.uint8)).save(path)
+
+
+def began_from_weights() -> None:
+    trained_weights()()
+    begin(weights="w.safetensors")
+    Path("w.safetensors").unlink()
+
+
+def not_there() -> object:
+    raise ImportError("libtorchcodec does not load")
+
+
+def disk_for_two_checkpoints() -> AbstractContextManager[None]:
+    ordinary = checkpoint.save_checkpoint
+
+    def save(path: Path, state: dict) -> None:
+        if len(checkpoint.list_checkpoints(path.parent)) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        ordinary(path, state)
+
+    return patched("vidgn.runs.checkpoint.save_checkpoint", save)
+
+
+def lists() -> None:
+    for split in ("train", "val"):
+        rows = Path(f"{split}.csv").read_text().splitlines(keepends=True)[1:]
+        Path(f"{split}.csv").write_text("".join(rows))
+
+
+NO_LISTS = {"data.train": "null", "data.val": "null"}
+FEW = {f"data.synthetic.{key}": "8" for key in ("num_train", "num_val")} | {"data.synthetic.size": "32"}
+IMAGES = {"data": "imagenet", "data.root": "images", "model": "resnet_tiny", **NO_LISTS}
+CASES = {
+    "nesterov": Case(
+        "optim.nesterov=true needs optim.momentum above 0",
+        ("optim.nesterov=false",),
+        {"optim.momentum": "0", "optim.nesterov": "true"},
+    ),
+    "frames": Case(
+        "frames=12 does not divide span=32", ("frames=8", "frames=16", "span=36"), {"frames": "12", "span": "32"}
+    ),
+    "short side": Case("the smaller comes first", ("data.short_side=[28,32]",), {"data.short_side": "[32,28]"}),
+    "crop": Case(
+        "data.crop=30 is larger than the smallest", ("data.crop=28", "data.short_side=[30,32]"), {"data.crop": "30"}
+    ),
+    "views": Case("views=image tests one frame, but frames=8", ("views=center",), {"views": "image"}),
+    "views of one frame": Case(
+        "views=image tests one frame",
+        ("frames=1 span=1",),
+        {"views": "image", **IMAGES},
+        images,
+    ),
+    "frozen": Case(
+        "norm=frozen_bn keeps the statistics of imported weights",
+        ("weights=FILE",),
+        {"norm": "frozen_bn"},
+        trained_weights(norm="bn"),
+        given={"FILE": "w.safetensors"},
+    ),
+    "synthetic": Case("write data=synthetic", ("data=synthetic",), {"data.format": "synthetic", "data.root": "made"}),
+    "synthetic without a root": Case(
+        "data.format=synthetic needs a place for its videos",
+        ("data.root=FOLDER",),
+        {"data": "synthetic", "data.root": "null", **NO_LISTS, **FEW},
+        given={"FOLDER": "made"},
+    ),
+    "images": Case("is images, but frames=8", ("frames=1 span=1",), IMAGES, images),
+    "groups of another kind": Case(
+        "norm.groups=2 is for norm=gn, not norm=bn", ("norm=gn",), {"norm": "bn", "norm.groups": "2"}
+    ),
+    "groups": Case("norm.groups=3 does not divide", ("give 2 or 4 -> norm.groups=4",), {"norm.groups": "3"}),
+    "disk": Case(
+        "no space for checkpoint step_000000004.pt",
+        ("trainer.keep=1",),
+        {"trainer.keep": "3"},
+        begin,
+        disk_for_two_checkpoints,
+        stays_broken=True,
+    ),
+    "forward": Case(
+        "trainer.clips_per_forward=3: ",
+        ("or auto -> trainer.clips_per_forward=auto",),
+        {"trainer.clips_per_forward": "3"},
+    ),
+    "twins": Case(
+        "two cells of the sweep would share the directory",
+        ("tag='lr${optim.lr_per_clip}'",),
+        {"optim.lr_per_clip": "0.001,0.002"},
+        multirun=True,
+    ),
+    "separator": Case(
+        "data.separator is empty",
+        ("data.separator=','",),
+        {"data.format": "list", "data.separator": "''"},
+        lists,
+    ),
+    "missing": Case(
+        "of data.train=train.csv are not below videos",
+        ("data.missing=skip",),
+        before=lambda: Path("videos/0.mp4").unlink(),
+    ),
+    "max_unreadable": Case(
+        "1 training clips could not be read, more than data.max_unreadable=0",
+        ("data.max_unreadable=2",),
+        {"data.max_unreadable": "0"},
+        vanished,
+    ),
+    "all gone": Case(
+        "give data.root=FOLDER where they are", ("data.root=FOLDER",), before=moved, given={"FOLDER": "elsewhere"}
+    ),
+    "rows": Case(
+        "train.json.gz is damaged",
+        ("tag=NAME",),
+        before=damaged_rows,
+    ),
+    "decoder": Case(
+        "data.decoder=torchcodec can't be loaded",
+        ("data.decoder=pyav",),
+        {"data.decoder": "torchcodec"},
+        begin,
+        lambda: patched("vidgn.data.decode.guided.import_torchcodec", not_there),
+        stays_broken=True,
+    ),
+    "device": Case("trainer.device=cuda with 1 processes", ("trainer.device=cpu",), {"trainer.device": "cuda"}, begin),
+    "swept": Case(
+        "of these cells are swept by process", ("study=NAME",), broken=swept, stays_broken=True, multirun=True
+    ),
+    "one value": Case(
+        "norm=in has one value to normalise by itself", ("data.crop=37",), {"norm": "in", "data.short_side": "[40,44]"}
+    ),
+    "no statistics": Case(
+        "without running statistics, which this model's BN needs",
+        ("norm=gn",),
+        {"norm": "frozen_bn", "weights": "w.safetensors"},
+        trained_weights(),
+    ),
+    "another checkpoint": Case("is of another experiment", ("tag=NAME",), before=other_checkpoint),
+    "another experiment": Case(
+        "holds another experiment: optim.lr_per_clip", ("tag=NAME",), {"optim.lr_per_clip": "0.5"}, begin
+    ),
+    "weights": Case(
+        "began from weights=w.safetensors: write that",
+        ("weights=w.safetensors",),
+        {"weights": "v.safetensors"},
+        began_from_weights,
+    ),
+    "lock": Case("is being written by another run", ("tag=NAME",), broken=held, stays_broken=True),
+    "not finite": Case(
+        "the loss or a gradient of step 3 is not finite",
+        ("trainer.on_nonfinite=skip",),
+        broken=lambda: not_finite(3),
+        stays_broken=True,
+    ),
+    "not finite, another rate": Case(
+        "the loss or a gradient of step 3 is not finite",
+        ("optim.lr_per_clip=7.8125e-05 tag=NAME",),
+        broken=lambda: not_finite(3),
+    ),
+    "too many skipped": Case(
+        "not finite, and 1 before it, which is as many as trainer.max_skipped allows",
+        ("trainer.max_skipped=2",),
+        {"trainer.on_nonfinite": "skip", "trainer.max_skipped": "1"},
+        broken=lambda: not_finite(2, 3),
+        stays_broken=True,
+    ),
+    "bf16": Case(
+        "gradients of a bf16 conv3d are wrong here",
+        ("trainer.precision=fp32",),
+        {"trainer.precision": "bf16"},
+        broken=lambda: patched("vidgn.training.setup._BF16_ERROR", -1.0),
+        stays_broken=True,
+    ),
+    "bf16, on another machine": Case(
+        "gradients of a bf16 conv3d are wrong here",
+        ("trainer.precision=fp32 tag=NAME",),
+        {"trainer.precision": "bf16"},
+        begin_in_bf16,
+        lambda: patched("vidgn.training.setup._BF16_ERROR", -1.0),
+        stays_broken=True,
+    ),
+    "memory": Case(
+        "for it: write trainer.clips_per_forward=auto (8 clips a forward",
+        ("trainer.clips_per_forward=auto",),
+        {"trainer.clips_per_forward": "16", "clips_per_gpu": "16"},
+        broken=lambda: gpu_for(clips=15),
+        stays_broken=True,
+    ),
+    "memory, on another machine": Case(
+        "for it: write trainer.precision=bf16 tag=NAME (which begins a new run) (1 clips a forward",
+        ("trainer.precision=bf16 tag=NAME",),
+        {"clips_per_gpu": "16"},
+        lambda: begin(clips_per_gpu="16"),
+        lambda: gpu_for(clips=0),
+        stays_broken=True,
+    ),
+    "other classes": Case(
+        "is not one of the 2 classes", ("data.classes -> data.classes=three.txt",), before=another_class
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 videos of 10 frames of 36 x 36, of two classes."""
+    folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    (folder / "videos").mkdir()
+    for i in range(8):
+        write_video(str(folder / f"videos/{i}.mp4"), random.integers(0, 256, (10, 36, 36, 3), np.uint8))
+    for split, which in (("train", range(6)), ("val", range(6, 8))):
+        rows = "".join(f"{i}.mp4,{'walk' if i % 2 else 'run'}\n" for i in which)
+        (folder / f"{split}.csv").write_text(f"path,label\n{rows}")
+    (folder / "names.txt").write_text("run\nwalk\n")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "remedy"), [(n, r) for n, case in CASES.items() for r in case.remedies])
+def test_the_remedy_works(data, tmp_path, monkeypatch, capsys, name, remedy):
+    case = CASES[name]
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIDGN_DISK_FULL_WAIT", "0.01")
+    case.before()
+    capsys.readouterr()
+    overrides = BASE | case.overrides
+    with case.broken():
+        assert train(overrides, multirun=case.multirun) == 1
+        said = capsys.readouterr().err
+        assert case.message in said
+        assert remedy.partition(" -> ")[0] in said
+        if case.stays_broken:
+            follow(overrides, remedy, case)
+    if not case.stays_broken:
+        follow(overrides, remedy, case)
+
+
+def follow(overrides: Mapping[str, str], remedy: str, case: Case) -> None:
+    given = {"NAME": "other", **case.given}
+    written = re.sub("|".join(given), lambda found: given[found[0]], remedy.rpartition(" -> ")[2])
+    changed = dict(part.split("=", 1) for part in re.findall(r"[\w.]+=(?:'[^']*'|\[[^]]*\]|\S+)", written))
+    assert train({**overrides, **changed}, multirun=case.multirun) == 0
+
+
+# -- the table is whole ----------------------------------------------------------------------------------------------
+
+_KEY = r"(?:(?:trainer|data|optim|launch|norm|model)\.(?:\w+\.)*\w+|tag|frames|span|weights|views|study|norm|data)"
+_NAMED = re.compile(
+    rf"(?:\b(?i:write|use|set|give|with|or|as in|needs|from|example)\b[^:;]*?(?<![\w.]){_KEY}=|(?:write|with) \{{\}})"
+)
+# Parts of the messages of CASES, as they stand in the source.
+SHOWN = (
+    "needs optim.momentum above 0",
+    "does not divide span={}",
+    "the smaller comes first",
+    "is larger than the smallest short side",
+    "views=image tests one frame",
+    "keeps the statistics of imported weights",
+    "needs the keys under data.synthetic",
+    "needs a place for its videos",
+    "is images, but frames={}",
+    "trainer.clips_per_forward={}: {}; write {} or auto",
+    "or need less with trainer.keep=1",
+    "would share the directory",
+    "data.separator is empty",
+    "set data.missing=skip to go on",
+    "or let other videos stand in",
+    "give data.root=FOLDER where they are",
+    "train anew with tag=NAME",
+    "can't be loaded ({})",
+    "GPUs to be seen: write {}",
+    "of these cells are swept by process",
+    "has one value to normalise by itself",
+    "without running statistics, which this model's BN needs",
+    "is of another experiment",
+    "holds another experiment",
+    "began from weights={}",
+    "is being written by another run",
+    "leave such steps out with {}",
+    "gradients of a bf16 conv3d are wrong here",
+    "{}: write {} ({})",
+)
+# Messages whose remedies are run elsewhere, or need what is not here.
+ELSEWHERE = {
+    "use it with data=csv": "no error: vidgn data index says what to do next",
+    "for example data.synthetic.num_train=1000": "no error: help of vidgn data synth",
+    "use data.decoder=pyav": "no error: vidgn doctor, tests/cli/test_doctor.py",
+    "an array of shape": "no remedy",
+    "with {} {}": "no error: the report",
+    "paired bootstrap": "no error: the report",
+    "{}: write {}": "fewer GPUs than ranks: needs GPUs",
+    "give it with {}=VALUE": "a damaged config.yaml",
+    "is not set, and data.format={} needs it": "tests/data/datasets/test_manifest.py",
+    "gives {}x{} pixels where its header says": "tests/data/decode/test_guided.py",
+    "srun has started {} tasks": "tests/launch/test_slurm.py",
+    "scontrol can't say which nodes": "needs a Slurm that does not answer",
+    "needs launch.rendezvous=HOST:PORT": "tests/launch/test_ranks.py starts two nodes with it",
+    "as in launch.rendezvous=node1:29500": "tests/launch/test_ranks.py starts two nodes with it",
+    "was trained on {} classes": "tests/cli/test_evaluate.py",
+}
+
+
+def told() -> Iterator[tuple[str, str]]:
+    """(place, text) of every text of the package that names a KEY=VALUE to write; {} for what is put in."""
+    package = Path(vidgn.__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        left_out = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        left_out |= {id(node.value) for node in ast.walk(tree) if isinstance(node, (ast.Expr, ast.Assign))}  # prose
+        for node in ast.walk(tree):
+            if id(node) not in left_out and _NAMED.search(text := written(node)):
+                yield f"{file.relative_to(package)}:{getattr(node, 'lineno', 0)}", text
+
+
+def written(node: ast.AST) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(written(part) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    return ""
+
+
+def test_every_message_that_names_what_to_write_is_in_the_table():
+    known = [*ELSEWHERE, *SHOWN]
+    missing = [f"{place}: {text}" for place, text in told() if not any(part in text for part in known)]
+    assert not missing, "\n".join(missing)
+    stale = [part for part in known if not any(part in text for _, text in told())]
+    assert not stale, stale
