@@ -143,7 +143,7 @@ class Killer:
 
     def _started_again(self, started: Started) -> bool:
         text = started.log.read_text()
-        return "statistics groups each" in text
+        return "statistics group" in text
 
     def _steps(self) -> int:
         try:
