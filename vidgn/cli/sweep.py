@@ -19,6 +19,7 @@ from vidgn.cli.sweep_progress import SweepProgress
 from vidgn.config.compose import Composition
 from vidgn.config.fingerprint import fingerprint
 from vidgn.config.schema import Config, run_name
+from vidgn.distributed.environment import threads_per_rank
 from vidgn.distributed.signals import StopFlag, listening, signals_blocked_in_children, stop_token
 from vidgn.errors import EXIT_AGAIN, VidgnError
 
@@ -69,6 +70,8 @@ def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> 
             _list_cells(study, [c for c in composition.configs if Path(c.runs_dir) / c.study == study])
         try:
             with shared_machine(composition) as overrides, listening(stop):
+                for study in studies:
+                    _record_threads(study, composition)
                 _run_cells(composition, lambda: run_all(overrides), token, stop)
         finally:
             refused = _refused(composition)
@@ -175,7 +178,7 @@ def _list_cells(study: Path, configs: list[Config], refused: Mapping[Path, str] 
     """study.json: every cell ever asked for, so that a missing one can be named. Other sweeps may add theirs now."""
     file = study / "study.json"
     with one_at_a_time(study / ".study.lock"):
-        known = _listed(file)
+        known, others = _listed(file)
         for config in configs:
             values = {
                 "frames": config.frames,
@@ -190,15 +193,26 @@ def _list_cells(study: Path, configs: list[Config], refused: Mapping[Path, str] 
             if reason := (refused or {}).get(config.run_dir):
                 holds = fingerprint(read_json(config.run_dir / "identity.json"))
                 known[run_name(config)]["refused"] = {"reason": reason, "holds": holds}
-        write_json(file, {"cells": list(known.values())}, alone=False)
+        write_json(file, {**others, "cells": list(known.values())}, alone=False)
 
 
-def _listed(file: Path) -> dict[str, Any]:
-    """Cells by name; none where the file is absent or was not written by a sweep."""
+def _listed(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Cells by name, and what else is there; nothing where the file is absent or was not written by a sweep."""
     try:
-        return {c["run_name"]: c for c in read_json(file)["cells"]}
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
-        return {}
+        found = read_json(file)
+        return {c["run_name"]: c for c in found["cells"]}, {k: v for k, v in found.items() if k != "cells"}
+    except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
+        return {}, {}
+
+
+def _record_threads(study: Path, composition: Composition) -> None:
+    """What launch.threads=auto is in this study: the same for cells side by side and one after another."""
+    threads = [threads_per_rank(c) for c in composition.configs if c.launch.threads == "auto"]
+    if not threads or composition.launcher == "submitit_slurm":  # its jobs have cores of their own
+        return
+    with one_at_a_time(study / ".study.lock"):
+        found = read_json(study / "study.json")
+        write_json(study / "study.json", {"threads": min(threads), **found}, alone=False)
 
 
 def _errors(composition: Composition) -> dict[Path, tuple[int, str]]:

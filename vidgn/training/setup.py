@@ -1,7 +1,7 @@
 """From a Config to the parts of a run on its device: threads, precision, model, pixels."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,9 +9,13 @@ import torch
 
 from vidgn.config.schema import Config
 from vidgn.distributed.environment import threads_per_rank
+from vidgn.distributed.ranks import world_size_of
 from vidgn.errors import ConfigError
 from vidgn.models.activation_memory import set_activation_memory
 from vidgn.models.i3d import VideoResNet, build_model
+from vidgn.processes import num_cores
+from vidgn.report.read.history import read_starts
+from vidgn.report.read.run_state import json_or_none
 from vidgn.runs.directory import remedy
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of parameters
@@ -63,14 +67,27 @@ def check_bf16(config: Config, device: torch.device) -> None:
 
 
 def set_threads(config: Config) -> int:
-    """Threads of this rank: `launch.threads`, or its share of the cores it may use.
+    """Threads of this rank: `launch.threads`; for auto those that the run or its sweep began with, or a share of cores.
+
+    The order of summation depends on their number: cells side by side and one after another are to have the same.
 
     Returns:
         The number of threads.
     """
-    threads = threads_per_rank(config)
+    threads = config.launch.threads
+    if threads == "auto":
+        threads = _threads_before(config) or threads_per_rank(config)
     torch.set_num_threads(threads)
     return threads
+
+
+def _threads_before(config: Config) -> int | None:
+    """Of the run's first start with as many ranks, else of its sweep; None before either, or with fewer cores here."""
+    starts = [s for s in read_starts(config.run_dir) if s.get("world_size") == world_size_of(config)]
+    listed = json_or_none(config.run_dir.parent / "study.json")
+    found = [*starts, listed if isinstance(listed, Mapping) else {}]
+    threads = next((place["threads"] for place in found if "threads" in place), None)
+    return threads if isinstance(threads, int) and threads <= num_cores() else None
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:
