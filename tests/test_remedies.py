@@ -393,7 +393,7 @@ SHOWN = (
     "needs a place for its videos",
     "is images, but frames={}",
     "trainer.clips_per_forward={}: {}; write {} or auto",
-    "or need less with trainer.keep=1",
+    "(with trainer.keep=1 it needs less)",
     "would share the directory",
     "data.separator is empty",
     "set data.missing=skip to go on",

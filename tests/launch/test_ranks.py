@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,23 @@ def test_srun_with_a_task_per_rank_joins(warm, one_node, data, tmp_path):
     pair = both(warm, ["train", *tiny(data, "launch.nproc_per_node=1")], tmp_path, tasks)
     assert [one.code for one in pair] == [0, 0], [one.log.read_text() for one in pair]
     assert_same_run(tmp_path / RUN, one_node / RUN)
+
+
+@pytest.mark.parametrize(("signals", "code"), [([signal.SIGTERM], 75), ([signal.SIGINT, signal.SIGINT], 130)])
+def test_a_rank_that_nobody_meets_can_be_stopped(warm, data, port, tmp_path, signals, code):
+    """The other rank never comes: torch waits for it where no signal reaches Python."""
+    arguments = ["train", *tiny(data, "launch.nproc_per_node=1")]
+    alone = warm.start(arguments, folder=tmp_path, environment={**ranks(port)[0], "LOCAL_WORLD_SIZE": "1"})
+    time.sleep(3)  # it waits in torch by now, without a word
+    assert alone.poll() is None
+    for number in signals:
+        os.kill(alone.pid, number)
+        time.sleep(0.1)
+    began = time.monotonic()
+    assert alone.wait(30) == code, alone.log.read_text()
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in alone.log.read_text()
+    alone.assert_no_orphans()
 
 
 def test_one_of_the_ranks_says_what_is_wrong(warm, data, port, tmp_path):

@@ -1,7 +1,9 @@
 """Sweeps of three cells of two ranks in the launchers of one machine: nothing is left of them but their files."""
 
+import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,62 @@ def test_interrupt_after_a_failed_cell_has_ended_the_launchers_wait(tmp_path):
         assert saved, "the sweep has not waited for it"
         command.assert_nothing_left()
     assert "3 cells to go: the same command goes on with them" in command.output()
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_cells_end_with_a_sweep_that_is_killed(tmp_path, launcher):
+    """SIGKILL of the process that sweeps: its cells save and stop, within seconds; started again they go on."""
+    arguments = sweep(tmp_path, launcher, "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
+    with started(arguments, tmp_path) as command:
+        wait_until(lambda: _steps(tmp_path, 0, command) > 3, 300, command.output)
+        os.kill(command.process.pid, signal.SIGKILL)
+        command.process.wait()
+        command.assert_nothing_left(30)
+    saved = [seed for seed in range(3) if list(run(tmp_path, seed).glob("checkpoints/step_*.pt"))]
+    assert 0 in saved, "what ran has saved where it stopped"
+    with started(sweep(tmp_path, launcher, "trainer.max_steps=400", "seed=0"), tmp_path) as command:
+        wait_until(lambda: "going on from step" in (run(tmp_path, 0) / "log.txt").read_text(), 120, command.output)
+    assert len(list((tmp_path / "runs" / "s").glob(".stop-token*"))) == 1, "the killed one's is gone"
+
+
+def test_a_second_start_of_a_living_sweep_says_so(tmp_path):
+    arguments = sweep(tmp_path, "joblib", "trainer.max_steps=400")
+    with started(arguments, tmp_path) as command:
+        wait_until(lambda: _steps(tmp_path, 0, command) > 0, 300, command.output)
+        before = (tmp_path / "runs" / "s" / "study.json").read_bytes()
+        with started(arguments, tmp_path) as second:
+            assert second.wait(60) == 1
+            (line,) = second.output().splitlines()
+        expected = f"vidgn train: 3 of these cells are swept by process {command.process.pid} on {socket.gethostname()}"
+        assert line.startswith(expected)
+        assert "wait for it, vidgn status runs/s shows how far it is" in line
+        assert (tmp_path / "runs" / "s" / "study.json").read_bytes() == before
+        assert command.process.poll() is None
+        single = ["train", *tiny(tmp_path / "data", "seed=0", "trainer.max_steps=400")]
+        with started(single, tmp_path) as second:  # one of its cells alone: the cell's own lock tells
+            assert second.wait(60) == 1
+            assert "is being written by another run" in second.output().splitlines()[-1]
+        assert not (run(tmp_path, 0) / "error.txt").exists()
+
+
+def test_cells_have_the_same_threads_side_by_side_and_one_after_another(tmp_path):
+    few = ("trainer.max_steps=1", "launch.threads=auto", "launch.nproc_per_node=1")
+    for launcher, seeds in (("joblib", "0,1"), ("basic", "2")):
+        with started(sweep(tmp_path, launcher, *few, f"seed={seeds}"), tmp_path) as command:
+            assert command.wait(120) == 0, command.output()
+    starts = [json.loads((run(tmp_path, seed) / "machine.json").read_text())[0] for seed in range(3)]
+    assert len({start["threads"] for start in starts}) == 1, starts
+    assert json.loads((tmp_path / "runs/s/study.json").read_text())["threads"] == starts[0]["threads"]
+
+
+def test_ranks_leave_nothing_in_the_folder_for_temporary_files(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    arguments = ["train", *tiny(tmp_path / "data", "trainer.max_steps=1")]
+    with started(arguments, tmp_path, environment) as command:
+        assert command.wait(120) == 0, command.output()
+    # torch's cache, one for all runs of a user
+    assert not [p.name for p in (tmp_path / "tmp").iterdir() if not p.name.startswith("torchinductor_")]
 
 
 def _steps(folder: Path, seed: int, command: Command) -> int:

@@ -323,6 +323,6 @@ def retry_on_full_disk(write: Callable[[], _Result], what: str, *, log: Callable
             if attempt < _ATTEMPTS - 1:
                 time.sleep(wait_seconds)
     raise CheckpointError(
-        f"no space for {what} after {_ATTEMPTS} attempts: free some, or need less with trainer.keep=1; started "
-        f"again it goes on from the last checkpoint"
+        f"no space for {what} after {_ATTEMPTS} attempts: free some (with trainer.keep=1 it needs less) "
+        f"and start again, it goes on from the last checkpoint"
     )
