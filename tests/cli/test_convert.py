@@ -11,7 +11,7 @@ from vidgn.cli.convert import SUMMARY, run
 from vidgn.cli.main import main
 from vidgn.config.compose import load_config
 from vidgn.models.i3d import build_model
-from vidgn.models.weights import load_file, load_weights
+from vidgn.models.weights import load_file, load_weights, save_model
 from vidgn.models.weights.containers import write_safetensors
 
 
@@ -87,6 +87,19 @@ def test_an_export_in_another_network_and_norm(torchvision_files, tmp_path, caps
     assert "trained with norm bn, and this model's is gn" in printed
     config = json.loads(load_file(video).metadata["config"])
     assert (config["frames"], config["span"], config["norm"]["kind"]) == (64, 64, "gn")
+
+
+@pytest.mark.parametrize(("given", "expected"), [([], (16, 16)), (["--frames", "8"], (8, 16))])
+def test_another_network_keeps_the_frames_that_were_trained(tmp_path, capsys, given, expected):
+    """Not those that the network has in conf/."""
+    config = load_config(["model=i3d_r50", "norm=gn", "frames=16", "span=16"])
+    model = build_model(config.model, config.norm, num_classes=3, frames=16, crop=224)
+    about = {"classes": ["a", "b", "c"], "input_mean": (1.0, 2.0, 3.0), "trained_steps": 5}
+    save_model(model, tmp_path / "in", config=config, **about)
+    assert run([str(tmp_path / "in"), str(tmp_path / "out"), "--model", "i3d_r50_8x8", *given]) == 0
+    made = json.loads(load_file(tmp_path / "out").metadata["config"])
+    assert (made["frames"], made["span"]) == expected
+    assert f"i3d_r50_8x8, gn, {expected[0]} frames" in capsys.readouterr().out
 
 
 def fails(capsys, *argv):

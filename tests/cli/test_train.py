@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from vidgn.cli.main import main
+
 _HELP = """
 import sys
 from vidgn.cli.main import main
@@ -10,6 +14,19 @@ code = main(["train", "--help"])
 print("imported:", *(m for m in ("torch", "hydra", "numpy") if m in sys.modules))
 sys.exit(code)
 """
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trian"], "vidgn: no such verb: trian; did you mean train? takes one of train, evaluate, "),
+        (["data", "chekc"], "vidgn: no such verb: chekc; did you mean check? data takes one of index, "),
+        (["xyzzy"], "vidgn: no such verb: xyzzy; takes one of train, "),
+    ],
+)
+def test_a_verb_that_is_not_there(capsys, words, says):
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(says)
 
 
 def test_help_without_torch():

@@ -76,6 +76,22 @@ def test_a_kinetics_file_of_several_splits_is_filtered(data, tmp_path):
     assert rows(read_manifest(both, "val")) == [("bbbbbbbbbbb_000000_000010", 1)]
 
 
+@pytest.mark.parametrize("format", ["csv", "folders", "kinetics"])
+def test_a_link_to_nothing_is_a_missing_file(data, tmp_path, format):
+    names = ["train/a/aaaaaaaaaaa_000000_000001.mp4", "train/a/bbbbbbbbbbb_000000_000001.mp4"]
+    touch(tmp_path, names[0], "elsewhere.mp4")
+    (tmp_path / "val/a").mkdir(parents=True)
+    (tmp_path / names[1]).symlink_to(tmp_path / "elsewhere.mp4")
+    kinetics = KINETICS_HEADER + "".join(f"a,{n[8:19]},0,1,train,0\n" for n in names)
+    listed = {"csv": "path,label\n" + "".join(f"{n},a\n" for n in names), "kinetics": kinetics}
+    train = write(tmp_path / "t.csv", listed[format]) if format in listed else None
+    asked = replace(data, format=format, root=str(tmp_path), train=train, missing="skip")
+    assert len(read_manifest(asked, "train")) == 2
+    (tmp_path / "elsewhere.mp4").unlink()
+    found = read_manifest(asked, "train")
+    assert (len(found), found.num_missing) == (1, 1)
+
+
 def test_missing_files_are_an_error_with_count_and_names_or_skipped_and_counted(data, tmp_path):
     touch(tmp_path, "here.mp4")
     lines = "path,label\n" + "".join(f"gone{i}.mp4,x\n" for i in range(5)) + "here.mp4,x\n"

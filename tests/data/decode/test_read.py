@@ -1,5 +1,6 @@
 """What reading gives beside the right pixels: geometry, sharing, limits, words of errors, no file but the named one."""
 
+import io
 import os
 import struct
 import sys
@@ -25,7 +26,7 @@ from tests.data.encoded_videos import (
 from vidgn.config.schema import ViewsConfig
 from vidgn.data.clips.plan import resolve_views
 from vidgn.data.decode import open_image, open_video
-from vidgn.data.decode.base import MAX_SIDE, Box, ResolvedClip, resize
+from vidgn.data.decode.base import MAX_PIXELS, MAX_SIDE, Box, ResolvedClip, resize
 from vidgn.errors import ConfigError, DecodeError
 
 BROKEN = {
@@ -211,6 +212,19 @@ def test_sizes_beyond_any_video_are_refused(video: Path, tmp_path: Path) -> None
     path = tmp_path / "huge.mp4"
     path.write_bytes(data)
     with pytest.raises(DecodeError, match=f"claims {HEIGHT}x{MAX_SIDE + 2} pixels"):
+        open_video(path)
+
+
+def test_pictures_too_large_to_be_read_are_told_from_a_file_without_any(tmp_path: Path) -> None:
+    """16000 x 16000 in motion JPEG: FFmpeg says no size at all."""
+    picture_bytes = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(picture_bytes, "JPEG")
+    data = bytearray(picture_bytes.getvalue())
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = struct.pack(">2H", 16000, 16000)
+    path = tmp_path / "huge.mjpeg"
+    path.write_bytes(bytes(data) * 5)
+    with pytest.raises(DecodeError, match=f"no pictures in it, or they have more than {MAX_PIXELS} pixels"):
         open_video(path)
 
 

@@ -147,6 +147,10 @@ def test_only_new_and_changed_files_are_decoded_again(videos: Path, tmp_path: Pa
     shutil.copy(folder / "walk" / "a.mp4", folder / "run" / "bad.mp4")
     mended = write_index(find_sources(str(folder)).files, str(out), workers=1, limits=LIMITS)
     assert (mended.num_ok, mended.num_reused) == (4, 3)
+    same_size = folder / "walk" / "a.mp4"
+    os.utime(same_size, ns=(1, 1))
+    looked = write_index(find_sources(str(folder)).files, str(out), workers=1, limits=LIMITS)
+    assert looked.num_reused == 3
 
 
 def test_bad_files_are_looked_at_again_when_asked(videos: Path, tmp_path: Path) -> None:

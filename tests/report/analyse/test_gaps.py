@@ -53,6 +53,14 @@ def test_another_learning_rate_is_no_gap_and_is_named(pair):
     assert "points above" not in text
 
 
+def test_arms_that_other_decoders_have_read_are_no_gap(writer, make_ranks):
+    for norm, decoders in (("bn", ["pyav"]), ("gn", ["pyav", "decord"])):
+        run = writer.finish(writer.config(norm=norm, gpus=2), make_ranks(200, 0.7, seed=2))
+        (run / "machine.json").write_text(json.dumps([{"policy": {"data.decoder": d}} for d in decoders]))
+    (gap,) = analysis_of(writer).gaps
+    assert gap.refused == ("settings: data.decoder (decord and pyav / pyav)",)
+
+
 def test_other_training_clips_are_no_gap(pair):
     (gap,) = pair(plan_digest="p1").gaps
     assert gap.refused == ("the clips trained on (plan_digest p1 / p0)",)
