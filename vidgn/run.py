@@ -15,7 +15,7 @@ from vidgn.config.build import to_plain
 from vidgn.config.fingerprint import policy
 from vidgn.config.schema import Config
 from vidgn.data.datasets.manifest import Manifest, check_data
-from vidgn.distributed.environment import ranks_are_set
+from vidgn.distributed.environment import CELL, ranks_are_set
 from vidgn.distributed.launcher import check_launch, launch
 from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, world_size_of
 from vidgn.distributed.scaling import traffic
@@ -35,7 +35,6 @@ from vidgn.runs.directory import RunDirectory
 from vidgn.runs.identity import identity_of, weights_file
 from vidgn.runs.kept_rows import keep_rows, kept_rows, rows_of
 from vidgn.runs.lock import Owner, locked, remove_left_lock
-from vidgn.runs.progress import QUIET
 from vidgn.training.audit import audit, audit_table
 from vidgn.training.loop import Trainer
 from vidgn.training.optim import total_steps
@@ -221,7 +220,7 @@ def _claim(config: Config, held: ExitStack) -> Owner | None:
         directory.claim(path, identity_of(config, train, val, is_test=False))
         remove_left_lock(path)
         (path / "error.txt").unlink(missing_ok=True)
-        if QUIET not in os.environ:
+        if CELL not in os.environ:
             print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
         return None
     log = _log_to(path)

@@ -13,7 +13,15 @@ from tests.launch.commands import tiny
 from vidgn.cli.launchers import check_plugin
 from vidgn.cli.main import main
 from vidgn.config.compose import load_config
-from vidgn.distributed.environment import Slots, cells_side_by_side, first_slurm_host, take_slot, threads_per_rank
+from vidgn.distributed.environment import (
+    CELL,
+    Slots,
+    cells_side_by_side,
+    first_slurm_host,
+    print_of_cell,
+    take_slot,
+    threads_per_rank,
+)
 from vidgn.distributed.launcher import meeting
 from vidgn.errors import ConfigError
 
@@ -207,3 +215,10 @@ def test_cores_are_divided_among_cells_and_ranks(monkeypatch, tmp_path, cells, r
     monkeypatch.setenv("VIDGN_SLOTS", Slots(str(tmp_path), ("",) * cells).dump())
     assert threads_per_rank(load_config(["data.root=x", f"launch.nproc_per_node={ranks}"])) == threads
     assert threads_per_rank(load_config(["data.root=x", "launch.threads=5"])) == 5
+
+
+def test_a_line_of_a_cell_beside_others_has_its_name(monkeypatch, capsys):
+    print_of_cell("rank 1 waits")
+    monkeypatch.setenv(CELL, "i3d_tiny_8f_2x2_gn_s0")
+    print_of_cell("rank 1 waits")
+    assert capsys.readouterr().err == "rank 1 waits\ni3d_tiny_8f_2x2_gn_s0: rank 1 waits\n"

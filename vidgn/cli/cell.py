@@ -33,7 +33,7 @@ def run_config(config: Config) -> dict[str, Any]:
         VidgnError: whatever made it fail, after leaving it in the cell's error.txt; never exits the process, but
             for a batch job that was stopped and is to be started again.
     """
-    from vidgn.distributed.environment import SLOTS, adopt_slurm_ranks, take_slot
+    from vidgn.distributed.environment import CELL, SLOTS, adopt_slurm_ranks, take_slot
     from vidgn.distributed.signals import is_left_behind, sweep_goes_on
 
     if os.environ.get("SUBMITIT_EXECUTOR"):
@@ -45,10 +45,9 @@ def run_config(config: Config) -> dict[str, Any]:
         raise StopRequested("not started: the sweep was stopped")
     from vidgn.runs.directory import OtherExperimentError, write_error
     from vidgn.runs.lock import LockedError
-    from vidgn.runs.progress import QUIET
 
     if SLOTS in os.environ and "SUBMITIT_EXECUTOR" not in os.environ:
-        os.environ[QUIET] = "1"
+        os.environ[CELL] = config.run_dir.name
 
     try:
         adopt_slurm_ranks(config)

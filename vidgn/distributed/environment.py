@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vidgn.processes import num_cores
 
 _GROUP = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SLOTS = "VIDGN_SLOTS"  # json of Slots, set by a sweep that runs cells side by side
+CELL = "VIDGN_CELL"  # name of a cell beside others: log.txt has its lines, the terminal has those of the sweep
 _SECONDS_BETWEEN_CHECKS = 0.5
 _held_slot: int | None = None  # a file descriptor: locked until this process ends
 
@@ -137,6 +139,12 @@ def _take_free_slot(slots: Slots) -> bool:
             return True
         os.close(handle)
     return False
+
+
+def print_of_cell(text: str) -> None:
+    """A line on stderr that log.txt has not; of a cell beside others with its name."""
+    name = os.environ.get(CELL)
+    print(text if name is None else f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def cells_side_by_side() -> int:

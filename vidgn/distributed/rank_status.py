@@ -8,12 +8,12 @@ memory shared with the launching process and its other ranks, which must end whe
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
 from typing import Protocol
 
+from vidgn.distributed.environment import print_of_cell
 from vidgn.processes import lives
 
 _STATUS_BYTES = 256
@@ -96,7 +96,7 @@ class RankStatusTable:
                 time.sleep(_GRACE_SECONDS)
                 if self._dead_rank() != dead:  # its line was being written when it was read
                     continue
-                print(f"local rank {self._mine} ends: local rank {dead} is gone", file=sys.stderr, flush=True)
+                print_of_cell(f"local rank {self._mine} ends: local rank {dead} is gone")
                 os._exit(1)
             time.sleep(_SECONDS_BETWEEN_CHECKS)
 
@@ -172,4 +172,4 @@ class RankStatusReporter:
                 return
             if waits is not None:
                 self._has_printed = True
-                print(f"{waits}, for {waited_seconds:.0f} s so far", file=sys.stderr, flush=True)
+                print_of_cell(f"{waits}, for {waited_seconds:.0f} s so far")

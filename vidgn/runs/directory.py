@@ -12,12 +12,13 @@ from typing import Any, Protocol, TypeVar
 from vidgn.atomic_files import read_json, write_json, write_text
 from vidgn.config.fingerprint import differing_keys, kind_of
 from vidgn.config.schema import Config
+from vidgn.distributed.environment import CELL
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.report.read.run_state import lines_of
 from vidgn.runs import checkpoint
 from vidgn.runs.lock import Owner, check_held
 from vidgn.runs.metrics import MetricsLog
-from vidgn.runs.progress import QUIET, Clock, Progress
+from vidgn.runs.progress import Clock, Progress
 from vidgn.terminal import visible
 
 _ATTEMPTS = 5
@@ -63,7 +64,7 @@ class RunDirectory:
     def log(self, text: str) -> None:
         """A line on the terminal and in log.txt."""
         if self.writes:
-            if QUIET not in os.environ:
+            if CELL not in os.environ:
                 Progress.print(text)
             # A full disk must not end the run here, nor the name of a file that is not UTF-8.
             with suppress(OSError), open(self.path / "log.txt", "a", errors="surrogateescape") as file:

@@ -9,9 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vidgn.distributed.environment import CELL
 from vidgn.terminal import bar_stream, visible
 
-QUIET = "VIDGN_QUIET"  # set in a cell beside others: log.txt has its lines, the terminal has those of the sweep
 _SECONDS_BETWEEN_LINES = 15
 
 
@@ -57,7 +57,7 @@ class Progress:
         self._done, self._total, self._unit, self._log, self._shown = done, total, unit, log, shown
         self._bar: Any = None
         self._logged = time.monotonic()
-        if shown and sys.stderr.isatty() and QUIET not in os.environ:
+        if shown and sys.stderr.isatty() and CELL not in os.environ:
             self._bar = tqdm(
                 total=total, initial=done, unit=unit, leave=unit == "step", dynamic_ncols=True, file=bar_stream()
             )
