@@ -19,8 +19,8 @@ sys.exit(code)
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["trian"], "vidgn: no such verb: trian; did you mean train? takes one of train, evaluate, "),
-        (["data", "chekc"], "vidgn: no such verb: chekc; did you mean check? data takes one of index, "),
+        (["trainn"], "vidgn: no such verb: trainn; did you mean train? takes one of train, evaluate, "),
+        (["data", "checkk"], "vidgn: no such verb: checkk; did you mean check? data takes one of index, "),
         (["xyzzy"], "vidgn: no such verb: xyzzy; takes one of train, "),
     ],
 )
