@@ -20,7 +20,7 @@ sys.exit(code)
     ("words", "says"),
     [
         (["trainn"], "vidgn: no such verb: trainn; did you mean train? takes one of train, evaluate, "),
-        (["data", "checkk"], "vidgn: no such verb: checkk; did you mean check? data takes one of index, "),
+        (["data", "checkz"], "vidgn: no such verb: checkz; did you mean check? data takes one of index, "),
         (["xyzzy"], "vidgn: no such verb: xyzzy; takes one of train, "),
     ],
 )
