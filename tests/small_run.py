@@ -31,6 +31,7 @@ BASE = {
     "trainer.eval_every": "0",
     "trainer.checkpoint_steps": "1",
     "trainer.device": "cpu",
+    "launch.threads": "1",
     "views": "curve",
     "study": "s",
 }

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.small_run import BASE, RUN, begin, not_finite, patched, train, write_data
 from vidgn.cli.main import main
@@ -34,7 +33,7 @@ def at_step(step: int, act) -> object:
 def test_a_changed_policy_is_in_the_history_in_the_log_and_with_the_result(capsys):
     begin()
     capsys.readouterr()
-    assert train(BASE | {"trainer.on_nonfinite": "skip", "trainer.keep": "1", "launch.threads": "1"}) == 0
+    assert train(BASE | {"trainer.on_nonfinite": "skip", "trainer.keep": "1"}) == 0
     said = capsys.readouterr().out
     changes = ["after step 2: trainer.keep=1, before 2", "after step 2: trainer.on_nonfinite=skip, before stop"]
     assert [line for line in said.splitlines() if line.startswith("after step")] == changes
@@ -145,10 +144,7 @@ def test_control_characters_in_names_are_shown_and_not_obeyed(capsys):
 
 
 def test_threads_are_those_that_the_run_began_with(monkeypatch):
-    begin(**{"launch.threads": "1"})
+    begin()
     monkeypatch.setattr("vidgn.training.setup.threads_per_rank", lambda config: 2)
-    try:
-        assert train(BASE) == 0
-        assert [start["threads"] for start in json.loads((RUN / "machine.json").read_text())] == [1, 1]
-    finally:
-        torch.set_num_threads(1)
+    assert train(BASE | {"launch.threads": "auto"}) == 0
+    assert [start["threads"] for start in json.loads((RUN / "machine.json").read_text())] == [1, 1]
