@@ -98,7 +98,7 @@ def test_cells_end_with_a_sweep_that_is_killed(tmp_path, launcher):
 
 
 def test_a_second_start_of_a_living_sweep_says_so(tmp_path):
-    arguments = sweep(tmp_path, "joblib", "trainer.max_steps=400")
+    arguments = sweep(tmp_path, "joblib", "trainer.max_steps=9000")
     with started(arguments, tmp_path) as command:
         wait_until(lambda: _steps(tmp_path, 0, command) > 0, 300, command.output)
         before = (tmp_path / "runs" / "s" / "study.json").read_bytes()
@@ -110,7 +110,7 @@ def test_a_second_start_of_a_living_sweep_says_so(tmp_path):
         assert "wait for it, vidgn status runs/s shows how far it is" in line
         assert (tmp_path / "runs" / "s" / "study.json").read_bytes() == before
         assert command.process.poll() is None
-        single = ["train", *tiny(tmp_path / "data", "seed=0", "trainer.max_steps=400")]
+        single = ["train", *tiny(tmp_path / "data", "seed=0", "trainer.max_steps=9000")]
         with started(single, tmp_path) as second:  # one of its cells alone: the cell's own lock tells
             assert second.wait(60) == 1
             assert "is being written by another run" in second.output().splitlines()[-1]

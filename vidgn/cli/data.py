@@ -27,8 +27,8 @@ SOURCE is a folder (every video below it, or every image where it has no video, 
 an annotation file: a Kinetics csv, a list of `path label`, or a csv with the columns path and label.
 
 columns: path, label, num_frames (that really decode, from the first on), width, height (as shown), fps,
-duration_seconds, codec, flags (vfr;open_gop;edit_list;rotated;late_start;no_timestamps), status, reason,
-bytes, modified_ns (of its last change)
+duration_seconds, codec, flags (vfr;open_gop;edit_list;late_start;no_timestamps;rotated;mirrored;video_streams: it has
+several, the default one is read, else the largest), status, reason, bytes, modified_ns (of its last change)
 status:  ok, damaged (some frames decode), unreadable, timeout, memory, crash, bug (of vidgn: report it)
 
 Stop it with Ctrl-C and start it again with the same words: it goes on where it was.

@@ -234,7 +234,7 @@ def test_a_header_that_lies_about_the_size_is_told(video: Path, tmp_path: Path) 
     data[place : place + 4] = struct.pack(">2H", WIDTH * 2, HEIGHT * 2)
     path = tmp_path / "liar.mp4"
     path.write_bytes(data)
-    with open_video(path) as reader, pytest.raises(DecodeError, match="changes its size from 128x192 to 64x96"):
+    with open_video(path) as reader, pytest.raises(DecodeError, match="another size than its header says"):
         reader.read([clip_of((0,), Box(0, 0, 32, 32))])
 
 

@@ -72,7 +72,7 @@ def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
     path, geometry = task.row.path, task.geometry
     try:
         with _open(path, geometry) as reader:
-            for slot, clip_THWC in enumerate(reader.read(_resolve(task, reader))):
+            for slot, clip_THWC in enumerate(reader.read_planned(lambda reader: _resolve(task, reader))):
                 out_VTHWC[slot] = clip_THWC
     except (OSError, MemoryError) as error:
         raise DecodeError(f"{path}: {error or type(error).__name__}") from error

@@ -50,6 +50,7 @@ def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
 
         reason = READERS[decoder].distrust(guide)
         reader = None if reason else READERS[decoder](guide)
+        reason = reason if reader is None else reader.disagreement()
     except (ImportError, OSError) as error:
         raise ConfigError(
             f"data.decoder={decoder} can't be loaded ({str(error).splitlines()[0]}); {_REMEDY[decoder]}, "
@@ -57,10 +58,8 @@ def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
         ) from None
     except DecodeError as error:
         reason = str(error).removeprefix(f"{guide.path}: ")
-    if reader is not None:
-        reason = reader.disagreement()
-        if reason is None:
-            return reader
+    if reader is not None and reason is None:
+        return reader
     guide.fallback_reason = reason
     return guide
 

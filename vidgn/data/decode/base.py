@@ -17,6 +17,10 @@ _FRAMES_AT_ONCE = 8  # that are resized together
 OUT_OF_MEMORY = "needs more memory than it may take"
 
 
+class HeaderSizeError(DecodeError):
+    """The pictures have another size than the header says. The reader knows the right one by now."""
+
+
 @dataclass(frozen=True)
 class Box:
     """Whole source pixels, after display rotation; never beyond the frame."""
@@ -87,6 +91,13 @@ class VideoReader(ABC):
         sink = FrameSink(clips)
         self._deliver(wanted, sink.boxes, sink)
         return sink.finish()
+
+    def read_planned(self, plan: "Callable[[VideoReader], Sequence[ResolvedClip]]") -> list[np.ndarray]:
+        """`read` of what `plan` makes of this video's size; made anew where the header says a wrong one."""
+        try:
+            return self.read(plan(self))
+        except HeaderSizeError:
+            return self.read(plan(self))
 
     def error(self, reason: str) -> DecodeError:
         return decode_error(self.path, reason)

@@ -32,7 +32,7 @@ def libraries() -> str:
 
 
 def open_container(path: str, timeout_seconds: float | None = None) -> tuple[InputContainer, VideoStream]:
-    """A local file, demuxed by nothing but a known video format, and its first real video stream, one thread.
+    """A local file, demuxed by nothing but a known video format, and its best video stream, one thread.
 
     Raises:
         DecodeError: the video can't be read.
@@ -61,12 +61,29 @@ def _open(path: str, options: dict[str, str], timeout_seconds: float | None) -> 
         raise decode_error(path, f"is no video that can be read ({reason_of(error)}); fetch it again") from None
 
 
+def video_streams(container: InputContainer) -> list[VideoStream]:
+    """Streams of moving pictures that FFmpeg has a decoder for, the one to read first; cover art is none.
+
+    That is the one marked as the default, of several the one with the most pixels, of several the first.
+    """
+
+    def order(stream: VideoStream) -> tuple[bool, int, int]:
+        context = stream.codec_context
+        is_default = bool(stream.disposition & Disposition.default)
+        return not is_default, -context.width * context.height, stream.index
+
+    found = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None  # pyright: ignore[reportUnnecessaryComparison]  # av's stub errs
+        and not stream.disposition & Disposition.attached_pic
+    ]
+    return sorted(found, key=order)
+
+
 def _video_stream(container: InputContainer, path: str) -> VideoStream:
-    """The first stream of moving pictures that FFmpeg has a decoder for; cover art is none."""
-    for stream in container.streams.video:
-        has_decoder = stream.codec_context is not None  # pyright: ignore[reportUnnecessaryComparison]  # av's stub errs
-        if has_decoder and not stream.disposition & Disposition.attached_pic:
-            return stream
+    if streams := video_streams(container):
+        return streams[0]
     found = ", ".join(stream.type for stream in container.streams) or "no stream"
     container.close()
     raise decode_error(path, f"has no video stream that can be decoded (found: {found})")

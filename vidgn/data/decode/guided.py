@@ -1,6 +1,7 @@
 """What decord and torchcodec share: PyAV looks at the file first and says what frame i is."""
 
 import importlib
+import os
 import sys
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
@@ -9,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from vidgn.data.decode.base import Box, FrameSink, VideoReader
+from vidgn.data.decode.base import Box, FrameSink, ResolvedClip, VideoReader
 from vidgn.data.decode.pyav import PyavReader
 
+_LOOKS = (11, 3, 15, 7)  # sixteenths of a video
+_SAME = 3.0  # mean grey levels: conversions to RGB differ by less, and at odd heights by up to two
+_verdicts: dict[tuple[str, str, int, int], str | None] = {}
 _FRAMES_AT_ONCE = 32  # whole RGB frames that are held before they are cropped
 _UNSEEKABLE = {"mpegts": "MPEG-TS", "mpeg": "MPEG-PS"}  # no index: seeking by time misses
 
@@ -20,6 +24,10 @@ def distrust_any(guide: PyavReader) -> str | None:
     """Why no decoder but PyAV can be trusted with this file, None if one may."""
     if guide.timeline is None:
         return "needs a usable time stamp on every packet"
+    if guide.num_streams > 1:
+        return f"may read another of the {guide.num_streams} video streams"
+    if guide.orientation.is_mirrored:
+        return "knows no mirrored pictures"
     if guide.container_format in _UNSEEKABLE:
         return f"misses frames when it seeks in {_UNSEEKABLE[guide.container_format]}"
     return None
@@ -58,13 +66,33 @@ class GuardedReader(VideoReader):
         """How this decoder's view of the file differs from PyAV's, None if it does not."""
         if self.decoder_num_frames != self.num_frames:
             return f"{self.decoder} counts {self.decoder_num_frames} frames, PyAV {self.num_frames}"
-        return None
+        return self._wrong_frame()
+
+    def _wrong_frame(self) -> str | None:
+        """Compare a few frames, in an order in which each has to be sought; a file is looked at once a process."""
+        found = os.stat(self.path)
+        key = (self.decoder, self.path, found.st_size, found.st_mtime_ns)
+        if key not in _verdicts:
+            last = self.num_frames - 1
+            _verdicts[key] = next(filter(None, (self._wrong_at(last * part // 16) for part in _LOOKS)), None)
+        return _verdicts[key]
+
+    def _wrong_at(self, number: int) -> str | None:
+        def whole(reader: VideoReader) -> list[ResolvedClip]:
+            box = Box(0, 0, reader.height, reader.width)
+            return [ResolvedClip((number,), box, reader.height, reader.width, flip=False)]
+
+        (ours,), (theirs,) = self.guide.read_planned(whole), self.read(whole(self))
+        is_same = ours.shape == theirs.shape and np.abs(ours.astype(np.int16) - theirs).mean() < _SAME
+        return None if is_same else f"{self.decoder} gives another frame {number}"
 
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
         for first in range(0, len(wanted), _FRAMES_AT_ONCE):
             numbers = wanted[first : first + _FRAMES_AT_ONCE]
             with self._errors_named():
                 frames_THWC = self._frames(numbers)
+            if len(frames_THWC) != len(numbers):
+                raise self.error(f"{self.decoder} gives {len(frames_THWC)} frames for {len(numbers)}")
             if frames_THWC.shape[1:] != (self.height, self.width, 3):
                 raise self.error(
                     f"{self.decoder} gives {frames_THWC.shape[1]}x{frames_THWC.shape[2]} pixels where its header says "

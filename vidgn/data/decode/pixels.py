@@ -1,7 +1,8 @@
 """From decoded YUV frames to RGB pixels of a box, touching nothing outside it."""
 
+import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -41,22 +42,48 @@ class Converter:
         return self._reformatter.reformat(frame, frame.width, frame.height, "rgb24", threads=1)
 
 
-def before_rotation(box: Box, rotation: int, coded_size: tuple[int, int]) -> Box:
-    """`box` of a frame as shown, in the frame as coded.
+class Orientation(NamedTuple):
+    """How a coded frame becomes the one shown: rows and columns exchanged, then mirrored."""
 
-    Args:
-        rotation: degrees counterclockwise from coded to shown.
-    """
-    height, width = coded_size
-    match rotation:
-        case 90:
-            return Box(box.left, width - box.top - box.height, box.width, box.height)
-        case 180:
-            return Box(height - box.top - box.height, width - box.left - box.width, box.height, box.width)
-        case 270:
-            return Box(height - box.left - box.width, box.top, box.width, box.height)
-        case _:
-            return box
+    transpose: bool
+    mirror_x: bool  # left and right
+    mirror_y: bool  # top and bottom
+
+    @classmethod
+    def of_matrix(cls, matrix: bytes) -> "Orientation":
+        """That of a display matrix (ISO/IEC 14496-12): nine int32, x' = a x + c y, y' = b x + d y; turns by 90 degrees.
+
+        Other angles are rounded.
+        """
+        a, b, _, c, d = struct.unpack("=5i", matrix[:20])
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(False, a < 0, d < 0)
+        return cls(True, c < 0, b < 0)
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether no rotation gives it."""
+        return sum(self) % 2 == 1
+
+    def shown_size(self, coded_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width)."""
+        height, width = coded_size
+        return (width, height) if self.transpose else (height, width)
+
+    def box_before(self, box: Box, coded_size: tuple[int, int]) -> Box:
+        """`box` of a frame as shown, in the frame as coded."""
+        height, width = self.shown_size(coded_size)
+        top = height - box.top - box.height if self.mirror_y else box.top
+        left = width - box.left - box.width if self.mirror_x else box.left
+        return Box(left, top, box.width, box.height) if self.transpose else Box(top, left, box.height, box.width)
+
+    def applied(self, pixels_HWC: np.ndarray) -> np.ndarray:
+        """The pixels as shown; a view."""
+        shown_HWC = pixels_HWC.swapaxes(0, 1) if self.transpose else pixels_HWC
+        return shown_HWC[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+
+
+AS_CODED = Orientation(transpose=False, mirror_x=False, mirror_y=False)
 
 
 def _plane(plane: VideoPlane) -> np.ndarray:

@@ -7,20 +7,29 @@ converted; pixels outside the box are never touched.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import av.error
-import numpy as np
+from av.sidedata.sidedata import Type as SideData
 from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from vidgn.data.decode import container
-from vidgn.data.decode.base import OUT_OF_MEMORY, Box, FrameSink, VideoReader, check_file, check_size
+from vidgn.data.decode.base import (
+    OUT_OF_MEMORY,
+    Box,
+    FrameSink,
+    HeaderSizeError,
+    VideoReader,
+    check_file,
+    check_size,
+)
 from vidgn.data.decode.container import errors_named, open_container, reason_of
-from vidgn.data.decode.pixels import Converter, before_rotation
+from vidgn.data.decode.pixels import AS_CODED, Converter, Orientation
 from vidgn.data.decode.timeline import PacketInfo, Segment, Timeline, build_timeline
 
 if TYPE_CHECKING:
@@ -29,6 +38,10 @@ if TYPE_CHECKING:
 # Codecs that honour skip_frame=NONREF exactly; the tests compare each with a decode of every frame.
 _SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
 _SEEK_AT_LEAST = 32  # packets; below that it is cheaper to read and drop them
+
+
+class _NoKeyframe(Exception):  # noqa: N818  # not an error: it decodes from the start
+    """A packet that the container calls a keyframe is none."""
 
 
 class PyavReader(VideoReader):
@@ -73,9 +86,13 @@ class PyavReader(VideoReader):
         self.timeline = self._read_timeline()
         if self.timeline is not None:
             self._set_num_frames(len(self.timeline.shown_pts))
-        self.rotation = self._find_rotation()
-        self.coded_size = (context.height, context.width)
-        self.height, self.width = self.coded_size if self.rotation % 180 == 0 else self.coded_size[::-1]
+        self.num_streams = len(container.video_streams(self._container))
+        self.orientation = self._find_orientation()
+        self._set_size(context.height, context.width)
+
+    def _set_size(self, height: int, width: int) -> None:
+        self.coded_size = (height, width)
+        self.height, self.width = self.orientation.shown_size(self.coded_size)
 
     @property
     def num_frames(self) -> int:
@@ -120,12 +137,15 @@ class PyavReader(VideoReader):
         with errors_named(self.path):
             for packet in self._demux():
                 if packet is not None:
-                    packets.append(PacketInfo(packet.pts, packet.is_keyframe, packet.is_discard))
+                    packets.append(PacketInfo(packet.pts, packet.is_keyframe, packet.is_discard, packet.dts))
                 self._check_deadline()
         self._is_fresh = False
         if not packets:
             raise self.error("its video stream holds no frames; fetch it again")
         timeline = build_timeline(packets)
+        if timeline is not None and self._context.pix_fmt == "pal8":
+            self._can_seek = False  # the palette comes with the first packet of an opened file, and where it changes
+            return timeline.from_start()
         if timeline is not None and (timeline.leading() or not packets[0].is_keyframe):
             timeline = self._drop_undecodable_start(timeline)
         return timeline
@@ -143,13 +163,15 @@ class PyavReader(VideoReader):
                 seen.add(frame.pts)
         return timeline.without({pts for pts in timeline.leading() if pts not in seen})
 
-    def _find_rotation(self) -> int:
-        """Degrees, counterclockwise, by which a frame is to be turned; a multiple of 90."""
+    def _find_orientation(self) -> Orientation:
+        """How a frame is to be turned and mirrored."""
         if not container.may_be_rotated(self.path, self._container.format.name):
-            return 0
+            return AS_CODED
         for frame in self.frames():
-            return round(frame.rotation / 90) * 90 % 360
-        return 0
+            parts = cast(Iterable[Any], frame.side_data)  # its stub makes a mapping of it
+            matrices = [bytes(part) for part in parts if part.type == SideData.DISPLAYMATRIX]
+            return Orientation.of_matrix(matrices[0]) if matrices else AS_CODED
+        return AS_CODED
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """Every frame, in the order shown, errors passed over: what a full sequential decode gives."""
@@ -173,16 +195,18 @@ class PyavReader(VideoReader):
         self._is_fresh = False
 
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
-        coded = [(box, before_rotation(box, self.rotation, self.coded_size)) for box in boxes]
+        coded = [(box, self.orientation.box_before(box, self.coded_size)) for box in boxes]
 
         def emit(number: int, frame: av.VideoFrame) -> None:
             if change := self.size_change(frame):
+                if self.settle_size():
+                    raise HeaderSizeError(f"{self.path}: its pictures have another size than its header says")
                 raise self.error(f"{change}; transcode it (vidgn data transcode)")
             needed = [(box, source) for box, source in coded if sink.wants(number, box)]
             for (box, _), pixels in zip(
                 needed, self._converter.crops(frame, [source for _, source in needed]), strict=True
             ):
-                sink.put(number, box, np.rot90(pixels, self.rotation // 90) if self.rotation else pixels)
+                sink.put(number, box, self.orientation.applied(pixels))
 
         if self.timeline is None:
             missing = self._deliver_by_count(wanted, emit)
@@ -206,6 +230,21 @@ class PyavReader(VideoReader):
         return sorted(remaining)
 
     def _deliver_by_pts(
+        self, timeline: Timeline, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]
+    ) -> list[int]:
+        given: set[int] = set()
+
+        def noted(number: int, frame: av.VideoFrame) -> None:
+            emit(number, frame)
+            given.add(number)
+
+        try:
+            return self._deliver_segments(timeline, wanted, noted)
+        except _NoKeyframe:
+            self.timeline = timeline = timeline.from_start()
+            return self._deliver_segments(timeline, [number for number in wanted if number not in given], emit)
+
+    def _deliver_segments(
         self, timeline: Timeline, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]
     ) -> list[int]:
         missing: list[int] = []
@@ -259,8 +298,13 @@ class PyavReader(VideoReader):
         packets: "Iterator[Packet | None]",
         emit: Callable[[int, av.VideoFrame], None],
     ) -> list[int]:
-        """Decode the packets of `segment`, emit its frames, return the pts that did not come out."""
+        """Decode the packets of `segment`, emit its frames, return the pts that did not come out.
+
+        Raises:
+            _NoKeyframe: if it does not begin with one, whatever the container says.
+        """
         remaining = set(segment.pts)
+        unseen_key = timeline.pts_of[segment.first] if segment.first else None  # all begin with the first packet
         order_of, context, skipping = timeline.order_of, self._context, None
         with errors_named(self.path):
             for packet in packets:
@@ -277,12 +321,33 @@ class PyavReader(VideoReader):
                 if is_last and packet is not None:
                     frames += self._decode(None)
                 for frame in frames:
+                    if unseen_key is not None and (frame.pts == unseen_key or frame.pts in remaining):
+                        if frame.pts != unseen_key or not self._is_keyframe(frame):
+                            raise _NoKeyframe
+                        unseen_key = None
                     if frame.pts in remaining and not frame.is_corrupt:
                         remaining.discard(frame.pts)
                         emit(timeline.frame_number(frame.pts), frame)
                 if is_last:
                     break
         return sorted(remaining)
+
+    def _is_keyframe(self, frame: av.VideoFrame) -> bool:
+        """Whether the codec itself says that decoding may start here; H.264's plain I pictures are no such place."""
+        is_intra = frame.pict_type in (PictureType.I, PictureType.SI) and self._context.name not in ("h264", "hevc")
+        return bool(frame.key_frame) or is_intra
+
+    def settle_size(self) -> bool:
+        """Decode the first frame and take its size.
+
+        Returns:
+            Whether the header has another.
+        """
+        first = next(self.frames(), None)
+        is_other = first is not None and self.size_change(first) is not None
+        if first is not None:
+            self._set_size(first.height, first.width)
+        return is_other
 
     def _decode(self, packet: "Packet | None") -> list[av.VideoFrame]:
         self._check_deadline()

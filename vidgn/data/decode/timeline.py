@@ -4,9 +4,10 @@ Pure: built from packet fields, no decoder involved. `order` counts packets in d
 frames in presentation order.
 """
 
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -16,6 +17,7 @@ class PacketInfo(NamedTuple):
     pts: int | None
     is_keyframe: bool
     is_discard: bool  # decoded but never shown: outside an edit list
+    dts: int | None = None
 
 
 class Segment(NamedTuple):
@@ -88,11 +90,21 @@ class Timeline:
     def without(self, dropped_pts: Collection[int]) -> "Timeline":
         """The same packets with some frames known never to come out."""
         shown = tuple(pts for pts in self.shown_pts if pts not in dropped_pts)
-        return Timeline(shown, self.order_of, self.keyframes, self.pts_of, self.has_discarded)
+        return replace(self, shown_pts=shown)
+
+    def from_start(self) -> "Timeline":
+        """The same packets where no keyframe is to be believed: everything decodes from the first."""
+        return replace(self, keyframes=(0,))
 
 
 def build_timeline(packets: Sequence[PacketInfo]) -> Timeline | None:
-    """The timeline of packets given in decode order; None where pts are missing or not unique."""
+    """The timeline of packets given in decode order; None where pts are missing or not unique, or start again.
+
+    Time starts again where dts goes back: in joined recordings, whose frames would come out interleaved.
+    """
+    dts = [packet.dts for packet in packets if packet.dts is not None]
+    if any(later < earlier for earlier, later in itertools.pairwise(dts)):
+        return None
     pts_of = [packet.pts for packet in packets]
     if None in pts_of or len(set(pts_of)) < len(pts_of):
         return None

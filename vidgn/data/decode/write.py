@@ -10,6 +10,7 @@ import av.error
 import numpy as np
 
 from vidgn.data.decode.container import reason_of
+from vidgn.data.decode.pixels import AS_CODED
 from vidgn.data.decode.pyav import PyavReader
 from vidgn.errors import DecodeError
 
@@ -82,6 +83,7 @@ def recode(source: str, target: str, recoding: Recoding) -> int:
 
 
 def _write(reader: PyavReader, partial: str, recoding: Recoding) -> int:
+    reader.settle_size()
     rate = Fraction(reader.nominal_fps or 25).limit_denominator(100_000)
     height, width = _size(reader, recoding.short_side)
     options = {"crf": str(recoding.crf), "preset": recoding.preset, "x264-params": "open-gop=0"}
@@ -118,17 +120,15 @@ def _size(reader: PyavReader, short_side: int) -> tuple[int, int]:
 
 def _upright(reader: PyavReader, height: int, width: int) -> Iterator[av.VideoFrame]:
     """Good frames in the order shown, scaled and turned."""
-    turns = reader.rotation // 90
-    coded_height, coded_width = (width, height) if turns % 2 else (height, width)
+    orientation = reader.orientation
+    coded_height, coded_width = orientation.shown_size((height, width))
     expected = None if reader.timeline is None else set(reader.timeline.shown_pts)
     for frame in reader.frames():
         if frame.is_corrupt or (expected is not None and frame.pts not in expected):
             continue
-        if change := reader.size_change(frame):
-            raise reader.error(change)
-        if turns:
+        if orientation != AS_CODED:
             rgb = frame.reformat(coded_width, coded_height, "rgb24", interpolation="BICUBIC", threads=1)
-            rgb_HWC = np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns), dtype=np.uint8)
+            rgb_HWC = np.ascontiguousarray(orientation.applied(rgb.to_ndarray()), dtype=np.uint8)
             yield av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24").reformat(format="yuv420p", threads=1)
         else:
             yield frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)

@@ -2,14 +2,18 @@
 
 import itertools
 import os
+import random
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.sources import Source, Sources
-from vidgn.data.decode.base import OUT_OF_MEMORY
+from vidgn.data.decode.base import OUT_OF_MEMORY, Box, ResolvedClip
 from vidgn.data.decode.image import ImageReader
+from vidgn.data.decode.pixels import AS_CODED
 from vidgn.data.decode.pyav import PyavReader
 from vidgn.data.loading.pool import Limits, map_in_workers
 from vidgn.errors import DecodeError
@@ -25,7 +29,7 @@ _EVEN = 0.001  # of the median: time stamps of a constant rate are rounded, and 
 class Probe:
     """One file. `num_frames`: frames that really decode, from the first on. Sizes in pixels, after rotation.
 
-    `flags`: any of vfr, open_gop, edit_list, rotated, late_start, no_timestamps.
+    `flags`: any of vfr, open_gop, edit_list, late_start, no_timestamps, rotated, mirrored, video_streams (several).
     `distrusted`: (decoder, why) of decoders that will give way to PyAV on this file.
     """
 
@@ -61,7 +65,11 @@ def probe(path: str | os.PathLike[str]) -> Probe:
 def _look(reader: PyavReader) -> Probe:
     from vidgn.data.decode.guided import READERS
 
-    num_good, reason = _decode_all(reader)
+    reader.settle_size()
+    number = random.Random(reader.num_frames).randrange(reader.num_frames)
+    num_good, reason, picture_HWC = _decode_all(reader, number)
+    if reason is None and picture_HWC is not None and not np.array_equal(picture_HWC, _read_alone(reader, number)):
+        reason = f"frame {number} read alone is another picture than in a decode of all; transcode it"
     if num_good == 0:
         return Probe(UNREADABLE, f"none of its {reader.num_frames} frames decodes", codec=reader.codec)
     seconds = reader.shown_seconds()
@@ -81,39 +89,59 @@ def _look(reader: PyavReader) -> Probe:
     )
 
 
-def _decode_all(reader: PyavReader) -> tuple[int, str | None]:
-    """(frames before the first that does not decode, what is wrong with that one); no frame is converted."""
-    timeline = reader.timeline
+def _decode_all(reader: PyavReader, number: int) -> tuple[int, str | None, np.ndarray | None]:
+    """(frames before the first that does not decode, what is wrong with that one, frame `number` as shown).
+
+    No other frame is converted; without time stamps none is, since such a file is always read from its start.
+    """
+    timeline, picture_HWC = reader.timeline, None
     good: set[int] = set()
     num_good = 0
     for frame in reader.frames():
         if change := reader.size_change(frame):
-            return num_good, change
+            return num_good, f"{change}; transcode it", None
         if frame.is_corrupt:
             reader.last_error = reader.last_error or "a picture is damaged"
         elif timeline is None:
             num_good += 1
         elif frame.pts is not None:
             good.add(frame.pts)
+            if frame.pts == timeline.shown_pts[number]:
+                picture_HWC = reader.orientation.applied(frame.reformat(format="rgb24", threads=1).to_ndarray())
             while num_good < reader.num_frames and timeline.shown_pts[num_good] in good:
                 num_good += 1
     if num_good == reader.num_frames:
-        return num_good, None
+        return num_good, None, picture_HWC
     lost = reader.num_frames - (num_good if timeline is None else len(good.intersection(timeline.shown_pts)))
     detail = f" ({reader.last_error})" if reader.last_error else ""
-    return num_good, f"{lost} of {reader.num_frames} frames do not decode, frame {num_good} is the first{detail}"
+    reason = f"{lost} of {reader.num_frames} frames do not decode, frame {num_good} is the first{detail}"
+    return num_good, reason, None
+
+
+def _read_alone(reader: PyavReader, number: int) -> np.ndarray:
+    """A frame as training reads it: sought, and cut out of its coded picture."""
+    whole = Box(0, 0, reader.height, reader.width)
+    return reader.read([ResolvedClip((number,), whole, whole.height, whole.width, flip=False)])[0][0]
 
 
 def _flags(reader: PyavReader, seconds: Sequence[float]) -> tuple[str, ...]:
     timeline = reader.timeline
     if timeline is None:
-        return (*(("rotated",) if reader.rotation else ()), "no_timestamps")
+        return (*_turns(reader), "no_timestamps")
     found = {
         "vfr": not _is_even(seconds, reader.tick_seconds),
         "open_gop": timeline.is_open_gop(),
         "edit_list": timeline.has_discarded,
-        "rotated": reader.rotation != 0,
         "late_start": seconds[0] > 1.5 * (seconds[1] - seconds[0] if len(seconds) > 1 else 0.1),
+    }
+    return (*(flag for flag, holds in found.items() if holds), *_turns(reader))
+
+
+def _turns(reader: PyavReader) -> tuple[str, ...]:
+    found = {
+        "rotated": reader.orientation != AS_CODED and not reader.orientation.is_mirrored,
+        "mirrored": reader.orientation.is_mirrored,
+        "video_streams": reader.num_streams > 1,
     }
     return tuple(flag for flag, holds in found.items() if holds)
 
