@@ -10,6 +10,7 @@ import pytest
 from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH
 from vidgn.cli import data as verbs
 from vidgn.data.decode import open_video
+from vidgn.data.decode.pixels import AS_CODED
 from vidgn.data.decode.base import Box, ResolvedClip
 from vidgn.data.decode.write import Recoding, recode
 from vidgn.errors import ConfigError, DecodeError, ManifestError
@@ -41,7 +42,7 @@ def test_frames_keep_their_number_look_and_times(tmp_path: Path, kind: str) -> N
     num_frames = recode(str(source), str(target), RECODING)
     with open_video(source) as old, open_video(target) as new:
         assert num_frames == old.num_frames == new.num_frames
-        assert new.rotation == 0
+        assert new.orientation == AS_CODED
         assert min(new.height, new.width) == 32
         assert (new.height > new.width) == (old.height > old.width)
         assert not new.timeline.is_open_gop()

@@ -14,7 +14,7 @@ from vidgn.data.decode.base import Box, FrameSink, ResolvedClip, VideoReader
 from vidgn.data.decode.pyav import PyavReader
 
 _LOOKS = (11, 3, 15, 7)  # sixteenths of a video
-_SAME = 3.0  # mean grey levels: conversions to RGB differ by less, and at odd heights by up to two
+_SAME = 3.0  # mean grey levels: of one frame, conversions to RGB differ by less, but for odd heights
 _verdicts: dict[tuple[str, str, int, int], str | None] = {}
 _FRAMES_AT_ONCE = 32  # whole RGB frames that are held before they are cropped
 _UNSEEKABLE = {"mpegts": "MPEG-TS", "mpeg": "MPEG-PS"}  # no index: seeking by time misses

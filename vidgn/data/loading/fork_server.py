@@ -28,6 +28,7 @@ from vidgn.data.loading.worker import work
 from vidgn.processes import die_with_parent
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)  # they are for the parent
+_SECONDS_TO_DIE = 5.0
 _EXIT = struct.Struct("<qi")  # process id and wait status of a worker that has ended
 
 
@@ -97,7 +98,8 @@ class ForkServer:
         """End the server, and with it its workers."""
         self._socket.close()
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel may not let it die, on a hung disk
+            self._process.wait(_SECONDS_TO_DIE)
 
 
 _servers: dict[tuple[int, tuple[str, ...]], ForkServer] = {}  # a forked child must not share its parent's
