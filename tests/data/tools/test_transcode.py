@@ -10,8 +10,8 @@ import pytest
 from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH
 from vidgn.cli import data as verbs
 from vidgn.data.decode import open_video
-from vidgn.data.decode.pixels import AS_CODED
 from vidgn.data.decode.base import Box, ResolvedClip
+from vidgn.data.decode.pixels import AS_CODED
 from vidgn.data.decode.write import Recoding, recode
 from vidgn.errors import ConfigError, DecodeError, ManifestError
 
