@@ -116,5 +116,8 @@ def _still(began: Manifest, now: Listing, data: DataConfig, split: Split) -> Man
 
 def _is_moved(config: Config) -> bool:
     """Whether this start has other paths than the one before."""
-    before = yaml.safe_load((config.run_dir / "config.yaml").read_text())["data"]
+    file = config.run_dir / "config.yaml"
+    if not file.exists():  # killed before it was written
+        return False
+    before = yaml.safe_load(file.read_text())["data"]
     return any(before[key] != getattr(config.data, key) for key in ("root", "train", "val"))
