@@ -6,37 +6,22 @@ converted; pixels outside the box are never touched.
 """
 
 import itertools
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import av
 import av.error
-from av.sidedata.sidedata import Type as SideData
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
-from av.video.stream import VideoStream
 
-from vidgn.data.decode import container
-from vidgn.data.decode.base import (
-    OUT_OF_MEMORY,
-    Box,
-    FrameSink,
-    HeaderSizeError,
-    VideoReader,
-    check_file,
-    check_size,
-)
-from vidgn.data.decode.container import errors_named, open_container, reason_of
-from vidgn.data.decode.pixels import AS_CODED, Converter, Orientation
-from vidgn.data.decode.timeline import PacketInfo, Segment, Timeline, build_timeline
+from vidgn.data.decode.base import Box, FrameSink, HeaderSizeError
+from vidgn.data.decode.container import errors_named
+from vidgn.data.decode.indexed import IndexedVideo
+from vidgn.data.decode.pixels import Converter
+from vidgn.data.decode.timeline import Segment, Timeline
 
 if TYPE_CHECKING:
-    Packet = av.Packet[VideoStream]  # generic in its stub alone
+    from vidgn.data.decode.indexed import Packet
 
-# Codecs that honour skip_frame=NONREF exactly; the tests compare each with a decode of every frame.
-_SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
 _SEEK_AT_LEAST = 32  # packets; below that it is cheaper to read and drop them
 
 
@@ -44,11 +29,10 @@ class _NoKeyframe(Exception):  # noqa: N818  # not an error: it decodes from the
     """A packet that the container calls a keyframe is none."""
 
 
-class PyavReader(VideoReader):
+class PyavReader(IndexedVideo):
     """See VideoReader. Where a container has no usable time stamps, frames are counted as they come out."""
 
     decoder = "pyav"
-    last_error: str | None = None  # FFmpeg's last word on a packet that did not decode
 
     def __init__(self, path: str, *, timeout_seconds: float | None = None) -> None:
         """Open the file and index its packets.
@@ -56,143 +40,8 @@ class PyavReader(VideoReader):
         Raises:
             DecodeError: for anything that is not a local video file with at least one frame.
         """
-        super().__init__(check_file(path))
-        self._deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        self._timeout_seconds = timeout_seconds
+        super().__init__(path, timeout_seconds=timeout_seconds)
         self._converter = Converter()
-        self._can_seek = True
-        self._num_frames: int | None = None
-        self._open()
-        try:
-            self._index()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self._container.close()
-
-    def _open(self) -> None:
-        self._container, self._stream = open_container(self.path, self._timeout_seconds)
-        self._context: VideoCodecContext = self._stream.codec_context
-        self._is_fresh = True
-        self._can_skip = self._context.name in _SKIPPING
-
-    def _index(self) -> None:
-        context = self._context
-        check_size(context.height, context.width, self.error)
-        self.codec = context.codec.canonical_name
-        self.container_format = self._container.format.name
-        self.timeline = self._read_timeline()
-        if self.timeline is not None:
-            self._set_num_frames(len(self.timeline.shown_pts))
-        self.num_streams = len(container.video_streams(self._container))
-        self.orientation = self._find_orientation()
-        self._set_size(context.height, context.width)
-
-    def _set_size(self, height: int, width: int) -> None:
-        self.coded_size = (height, width)
-        self.height, self.width = self.orientation.shown_size(self.coded_size)
-
-    @property
-    def num_frames(self) -> int:
-        """Without time stamps they are counted by decoding all, once, when first asked for."""
-        if self._num_frames is None:
-            self._set_num_frames(sum(1 for _ in self.frames()))
-        assert self._num_frames is not None
-        return self._num_frames
-
-    def _set_num_frames(self, num_frames: int) -> None:
-        if not num_frames:
-            raise self.error("no frame in its video stream decodes; fetch it again")
-        self._num_frames = num_frames
-
-    def _check_numbers(self, wanted: Sequence[int]) -> None:
-        if self._num_frames is not None or wanted[0] < 0:
-            super()._check_numbers(wanted)
-
-    def shown_seconds(self) -> list[float]:
-        """When each frame is shown, in seconds from the container's zero; empty without time stamps."""
-        return [] if self.timeline is None else [pts * self.tick_seconds for pts in self.timeline.shown_pts]
-
-    @property
-    def time_base(self) -> Fraction:
-        """The unit of the stream's time stamps, in seconds."""
-        return self._stream.time_base or Fraction(1, 1000)
-
-    @property
-    def tick_seconds(self) -> float:
-        """The unit of the stream's time stamps."""
-        return float(self.time_base)
-
-    @property
-    def nominal_fps(self) -> float:
-        """The rate the container claims, 0 if none."""
-        return float(self._stream.average_rate or 0)
-
-    def _read_timeline(self) -> Timeline | None:
-        if self._context.has_b_frames and self._container.format.name == "avi":
-            return None  # AVI has no time stamps, and FFmpeg's guesses fail where decode and display order differ
-        packets = []
-        with errors_named(self.path):
-            for packet in self._demux():
-                if packet is not None:
-                    packets.append(PacketInfo(packet.pts, packet.is_keyframe, packet.is_discard, packet.dts))
-                self._check_deadline()
-        self._is_fresh = False
-        if not packets:
-            raise self.error("its video stream holds no frames; fetch it again")
-        timeline = build_timeline(packets)
-        if timeline is not None and self._context.pix_fmt == "pal8":
-            self._can_seek = False  # the palette comes with the first packet of an opened file, and where it changes
-            return timeline.from_start()
-        if timeline is not None and (timeline.leading() or not packets[0].is_keyframe):
-            timeline = self._drop_undecodable_start(timeline)
-        return timeline
-
-    def _drop_undecodable_start(self, timeline: Timeline) -> Timeline:
-        """Frames before the first keyframe may never come out: decode up to that keyframe to see which."""
-        if not timeline.keyframes:
-            return timeline
-        key_pts = timeline.pts_of[timeline.keyframes[0]]
-        seen = set()
-        for frame in self.frames():
-            if frame.pts is None or frame.pts >= key_pts:
-                break
-            if not frame.is_corrupt:
-                seen.add(frame.pts)
-        return timeline.without({pts for pts in timeline.leading() if pts not in seen})
-
-    def _find_orientation(self) -> Orientation:
-        """How a frame is to be turned and mirrored."""
-        if not container.may_be_rotated(self.path, self._container.format.name):
-            return AS_CODED
-        for frame in self.frames():
-            parts = cast(Iterable[Any], frame.side_data)  # its stub makes a mapping of it
-            matrices = [bytes(part) for part in parts if part.type == SideData.DISPLAYMATRIX]
-            return Orientation.of_matrix(matrices[0]) if matrices else AS_CODED
-        return AS_CODED
-
-    def frames(self) -> Iterator[av.VideoFrame]:
-        """Every frame, in the order shown, errors passed over: what a full sequential decode gives."""
-        self._rewind()
-        self._context.skip_frame = "DEFAULT"
-        with errors_named(self.path):
-            for packet in self._demux():
-                yield from self._decode(packet)
-
-    def _demux(self) -> "Iterator[Packet | None]":
-        """Packets of the video stream; at the end None, on which the decoder gives what it still holds."""
-        for packet in self._container.demux(self._stream):
-            if packet.size:  # an empty packet would end decoding
-                yield packet
-        yield None
-
-    def _rewind(self) -> None:
-        if not self._is_fresh:
-            self.close()
-            self._open()
-        self._is_fresh = False
 
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
         coded = [(box, self.orientation.box_before(box, self.coded_size)) for box in boxes]
@@ -336,42 +185,3 @@ class PyavReader(VideoReader):
         """Whether the codec itself says that decoding may start here; H.264's plain I pictures are no such place."""
         is_intra = frame.pict_type in (PictureType.I, PictureType.SI) and self._context.name not in ("h264", "hevc")
         return bool(frame.key_frame) or is_intra
-
-    def settle_size(self) -> bool:
-        """Decode the first frame and take its size.
-
-        Returns:
-            Whether the header has another.
-        """
-        first = next(self.frames(), None)
-        is_other = first is not None and self.size_change(first) is not None
-        if first is not None:
-            self._set_size(first.height, first.width)
-        return is_other
-
-    def _decode(self, packet: "Packet | None") -> list[av.VideoFrame]:
-        self._check_deadline()
-        try:
-            frames = self._context.decode(packet)
-        except av.error.EOFError:
-            return []
-        except av.error.FFmpegError as error:
-            if isinstance(error, MemoryError):
-                raise self.error(OUT_OF_MEMORY) from None
-            self.last_error = reason_of(error)
-            return []
-        self.num_decoded += len(frames)
-        return frames
-
-    def size_change(self, frame: av.VideoFrame) -> str | None:
-        """How the size of a decoded frame departs from the header's, None if it does not."""
-        if (frame.height, frame.width) == self.coded_size:
-            return None
-        height, width = self.coded_size
-        return f"changes its size from {height}x{width} to {frame.height}x{frame.width}"
-
-    def _check_deadline(self) -> None:
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise self.error(
-                f"took longer than {self._timeout_seconds:g} s; raise data.timeout_seconds or leave it out"
-            )
