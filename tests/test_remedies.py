@@ -299,8 +299,8 @@ CASES = {
         broken=lambda: not_finite(3),
     ),
     "too many skipped": Case(
-        "not finite, and 1 before it, which is as many as trainer.max_skipped allows",
-        ("trainer.max_skipped=2",),
+        "is not finite, as were 1 before it, and trainer.max_skipped is 1",
+        ("trainer.max_skipped=4",),
         {"trainer.on_nonfinite": "skip", "trainer.max_skipped": "1"},
         broken=lambda: not_finite(2, 3),
         stays_broken=True,
@@ -424,12 +424,11 @@ ELSEWHERE = {
     "{}: write {}": "fewer GPUs than ranks: needs GPUs",
     "give it with {}=VALUE": "a damaged config.yaml",
     "is not set, and data.format={} needs it": "tests/data/datasets/test_manifest.py",
-    "gives {}x{} pixels where its header says": "tests/data/decode/test_guided.py",
-    "srun has started {} tasks": "tests/launch/test_slurm.py",
+    "srun has started {} tasks": "tests/launch/test_wrong.py; its remedy needs a Slurm of several nodes",
     "scontrol can't say which nodes": "needs a Slurm that does not answer",
     "needs launch.rendezvous=HOST:PORT": "tests/launch/test_ranks.py starts two nodes with it",
     "as in launch.rendezvous=node1:29500": "tests/launch/test_ranks.py starts two nodes with it",
-    "was trained on {} classes": "tests/cli/test_evaluate.py",
+    "was trained on {} classes": "of a test: tests/cli/test_evaluate.py",
 }
 
 

@@ -15,7 +15,7 @@ from vidgn.config.build import to_plain
 from vidgn.config.fingerprint import policy
 from vidgn.config.schema import Config
 from vidgn.data.datasets.manifest import Manifest, check_data
-from vidgn.distributed.environment import CELL, ranks_are_set
+from vidgn.distributed.environment import CELL, ranks_are_set, threads_per_rank
 from vidgn.distributed.launcher import check_launch, launch
 from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, world_size_of
 from vidgn.distributed.scaling import traffic
@@ -223,12 +223,14 @@ def _claim(config: Config, held: ExitStack) -> Owner | None:
         if CELL not in os.environ:
             print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
         return None
-    log = _log_to(path)
-    train, val = rows_of(config, "train", log=log), rows_of(config, "val", log=log)
+    log, notes = _log_to(path), list[str]()  # said once the directory is known to be this experiment's
+    train, val = rows_of(config, "train", log=notes.append), rows_of(config, "val", log=notes.append)
     identified = identity_of(config, train, val, is_test=False)
     path.mkdir(parents=True, exist_ok=True)
     owner = held.enter_context(locked(path, log))
     directory.claim(path, identified)
+    for note in notes:
+        log(note)
     keep_rows(path, "train", train)
     keep_rows(path, "val", val)
     write_text(path / "config.yaml", yaml.safe_dump(to_plain(config), sort_keys=False))
@@ -297,6 +299,11 @@ def _announce(
         f"{g.world_size} x {here['device']}, {plural(g.forwards_per_step, 'forward')} of {g.clips_per_forward} a step, "
         f"{plural(g.groups_per_forward, 'statistics group')} each"
     )
+    if config.launch.threads == "auto" and (share := threads_per_rank(config)) != here["threads"]:
+        run.log(
+            f"{here['threads']} threads a rank, with which this run or its sweep began; a rank's share of the cores is "
+            f"{share} now: launch.threads={share} takes it and moves the last bits"
+        )
     if g.world_size > 1:
         run.log(str(sent))
     if before is not None:

@@ -13,7 +13,7 @@ _HIDDEN = (
     *range(0x2028, 0x202F),
     *range(0x2066, 0x206A),
 )
-_WRITTEN_OUT = {c: f"\\x{c:02x}" if c < 0x100 else f"\\u{c:04x}" for c in _HIDDEN}
+_WRITTEN_OUT = {c: f"\\u{c:04x}" for c in _HIDDEN}  # as JSON has it, so that JSON stays JSON
 
 
 def visible(text: str) -> str:

@@ -124,7 +124,7 @@ def test_cells_have_the_same_threads_side_by_side_and_one_after_another(tmp_path
             assert command.wait(120) == 0, command.output()
     starts = [json.loads((run(tmp_path, seed) / "machine.json").read_text())[0] for seed in range(3)]
     assert len({start["threads"] for start in starts}) == 1, starts
-    assert json.loads((tmp_path / "runs/s/study.json").read_text())["threads"] == starts[0]["threads"]
+    assert json.loads((tmp_path / "runs/s/study.json").read_text())["threads"] == {"1": starts[0]["threads"]}
 
 
 def test_ranks_leave_nothing_in_the_folder_for_temporary_files(tmp_path):

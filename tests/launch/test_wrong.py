@@ -23,6 +23,7 @@ from vidgn.distributed.environment import (
     threads_per_rank,
 )
 from vidgn.distributed.launcher import meeting
+from vidgn.distributed.signals import stop_token
 from vidgn.errors import ConfigError
 
 RANK = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -215,6 +216,20 @@ def test_cores_are_divided_among_cells_and_ranks(monkeypatch, tmp_path, cells, r
     monkeypatch.setenv("VIDGN_SLOTS", Slots(str(tmp_path), ("",) * cells).dump())
     assert threads_per_rank(load_config(["data.root=x", f"launch.nproc_per_node={ranks}"])) == threads
     assert threads_per_rank(load_config(["data.root=x", "launch.threads=5"])) == 5
+
+
+@pytest.mark.parametrize(("has_locks", "stays"), [(True, False), (False, True)])
+def test_the_token_of_another_sweep_is_removed_only_where_its_end_is_known(tmp_path, monkeypatch, has_locks, stays):
+    """On a file system without locks a silent token may be that of a living sweep, which ends without it."""
+    if not has_locks:
+        monkeypatch.setattr("vidgn.distributed.signals.try_lock", lambda handle: None)
+    monkeypatch.setattr("vidgn.distributed.signals.os.getpid", lambda: 4711)
+    with stop_token(tmp_path, cells=["a"], outlives=False) as file:
+        left = file.read_bytes()
+    file.write_bytes(left)
+    monkeypatch.undo()
+    with stop_token(tmp_path, cells=["b"], outlives=False):
+        assert file.exists() == stays
 
 
 def test_a_line_of_a_cell_beside_others_has_its_name(monkeypatch, capsys):

@@ -111,6 +111,21 @@ def test_moved_videos_must_all_be_there(capsys):
     assert "below moved (first: 3.mp4): give data.root=FOLDER where they are" in said
 
 
+def test_a_smaller_generated_set_is_another_experiment_and_writes_nothing(capsys):
+    small = BASE | {"data": "synthetic", "data.root": "made", "data.train": "null", "data.val": "null"}
+    small |= {"data.synthetic.num_train": "8", "data.synthetic.num_val": "4", "data.synthetic.num_classes": "2"}
+    small |= {"data.synthetic.size": "32", "data.synthetic.num_frames": "10"}
+    assert train(small) == 0
+    (RUN / "result.json").unlink()
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert train(small | {"data.synthetic.num_train": "4"}) == 1
+    said = capsys.readouterr()
+    assert "holds another experiment: data rows" in said.err
+    assert "can't be found" not in said.out
+    assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_files_are_listed_once_a_start(monkeypatch, ranks):
     """By the process that is started; ranks have the rows from its file."""

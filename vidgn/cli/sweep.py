@@ -206,13 +206,15 @@ def _listed(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _record_threads(study: Path, composition: Composition) -> None:
-    """What launch.threads=auto is in this study: the same for cells side by side and one after another."""
-    threads = [threads_per_rank(c) for c in composition.configs if c.launch.threads == "auto"]
-    if not threads or composition.launcher == "submitit_slurm":  # its jobs have cores of their own
+    """What launch.threads=auto is in this study, by number of ranks: the same side by side and one after another."""
+    from vidgn.distributed.ranks import world_size_of
+
+    if composition.launcher == "submitit_slurm":  # its jobs have cores of their own
         return
+    by_ranks = {str(world_size_of(c)): threads_per_rank(c) for c in composition.configs if c.launch.threads == "auto"}
     with one_at_a_time(study / ".study.lock"):
         found = read_json(study / "study.json")
-        write_json(study / "study.json", {"threads": min(threads), **found}, alone=False)
+        write_json(study / "study.json", {**found, "threads": {**by_ranks, **found.get("threads", {})}}, alone=False)
 
 
 def _errors(composition: Composition) -> dict[Path, tuple[int, str]]:

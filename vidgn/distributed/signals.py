@@ -181,7 +181,12 @@ def stop_token(folder: Path, *, cells: Iterable[str], outlives: bool) -> Generat
         file = folder / f".stop-token-{socket.gethostname()}-{os.getpid()}"
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         is_locked = try_lock(handle)
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "cells": sorted(cells), "outlives": outlives}
+        owner = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "cells": sorted(cells),
+            "ends_with_owner": is_locked is True and not outlives,
+        }
         os.pwrite(handle, json.dumps(owner).encode(), 0)
     os.environ[_STOP_TOKEN] = str(file.resolve())
     if is_locked and not outlives:
@@ -207,7 +212,7 @@ def _check_tokens(folder: Path, cells: set[str]) -> None:
                 f"{len(shared)} of these cells are swept by process {owner['pid']} on {owner['host']} (first: "
                 f"{shared[0]}): wait for it, vidgn status {folder} shows how far it is; or write study=NAME"
             )
-        if not is_alive and not owner["outlives"]:
+        if not is_alive and owner["ends_with_owner"]:
             file.unlink(missing_ok=True)
 
 

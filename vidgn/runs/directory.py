@@ -239,8 +239,8 @@ def claim(path: Path, identity: Mapping[str, Any]) -> None:
         raise OtherExperimentError(refused)
     file = path / "identity.json"
     if file.exists() and differing_keys(identity, read_json(file)):  # it trained nothing
-        (path / "audit.json").unlink(missing_ok=True)
-        file.unlink()
+        for of_the_other in (path / "audit.json", path / "machine.json", file):
+            of_the_other.unlink(missing_ok=True)
     if not file.exists():
         write_json(file, dict(identity))
 

@@ -16,7 +16,7 @@ from vidgn.atomic_files import write_atomic
 from vidgn.config.schema import Config, DataConfig
 from vidgn.data.datasets.annotations import read_listing
 from vidgn.data.datasets.listing import Listing, Split
-from vidgn.data.datasets.manifest import ANNOTATED, Manifest, check_complete, label_rows, read_classes
+from vidgn.data.datasets.manifest import FOLDERS, Manifest, check_complete, label_rows, read_classes
 from vidgn.errors import ManifestError
 
 Read = Callable[[DataConfig, Split], Listing]
@@ -95,7 +95,8 @@ def _file(run_dir: Path, split: Split) -> Path:
 
 def _still(began: Manifest, now: Listing, data: DataConfig, split: Split) -> Manifest | None:
     """The rows a run began with, where they are now; None where other ones are asked for by now."""
-    if (data.format in ANNOTATED or data.classes is not None) and read_classes(data) != began.classes:
+    is_listed = data.format not in FOLDERS  # else a file that is gone is in no list
+    if (is_listed or data.classes is not None) and read_classes(data) != began.classes:
         return None
     try:
         labels = label_rows(now, data, split, began.classes).labels
@@ -104,7 +105,7 @@ def _still(began: Manifest, now: Listing, data: DataConfig, split: Split) -> Man
     lists = began.listing()
     found, wanted = Counter(zip(now.ids, labels, strict=True)), Counter(zip(lists.ids, began.labels, strict=True))
     listed = {*now.missing, *now.unreadable}
-    if data.format in ANNOTATED and any(id not in listed for id, _ in wanted - found):
+    if is_listed and any(id not in listed for id, _ in wanted - found):
         return None
     left_out = {*lists.missing, *lists.unreadable}
     if any(id not in left_out for id, _ in found - wanted):

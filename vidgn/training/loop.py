@@ -158,9 +158,9 @@ class Trainer:
         if self.ranks.is_first:
             self.run.save_nonfinite(step, self.state.checkpoint(self.update, self.task, digest=0), clips)
         self.ranks.barrier()  # the state is saved before any rank ends the others
-        skips, most = self.config.trainer.on_nonfinite == "skip", self._max_skipped()
-        remedy = f"trainer.max_skipped={max(2 * most, 1)}" if skips else "trainer.on_nonfinite=skip"
-        before = f", and {most} before it, which is as many as trainer.max_skipped allows" if skips else ""
+        skips, skipped = self.config.trainer.on_nonfinite == "skip", self.state.num_skipped
+        remedy = f"trainer.max_skipped={2 * skipped}" if skips else "trainer.on_nonfinite=skip"
+        before = f", as were {skipped - 1} before it, and trainer.max_skipped is {self._max_skipped()}" if skips else ""
         raise NonFiniteError(
             f"the loss or a gradient of step {step} is not finite{before}; the state before it and the plan of its "
             f"clips are in {self.run.nonfinite_path(step)}: leave such steps out with {remedy}, or begin a new run "

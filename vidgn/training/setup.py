@@ -83,11 +83,12 @@ def set_threads(config: Config) -> int:
 
 def _threads_before(config: Config) -> int | None:
     """Of the run's first start with as many ranks, else of its sweep; None before either, or with fewer cores here."""
-    starts = [s for s in read_starts(config.run_dir) if s.get("world_size") == world_size_of(config)]
+    ranks = world_size_of(config)
+    found = [start.get("threads") for start in read_starts(config.run_dir) if start.get("world_size") == ranks]
     listed = json_or_none(config.run_dir.parent / "study.json")
-    found = [*starts, listed if isinstance(listed, Mapping) else {}]
-    threads = next((place["threads"] for place in found if "threads" in place), None)
-    return threads if isinstance(threads, int) and threads <= num_cores() else None
+    by_ranks = listed.get("threads") if isinstance(listed, Mapping) else None
+    found.append(by_ranks.get(str(ranks)) if isinstance(by_ranks, Mapping) else None)
+    return next((n for n in found if isinstance(n, int) and n <= num_cores()), None)
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:

@@ -54,11 +54,26 @@ def test_another_learning_rate_is_no_gap_and_is_named(pair):
 
 
 def test_arms_that_other_decoders_have_read_are_no_gap(writer, make_ranks):
-    for norm, decoders in (("bn", ["pyav"]), ("gn", ["pyav", "decord"])):
+    starts = {"bn": [("pyav", 0)], "gn": [("pyav", 0), ("decord", 9)]}
+    for norm, decoders in starts.items():
         run = writer.finish(writer.config(norm=norm, gpus=2), make_ranks(200, 0.7, seed=2))
-        (run / "machine.json").write_text(json.dumps([{"policy": {"data.decoder": d}} for d in decoders]))
+        entries = [{"from_step": step, "policy": {"data.decoder": name}} for name, step in decoders]
+        (run / "machine.json").write_text(json.dumps(entries))
     (gap,) = analysis_of(writer).gaps
     assert gap.refused == ("settings: data.decoder (decord and pyav / pyav)",)
+    # auto is PyAV, and a start from whose first step the next one began has read nothing that is left
+    entries = [{"from_step": 4, "policy": {"data.decoder": name}} for name in ("decord", "auto")]
+    (run / "machine.json").write_text(json.dumps(entries))
+    (gap,) = analysis_of(writer).gaps
+    assert gap.is_gap
+
+
+def test_a_changed_batch_read_by_another_decoder_is_not_compared(writer, make_ranks):
+    for clips, decoder in ((8, "pyav"), (4, "decord")):
+        config = writer.config(norm="bn", clips_per_gpu=clips)
+        run = writer.finish(config, make_ranks(200, 0.7, seed=2), plan_digest=f"p{clips}")
+        (run / "machine.json").write_text(json.dumps([{"from_step": 0, "policy": {"data.decoder": decoder}}]))
+    assert "data.decoder (decord / pyav)" in change_section(analysis_of(writer))
 
 
 def test_other_training_clips_are_no_gap(pair):

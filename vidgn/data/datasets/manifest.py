@@ -14,6 +14,7 @@ from vidgn.data.datasets.synthetic import check_synthetic
 from vidgn.errors import ConfigError, ManifestError
 
 _NUM_NAMED = 3  # files that an error names
+FOLDERS = ("folders", "imagenet")  # formats in which folders are the annotation
 ANNOTATED = ("kinetics", "list", "csv")  # formats whose labels stand in a file; of the others folders are the labels
 _MANY_CLASSES = 100_000  # without a list of their names
 

@@ -96,7 +96,7 @@ class GuardedReader(VideoReader):
             if frames_THWC.shape[1:] != (self.height, self.width, 3):
                 raise self.error(
                     f"{self.decoder} gives {frames_THWC.shape[1]}x{frames_THWC.shape[2]} pixels where its header says "
-                    f"{self.height}x{self.width}; use data.decoder=pyav"
+                    f"{self.height}x{self.width}; transcode it (vidgn data transcode)"
                 )
             self.num_decoded += len(numbers)
             for number, frame_HWC in zip(numbers, frames_THWC, strict=True):

@@ -8,6 +8,7 @@ import numpy as np
 from vidgn.config.fingerprint import CLASSES, DATA_ROWS
 from vidgn.report.read.study import Cell, VideoScores
 
+_DECODER = "data.decoder"
 _GEOMETRY = ("clips_per_gpu", "gpus")
 _OF_THE_ARM = ("norm.", "weights")  # what may differ in a gap
 _UNREADABLE = "settings (a config.yaml can't be read by this version, so its keys can't be named)"
@@ -84,13 +85,19 @@ def why_no_change(cell: Cell, larger: Cell) -> list[str]:
 
 def _differing_keys(cell: Cell, other: Cell, *, but: tuple[str, ...]) -> dict[str, tuple[Any, Any]] | None:
     """Keys that can change a result and differ, but for those that begin so; None if a config can't be read."""
-    ours, theirs = cell.experiment(), other.experiment()
+    ours, theirs = _settings(cell), _settings(other)
     if ours is None or theirs is None:
         return None
-    unknown = {k for k in (DATA_ROWS, CLASSES) if k not in ours or k not in theirs}
+    unknown = {k for k in (DATA_ROWS, CLASSES, _DECODER) if k not in ours or k not in theirs}
     keys = {*ours, *theirs} - unknown
     differing = sorted(k for k in keys if ours.get(k) != theirs.get(k) and not k.startswith(but))
     return {k: (ours.get(k), theirs.get(k)) for k in differing}
+
+
+def _settings(cell: Cell) -> dict[str, Any] | None:
+    """The experiment's keys, and the decoder: a policy of a run that may not differ between those compared."""
+    flat, decoders = cell.experiment(), cell.decoders()
+    return flat if flat is None or not decoders else {**flat, _DECODER: " and ".join(sorted(decoders))}
 
 
 def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
@@ -99,10 +106,7 @@ def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
     fingerprints = arm.result.get("pair_fingerprint"), baseline.result.get("pair_fingerprint")
     if None in fingerprints:
         return ["pair_fingerprint is missing in result.json, so equal settings can't be shown"]
-    if (decoders := (arm.decoders(), baseline.decoders())) and all(decoders) and decoders[0] != decoders[1]:
-        ours, theirs = (" and ".join(sorted(d)) for d in decoders)
-        return [f"settings: data.decoder ({ours} / {theirs})"]
-    if fingerprints[0] == fingerprints[1]:
+    if fingerprints[0] == fingerprints[1] and arm.decoders() == baseline.decoders():
         return []
     borrowed = is_borrowed(arm, baseline)
     differing = _differing_keys(arm, baseline, but=(*_OF_THE_ARM, *(_GEOMETRY if borrowed else ())))

@@ -1,5 +1,6 @@
 """What a run's starts have changed on the way: machine.json has an entry for each."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,15 @@ class PolicyChange:
 
 
 def read_starts(run_dir: Path) -> list[Mapping[str, Any]]:
-    """The entries of machine.json, one for each start that trained; none where it is not there or not whole."""
-    starts = json_or_none(run_dir / "machine.json")
-    return [s for s in starts if isinstance(s, Mapping)] if isinstance(starts, list) else []
+    """The entries of machine.json, one a start; none where it is not there or not whole.
+
+    A start from whose first step the next one began has left nothing, and is passed over.
+    """
+    found = json_or_none(run_dir / "machine.json")
+    starts = [s for s in found if isinstance(s, Mapping)] if isinstance(found, list) else []
+    began = [start.get("from_step") for start in starts]
+    went_on = [one is None or one != then for one, then in itertools.pairwise(began)]
+    return [start for start, has_left in zip(starts, [*went_on, True], strict=False) if has_left]
 
 
 def policy_changes(starts: Iterable[Mapping[str, Any]]) -> list[PolicyChange]:

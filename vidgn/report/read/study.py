@@ -124,13 +124,14 @@ class Cell:
         return of_experiment(flat)
 
     def policy_changes(self) -> list[PolicyChange]:
-        """What its starts have changed on the way."""
-        return policy_changes(read_starts(self.directory))
+        """What its starts have changed on the way; nothing of a cell whose directory is another experiment's."""
+        return [] if self.state == "refused" else policy_changes(read_starts(self.directory))
 
     def decoders(self) -> set[str]:
-        """The values of data.decoder that it was trained with; none where its starts did not write them down."""
+        """The decoders that it was trained with; none where its starts did not write them down."""
         policies = [start.get("policy") or {} for start in read_starts(self.directory)]
-        return {p["data.decoder"] for p in policies if "data.decoder" in p}
+        named = {p["data.decoder"] for p in policies if "data.decoder" in p}
+        return {"pyav" if name == "auto" else name for name in named}
 
 
 @dataclass(frozen=True)
