@@ -81,7 +81,7 @@ def test_interrupt_after_a_failed_cell_has_ended_the_launchers_wait(tmp_path):
     assert "3 cells to go: the same command goes on with them" in command.output()
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
 def test_cells_end_with_a_sweep_that_is_killed(tmp_path, launcher):
     """SIGKILL of the process that sweeps: its cells save and stop, within seconds; started again they go on."""
     arguments = sweep(tmp_path, launcher, "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
@@ -98,7 +98,8 @@ def test_cells_end_with_a_sweep_that_is_killed(tmp_path, launcher):
 
 
 def test_a_second_start_of_a_living_sweep_says_so(tmp_path):
-    arguments = sweep(tmp_path, "joblib", "trainer.max_steps=9000")
+    light = ("launch.nproc_per_node=1", "hydra.launcher.n_jobs=1")
+    arguments = sweep(tmp_path, "joblib", "trainer.max_steps=9000", *light)
     with started(arguments, tmp_path) as command:
         wait_until(lambda: _steps(tmp_path, 0, command) > 0, 300, command.output)
         before = (tmp_path / "runs" / "s" / "study.json").read_bytes()
@@ -110,13 +111,14 @@ def test_a_second_start_of_a_living_sweep_says_so(tmp_path):
         assert "wait for it, vidgn status runs/s shows how far it is" in line
         assert (tmp_path / "runs" / "s" / "study.json").read_bytes() == before
         assert command.process.poll() is None
-        single = ["train", *tiny(tmp_path / "data", "seed=0", "trainer.max_steps=9000")]
+        single = ["train", *tiny(tmp_path / "data", "seed=0", "trainer.max_steps=9000", light[0])]
         with started(single, tmp_path) as second:  # one of its cells alone: the cell's own lock tells
             assert second.wait(60) == 1
             assert "is being written by another run" in second.output().splitlines()[-1]
         assert not (run(tmp_path, 0) / "error.txt").exists()
 
 
+@pytest.mark.long
 def test_cells_have_the_same_threads_side_by_side_and_one_after_another(tmp_path):
     few = ("trainer.max_steps=1", "launch.threads=auto", "launch.nproc_per_node=1")
     for launcher, seeds in (("joblib", "0,1"), ("basic", "2")):
