@@ -1,4 +1,4 @@
-"""Every remedy that a message names as a KEY=VALUE works, on the run that printed it.
+"""Every remedy that a message names as a KEY=VALUE works, on the run that printed it; and those to files, of a run.
 
 `CASES` is the table: what is wrong, the message, the remedies in it. Each remedy is run to the letter: the command that
 failed, with what the message says to write. A message that is in the source and not in the table fails the last test.
@@ -23,13 +23,14 @@ import vidgn
 from tests.small_run import BASE, RUN, begin, not_finite, patched, train, write_data
 from vidgn.data.clips.plan import row_at
 from vidgn.runs import checkpoint
+from vidgn.training.step import TrainStep
 
 
 @dataclass(frozen=True)
 class Case:
     """A wrong start. `before` readies the run and the files; `broken` lasts as long as what is wrong.
 
-    `remedies`: as the message names them. `given`: what its placeholders stand for.
+    `remedies`: as the message names them, and behind `->` what they come to. `given`: what placeholders stand for.
     """
 
     message: str
@@ -40,6 +41,7 @@ class Case:
     stays_broken: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
     multirun: bool = False
+    mend: Callable[[], object] = lambda: None  # what is to be done to files: the words -> nothing to write
 
 
 def begin_in_bf16() -> None:
@@ -55,7 +57,62 @@ def vanished() -> None:
 
 def damaged_rows() -> None:
     begin()
+    shutil.copy(RUN / "videos/train.json.gz", "copy")
     (RUN / "videos/train.json.gz").write_text("x")
+
+
+def put_back() -> None:
+    shutil.copy("copy", RUN / "videos/train.json.gz")
+
+
+def remove_checkpoints() -> None:
+    for path in (RUN / "checkpoints").glob("*.pt"):
+        path.unlink()
+
+
+def checkpoint_is_a_folder() -> None:
+    begin()
+    (RUN / "checkpoints/step_000000003.pt").mkdir()
+
+
+def remove_folder() -> None:
+    (RUN / "checkpoints/step_000000003.pt").rmdir()
+
+
+def full_disk() -> AbstractContextManager[None]:
+    def save(path: Path, state: dict) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    return patched("vidgn.runs.checkpoint.save_checkpoint", save)
+
+
+def torn_line() -> None:
+    shutil.copy("train.csv", "whole.csv")
+    rows = Path("train.csv").read_text().splitlines()
+    Path("train.csv").write_text("\n".join([*rows[:2], rows[2].partition(",")[0], *rows[3:]]) + "\n")
+
+
+def mend_line() -> None:
+    shutil.copy("whole.csv", "train.csv")
+
+
+def torn_weights() -> None:
+    trained_weights()()
+    data = Path("w.safetensors").read_bytes()
+    Path("w.safetensors").write_bytes(data[: len(data) // 2])
+    shutil.rmtree("runs/other")
+
+
+@contextmanager
+def lock_goes() -> Iterator[None]:
+    ordinary = TrainStep.forward_backward
+
+    def forward_backward(self, batch, *, step, index):
+        (RUN / "lock.json").unlink(missing_ok=True)
+        return ordinary(self, batch, step=step, index=index)
+
+    with patched("vidgn.training.step.TrainStep.forward_backward", forward_backward):
+        yield
 
 
 def another_class() -> None:
@@ -173,6 +230,27 @@ NO_LISTS = {"data.train": "null", "data.val": "null"}
 FEW = {f"data.synthetic.{key}": "8" for key in ("num_train", "num_val")} | {"data.synthetic.size": "32"}
 IMAGES = {"data": "imagenet", "data.root": "images", "model": "resnet_tiny", **NO_LISTS}
 CASES = {
+    "another checkpoint, removed": Case(
+        "is of another experiment", ("Remove it -> ",), before=other_checkpoint, mend=remove_checkpoints
+    ),
+    "a checkpoint that can't be read": Case(
+        "can't be read: Is a directory", ("or move it away -> ",), before=checkpoint_is_a_folder, mend=remove_folder
+    ),
+    "rows, put back": Case(
+        "train.json.gz is damaged", ("put it back from a copy -> ",), before=damaged_rows, mend=put_back
+    ),
+    "disk, freed": Case("no space for checkpoint", ("free some -> ",), broken=full_disk),
+    "no such classes": Case(
+        "data.classes=nowhere.txt: no such file", ("or null -> data.classes=null",), {"data.classes": "nowhere.txt"}
+    ),
+    "a line of an annotation": Case("train.csv, line 3: ", ("mend the line -> ",), before=torn_line, mend=mend_line),
+    "torn weights": Case(
+        "w.safetensors", ("fetch it again -> ",), {"weights": "w.safetensors"}, torn_weights, mend=trained_weights()
+    ),
+    "no such videos": Case(
+        "data.root=nowhere: no such folder", ("give the folder -> data.root=videos",), {"data.root": "nowhere"}
+    ),
+    "a lock that is gone": Case("lock.json is gone", ("start the same command again -> ",), broken=lock_goes),
     "nesterov": Case(
         "optim.nesterov=true needs optim.momentum above 0",
         ("optim.nesterov=false",),
@@ -369,6 +447,7 @@ def test_the_remedy_works(data, tmp_path, monkeypatch, capsys, name, remedy):
 
 
 def follow(overrides: Mapping[str, str], remedy: str, case: Case) -> None:
+    case.mend()
     given = {"NAME": "other", **case.given}
     written = re.sub("|".join(given), lambda found: given[found[0]], remedy.rpartition(" -> ")[2])
     changed = dict(part.split("=", 1) for part in re.findall(r"[\w.]+=(?:'[^']*'|\[[^]]*\]|\S+)", written))
