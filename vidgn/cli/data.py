@@ -109,6 +109,8 @@ def index(argv: list[str]) -> int:
         f"{arguments.out}: {summary.num_files} videos: {summary.num_ok} ok{others}{missing}; "
         f"{summary.num_frames} frames, {summary.duration_seconds / 3600:.2f} h; {summary.num_reused} rows reused"
     )
+    if passed_over := sources.passed_over_line():
+        print(passed_over)
     print(f"use it with data=csv data.root={sources.root or '.'} data.train={arguments.out} (or data.val=...)")
     return 0
 
@@ -133,6 +135,8 @@ def check(argv: list[str]) -> int:
             **limits_of(arguments),
             on_done=lambda source, status: bar.update(),
         )
+    if passed_over := sources.passed_over_line():
+        print(passed_over)
     print(report_text(report, verbose=arguments.verbose))
     return 1 if report.bad else 0
 

@@ -155,9 +155,9 @@ def test_broken_files_give_a_reason(shared_data: Path, name: str) -> None:
 @pytest.mark.shared
 def test_a_file_that_fails_in_the_middle_reads_up_to_there(shared_data: Path) -> None:
     with open_video(shared_data / "clips" / "broken" / "corrupted.mp4") as reader:
-        assert reader.read([clip_of((0, 29), Box(0, 0, 64, 64))])[0].shape == (2, 32, 32, 3)
-        with pytest.raises(DecodeError, match="frame 30 of 50 does not decode"):
-            reader.read([clip_of((28, 30), Box(0, 0, 64, 64))])
+        assert reader.read([clip_of((0, 28), Box(0, 0, 64, 64))])[0].shape == (2, 32, 32, 3)
+        with pytest.raises(DecodeError, match="frame 29 of 50 does not decode"):
+            reader.read([clip_of((27, 29), Box(0, 0, 64, 64))])
 
 
 def test_a_file_that_may_not_be_read_is_said(video: Path) -> None:

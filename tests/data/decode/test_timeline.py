@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from vidgn.data.decode.timeline import PacketInfo, Segment, Timeline, build_timeline
+from vidgn.data.decode.timeline import Damage, PacketInfo, Segment, Timeline, build_timeline
 
 
 def timeline(text: str) -> Timeline:
@@ -65,3 +65,37 @@ def test_frames_known_not_to_come_out_are_dropped() -> None:
     cut_off = timeline("K6 -4 -5 -9 -7 -8")
     assert cut_off.leading() == (4, 5)
     assert cut_off.without({4, 5}).shown_pts == (6, 7, 8, 9)
+
+
+def test_without_keyframes_no_gop_is_open() -> None:
+    assert not timeline("-0 -2 -1").is_open_gop()
+
+
+def test_pictures_behind_a_failed_packet_are_sound_again_from_the_next_keyframe_on() -> None:
+    """In decode order K0 1 2 3 K4 5, where packet 2 fails; pictures come as they are shown."""
+    damage = Damage()
+    damage.add(2)
+    sound = [damage.is_sound(order, is_corrupt=False, is_keyframe=order in (0, 4)) for order in (0, 1, 3, 4, 5)]
+    assert sound == [True, True, False, True, True]
+
+
+def test_a_keyframe_that_failed_itself_is_not_sound_and_mends_nothing() -> None:
+    damage = Damage()
+    damage.add(4)
+    assert [damage.is_sound(order, is_corrupt=False, is_keyframe=order == 4) for order in (4, 5)] == [False, False]
+
+
+def test_what_is_corrupt_before_the_first_keyframe_spoils_nothing() -> None:
+    damage = Damage()
+    assert not damage.is_sound(1, is_corrupt=True, is_keyframe=False)
+    assert damage.is_sound(0, is_corrupt=False, is_keyframe=True)
+    assert damage.is_sound(2, is_corrupt=False, is_keyframe=False)
+    assert not damage.is_sound(3, is_corrupt=True, is_keyframe=False)
+    assert not damage.is_sound(4, is_corrupt=False, is_keyframe=False)
+
+
+def test_without_times_a_keyframe_mends_what_lies_surely_before_it() -> None:
+    damage = Damage()
+    damage.add(10)
+    assert not damage.is_sound(20, earliest=5, is_corrupt=False, is_keyframe=True)
+    assert damage.is_sound(30, earliest=15, is_corrupt=False, is_keyframe=True)

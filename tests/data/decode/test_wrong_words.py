@@ -9,9 +9,11 @@ import av
 import numpy as np
 import pytest
 
-from tests.data.encoded_videos import FPS, HEIGHT, NUM_FRAMES, WIDTH, encode, number_shown, picture
+from tests.data.encoded_videos import FPS, HEIGHT, NUM_FRAMES, WIDTH, encode, number_shown, picture, write_damaged
 from vidgn.data.decode import open_video
 from vidgn.data.decode.base import Box, ResolvedClip, VideoReader
+from vidgn.data.decode.guided import GuardedReader
+from vidgn.data.decode.pyav import PyavReader
 from vidgn.data.decode.write import Recoding, recode
 from vidgn.data.tools.probe import probe
 from vidgn.errors import DecodeError
@@ -35,6 +37,14 @@ def without_stss(path: Path) -> Path:
     data = path.read_bytes()
     assert data.count(b"stss") == 1
     path.write_bytes(data.replace(b"stss", b"free"))
+    return path
+
+
+def without_ctts(path: Path) -> Path:
+    """An MP4 whose time stamps follow the order of coding: it lacks the table of how far each picture is moved."""
+    data = path.read_bytes()
+    assert data.count(b"ctts") == 1
+    path.write_bytes(data.replace(b"ctts", b"free").replace(b"edts", b"free"))  # its edit list hides the first ones
     return path
 
 
@@ -109,6 +119,8 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "rows and columns exchanged": lambda d: mirrored(d / "t.mp4", (0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
     "turned clockwise": lambda d: mirrored(d / "c.mp4", (0, 1, -1, 0), lambda p: np.rot90(p)),
     "turned and mirrored": lambda d: mirrored(d / "u.mp4", (0, -1, -1, 0), lambda p: p.swapaxes(0, 1)[::-1, ::-1]),
+    "h264 whose times are in the order of coding": lambda d: without_ctts(encode(d / "c.mp4", "libx264", options=X264)),
+    "a codec of screens": lambda d: encode(d / "r.mov", "qtrle", pix_fmt="rgb24"),
     "two streams": lambda d: two_streams(d / "two.mp4"),
 }
 
@@ -190,6 +202,50 @@ def test_a_size_that_changes_is_refused_with_a_remedy_that_works(tmp_path: Path)
         assert reader.num_frames == 2 * NUM_FRAMES
         for number in (3, NUM_FRAMES + 3):
             assert number_shown(reader.read_planned(whole(number))[0][0]) == number % NUM_FRAMES
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_colours_of_an_interlaced_picture_are_those_of_its_two_fields(tmp_path: Path, decoder: str) -> None:
+    """A box of it is the same box of the whole picture as FFmpeg converts it."""
+    path = encode(tmp_path / "fields.mpg", "mpeg2video", options={"flags": "+ildct+ilme", "top": "1"})
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        assert all(frame.interlaced_frame for frame in frames)
+        right_HWC = frames[13].to_ndarray(format="rgb24", threads=1)
+    with open_video(path, decoder=decoder) as reader:
+        assert reader.decoder == "pyav"
+        clip = ResolvedClip((13,), Box(10, 20, 40, 50), 40, 50, flip=False)
+        np.testing.assert_array_equal(reader.read([clip])[0][0], right_HWC[10:50, 20:70])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_frames_that_build_on_a_damaged_one_are_refused(tmp_path: Path, decoder: str) -> None:
+    """What a decoder shows in its place depends on where it began; from the next keyframe on all is well again."""
+    path = write_damaged("torn.mp4", tmp_path)
+    with open_video(path, decoder=decoder) as reader:
+        guide = reader.guide if isinstance(reader, GuardedReader) else reader
+        assert isinstance(guide, PyavReader)
+        timeline = guide.timeline
+        assert timeline is not None
+        lost = [number for number in range(reader.num_frames) if fails(reader, number)]
+    packets = sorted(timeline.order_of[timeline.shown_pts[number]] for number in lost)
+    next_key = min((key for key in timeline.keyframes if key > packets[0]), default=NUM_FRAMES)
+    assert packets == list(range(packets[0], next_key))
+    assert probe(path).num_frames == lost[0]
+
+
+def fails(reader: VideoReader, number: int) -> bool:
+    try:
+        assert number_shown(reader.read_planned(whole(number))[0][0]) == number
+    except DecodeError:
+        return True
+    return False
+
+
+def test_a_container_that_is_not_read_is_named_with_a_remedy(tmp_path: Path) -> None:
+    path = encode(tmp_path / "v.swf", "flv1")
+    with pytest.raises(DecodeError, match=r"no video in a container that is read .*ffmpeg -i OLD -c copy NEW.mkv"):
+        open_video(path)
 
 
 @pytest.mark.shared

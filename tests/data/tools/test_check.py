@@ -43,7 +43,8 @@ def test_every_broken_file_has_a_status_and_a_reason(shared_data: Path, capsys: 
     assert len(status) == 9
     assert status.pop("corrupted.mp4") == [
         "damaged",
-        "2 of 50 frames do not decode, frame 30 is the first (Invalid data found when processing input)",
+        "21 of 50 frames do not decode or build on one that does not, frame 29 is the first (Invalid data found when "
+        "processing input)",
     ]
     assert all(kind == "unreadable" and len(why) > 10 for kind, why in status.values())
     assert lines[-1] == "9 files: 0 ok, 9 bad"

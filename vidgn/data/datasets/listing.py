@@ -12,7 +12,12 @@ from vidgn.errors import ManifestError
 
 Split = Literal["train", "val"]
 
-VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv"})
+_USUAL = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv"})
+_BROADCAST = frozenset({".ts", ".mts", ".m2ts", ".vob", ".mxf", ".dv", ".wtv", ".pva", ".m1v", ".m2v"})
+_RARE = frozenset(
+    {".3g2", ".apng", ".asf", ".divx", ".f4v", ".gif", ".ivf", ".mjpeg", ".nut", ".ogv", ".qt", ".rm", ".y4m"}
+)
+VIDEO_EXTENSIONS = _USUAL | _BROADCAST | _RARE
 IMAGE_EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp"})
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation")}
 

@@ -1,8 +1,9 @@
 """Which files are meant: a folder, one file, or any annotation file, for the verbs that look at files."""
 
+import itertools
 import os
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import cast, get_args
 
 from vidgn.data.datasets.annotations import kinetics_listing, list_rows
@@ -18,6 +19,8 @@ from vidgn.data.datasets.listing import (
 )
 from vidgn.errors import ManifestError
 
+_NUM_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Source:
@@ -30,11 +33,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """`root`: what paths are relative to. `missing`: files that an annotation names and that are not there."""
+    """`root`: what paths are relative to. `missing`: files that an annotation names and that are not there.
+
+    `passed_over`: endings of other files in a folder, with their number.
+    """
 
     root: str
     files: tuple[Source, ...]
     missing: tuple[str, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def passed_over_line(self) -> str:
+        """One line of what is in the folder and was not looked at, empty where all was."""
+        named = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
+        endings = ", ".join(f"{number} {ending or 'without ending'}" for ending, number in named[:_NUM_NAMED])
+        more = f" and {len(named) - _NUM_NAMED} other endings" if len(named) > _NUM_NAMED else ""
+        return f"passed over by their endings: {endings}{more}" if named else ""
 
 
 def find_sources(
@@ -71,23 +85,24 @@ def find_sources(
 
 
 def _folder(folder: str) -> Sources:
-    paths = sorted(_walk(folder, VIDEO_EXTENSIONS)) or sorted(_walk(folder, IMAGE_EXTENSIONS))
-    if not paths:
+    by_ending: dict[str, list[str]] = {}
+    for path in _walk(folder):
+        by_ending.setdefault(os.path.splitext(path)[1].lower(), []).append(path)
+    wanted = next((some for some in (VIDEO_EXTENSIONS, IMAGE_EXTENSIONS) if some & by_ending.keys()), None)
+    if wanted is None:
         extensions = ", ".join(sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS))
         raise ManifestError(f"{folder}: no videos or images in it ({extensions}); give another folder")
     files = []
-    for path in paths:
+    for path in sorted(itertools.chain.from_iterable(by_ending.pop(ending, ()) for ending in wanted)):
         relative = os.path.relpath(path, folder)
         files.append(Source(relative, path, os.path.basename(os.path.dirname(path)) if os.sep in relative else ""))
-    return Sources(folder, tuple(files))
+    return Sources(folder, tuple(files), passed_over={ending: len(paths) for ending, paths in by_ending.items()})
 
 
-def _walk(folder: str, extensions: Collection[str]) -> Iterator[str]:
+def _walk(folder: str) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if os.path.splitext(name)[1].lower() in extensions and not name.startswith("."):
-                yield os.path.join(parent, name)
+        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
 
 
 def _told_format(path: str) -> str:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import av
 import av.error
 from av.container import InputContainer
-from av.stream import Discard, Disposition
+from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
 from vidgn.data.decode.base import MAX_PIXELS, OUT_OF_MEMORY, decode_error
@@ -18,7 +18,7 @@ from vidgn.errors import DecodeError
 # Demuxers that read exactly the file they are given; play lists and scripts (concat, hls, dash) open others.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,asf,ogg,mjpeg,mxf,nut,ivf,"
-    "obu,gif"
+    "obu,av1,vc1,vvc,gif,apng,webp_anim,dv,yuv4mpegpipe,rm,wtv,pva"
 )
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", **_LIMITS}
@@ -57,6 +57,12 @@ def _open(path: str, options: dict[str, str], timeout_seconds: float | None) -> 
         return av.open("file:" + path, options=options, metadata_errors="ignore", timeout=timeout_seconds, mode="r")
     except MemoryError:
         raise decode_error(path, OUT_OF_MEMORY) from None
+    except av.error.ArgumentError:  # what a format outside the list gives
+        raise decode_error(
+            path,
+            "is no video in a container that is read (MP4, Matroska, AVI, MPEG and kin); write it as one, for example "
+            "with ffmpeg -i OLD -c copy NEW.mkv",
+        ) from None
     except (av.error.FFmpegError, ValueError) as error:
         raise decode_error(path, f"is no video that can be read ({reason_of(error)}); fetch it again") from None
 
@@ -84,9 +90,14 @@ def video_streams(container: InputContainer) -> list[VideoStream]:
 def _video_stream(container: InputContainer, path: str) -> VideoStream:
     if streams := video_streams(container):
         return streams[0]
-    found = ", ".join(stream.type for stream in container.streams) or "no stream"
+    found = ", ".join(_kind_of(stream) for stream in container.streams) or "no stream"
     container.close()
     raise decode_error(path, f"has no video stream that can be decoded (found: {found})")
+
+
+def _kind_of(stream: Stream) -> str:
+    is_picture = stream.type == "video" and stream.disposition & Disposition.attached_pic
+    return "cover picture" if is_picture else str(stream.type)
 
 
 def _is_mp4(path: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from vidgn.data.decode.base import Box, FrameSink, ResolvedClip, VideoReader
 from vidgn.data.decode.pyav import PyavReader
 
-_LOOKS = (11, 3, 15, 7)  # sixteenths of a video
+_LOOKS = (11, 3, 16, 7, 15)  # sixteenths of a video
 _SAME = 3.0  # mean grey levels: of one frame, conversions to RGB differ by less, but for odd heights
 _verdicts: dict[tuple[str, str, int, int], str | None] = {}
 _FRAMES_AT_ONCE = 32  # whole RGB frames that are held before they are cropped
@@ -73,8 +73,13 @@ class GuardedReader(VideoReader):
         found = os.stat(self.path)
         key = (self.decoder, self.path, found.st_size, found.st_mtime_ns)
         if key not in _verdicts:
-            last = self.num_frames - 1
-            _verdicts[key] = next(filter(None, (self._wrong_at(last * part // 16) for part in _LOOKS)), None)
+            last, timeline = self.num_frames - 1, self.guide.timeline
+            wrong = next(filter(None, (self._wrong_at(last * part // 16) for part in _LOOKS)), None)
+            if self.guide.timeline is not timeline:
+                wrong = f"{self.decoder} believes in keyframes or time stamps that are wrong"
+            elif self.guide.is_interlaced:
+                wrong = f"{self.decoder} mixes the colours of an interlaced picture's two fields"
+            _verdicts[key] = wrong
         return _verdicts[key]
 
     def _wrong_at(self, number: int) -> str | None:

@@ -15,19 +15,36 @@ from vidgn.data.decode import container
 from vidgn.data.decode.base import OUT_OF_MEMORY, VideoReader, check_file, check_size
 from vidgn.data.decode.container import errors_named, open_container, reason_of
 from vidgn.data.decode.pixels import AS_CODED, Orientation
-from vidgn.data.decode.timeline import PacketInfo, Timeline, build_timeline
+from vidgn.data.decode.timeline import Damage, PacketInfo, Timeline, build_timeline
 
 if TYPE_CHECKING:
     Packet = av.Packet[VideoStream]  # generic in its stub alone
 
 # Codecs that honour skip_frame=NONREF exactly; the tests compare each with a decode of every frame.
 _SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
+# Codecs whose word on keyframes holds, beside those that have nothing else; all others are decoded from the start.
+_MPEG4_LIKE = frozenset({"mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "flv1", "h263", "h263p"})
+_KEYED = _MPEG4_LIKE | {
+    "h264",
+    "hevc",
+    "av1",
+    "vp8",
+    "vp9",
+    "mpeg2video",
+    "mpeg1video",
+    "wmv3",
+    "vc1",
+    "theora",
+    "ffv1",
+}
+_MAX_DELAY = 64  # packets that a decoder may hold before their pictures come out
 
 
 class IndexedVideo(VideoReader):
     """A file and the list of its packets. Without usable time stamps, frames are counted as they come out."""
 
-    timeline: Timeline | None
+    timeline: Timeline | None = None
+    failed = False  # the packet decoded last
     last_error: str | None = None  # FFmpeg's last word on a packet that did not decode
 
     def __init__(self, path: str, *, timeout_seconds: float | None = None) -> None:
@@ -56,6 +73,8 @@ class IndexedVideo(VideoReader):
         self._context: VideoCodecContext = self._stream.codec_context
         self._is_fresh = True
         self._can_skip = self._context.name in _SKIPPING
+        if self._context.name == "hevc":  # else it fills damaged pictures with what its memory holds, and says nothing
+            self._context.options = {**self._context.options, "err_detect": "explode"}
 
     def _index(self) -> None:
         context = self._context
@@ -117,16 +136,23 @@ class IndexedVideo(VideoReader):
             for packet in self._demux():
                 if packet is not None:
                     packets.append(PacketInfo(packet.pts, packet.is_keyframe, packet.is_discard, packet.dts))
+                    if packet.has_sidedata("encryption_info"):
+                        raise self.error("is encrypted; decrypt it with the program that it was made for")
                 self._check_deadline()
         self._is_fresh = False
         if not packets:
             raise self.error("its video stream holds no frames; fetch it again")
         timeline = build_timeline(packets)
-        if timeline is not None and self._context.pix_fmt == "pal8":
+        if timeline is None:
+            return None
+        if self._context.pix_fmt == "pal8":
             self._can_seek = False  # the palette comes with the first packet of an opened file, and where it changes
             return timeline.from_start()
-        if timeline is not None and (timeline.leading() or not packets[0].is_keyframe):
-            timeline = self._drop_undecodable_start(timeline)
+        codec = self._context.codec
+        if codec.canonical_name not in _KEYED and not codec.intra_only:
+            return timeline.from_start()
+        if timeline.leading() or not packets[0].is_keyframe:
+            return self._drop_undecodable_start(timeline)
         return timeline
 
     def _drop_undecodable_start(self, timeline: Timeline) -> Timeline:
@@ -148,17 +174,42 @@ class IndexedVideo(VideoReader):
             return AS_CODED
         for frame in self.frames():
             parts = cast(Iterable[Any], frame.side_data)  # its stub makes a mapping of it
-            matrices = [bytes(part) for part in parts if part.type == SideData.DISPLAYMATRIX]
+            try:
+                matrices = [bytes(part) for part in parts if part.type == SideData.DISPLAYMATRIX]
+            except ValueError:  # side data that PyAV has no name for hide the others
+                raise self.error(
+                    "may have to be turned, and carries data in which that can't be looked up; write it anew with "
+                    "another program"
+                ) from None
             return Orientation.of_matrix(matrices[0]) if matrices else AS_CODED
         return AS_CODED
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """Every frame, in the order shown, errors passed over: what a full sequential decode gives."""
+        for frame, _ in self.judged_frames():
+            yield frame
+
+    def judged_frames(self) -> Iterator[tuple[av.VideoFrame, bool]]:
+        """The same, each with whether it can be trusted: see Damage."""
         self._rewind()
         self._context.skip_frame = "DEFAULT"
+        damage, num_sent = Damage(), 0
         with errors_named(self.path):
             for packet in self._demux():
-                yield from self._decode(packet)
+                frames = self._decode(packet)
+                if self.failed:
+                    damage.add(num_sent)
+                num_sent += 1
+                for frame in frames:
+                    yield frame, self._is_sound(frame, damage, num_sent)
+
+    def _is_sound(self, frame: av.VideoFrame, damage: Damage, num_sent: int = 0) -> bool:
+        """`num_sent`: packets that the decoder has been given; without times, the frame is of one of them."""
+        order = None if self.timeline is None or frame.pts is None else self.timeline.order_of.get(frame.pts)
+        key, corrupt = bool(frame.key_frame), frame.is_corrupt
+        if order is None:
+            return damage.is_sound(num_sent, is_corrupt=corrupt, is_keyframe=key, earliest=num_sent - _MAX_DELAY)
+        return damage.is_sound(order, is_corrupt=corrupt, is_keyframe=key)
 
     def _demux(self) -> "Iterator[Packet | None]":
         """Packets of the video stream; at the end None, on which the decoder gives what it still holds."""
@@ -187,6 +238,7 @@ class IndexedVideo(VideoReader):
 
     def _decode(self, packet: "Packet | None") -> list[av.VideoFrame]:
         self._check_deadline()
+        self.failed = False
         try:
             frames = self._context.decode(packet)
         except av.error.EOFError:
@@ -194,7 +246,7 @@ class IndexedVideo(VideoReader):
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise self.error(OUT_OF_MEMORY) from None
-            self.last_error = reason_of(error)
+            self.failed, self.last_error = True, reason_of(error)
             return []
         self.num_decoded += len(frames)
         return frames

@@ -25,7 +25,8 @@ class Converter:
     def crops(self, frame: av.VideoFrame, boxes: Sequence[Box]) -> Iterator[np.ndarray]:
         """RGB pixels, uint8 (H, W, 3), of each box of `frame`; equal to the same box of the whole converted frame."""
         shifts = _CROPPED_FORMATS.get(frame.format.name)
-        if shifts is None or frame.height % 2 or frame.width % 2:
+        # Rows of an interlaced picture belong to two fields by turns, which FFmpeg converts apart.
+        if shifts is None or frame.interlaced_frame or frame.height % 2 or frame.width % 2:
             rgb_HWC = _pixels(self._to_rgb(frame))
             for box in boxes:
                 yield rgb_HWC[box.top : box.top + box.height, box.left : box.left + box.width]

@@ -17,11 +17,12 @@ from vidgn.data.decode.base import Box, FrameSink, HeaderSizeError
 from vidgn.data.decode.container import errors_named
 from vidgn.data.decode.indexed import IndexedVideo
 from vidgn.data.decode.pixels import Converter
-from vidgn.data.decode.timeline import Segment, Timeline
+from vidgn.data.decode.timeline import Damage, Segment, Timeline
 
 if TYPE_CHECKING:
     from vidgn.data.decode.indexed import Packet
 
+_FRAMES_IN_ORDER = 32  # that are looked at to see whether a file's time stamps are those of its pictures
 _SEEK_AT_LEAST = 32  # packets; below that it is cheaper to read and drop them
 
 
@@ -29,10 +30,15 @@ class _NoKeyframe(Exception):  # noqa: N818  # not an error: it decodes from the
     """A packet that the container calls a keyframe is none."""
 
 
+class _NoTimes(Exception):  # noqa: N818  # not an error: frames are counted
+    """Pictures come out in another order than their time stamps say."""
+
+
 class PyavReader(IndexedVideo):
     """See VideoReader. Where a container has no usable time stamps, frames are counted as they come out."""
 
     decoder = "pyav"
+    is_interlaced = False  # a picture read so far
 
     def __init__(self, path: str, *, timeout_seconds: float | None = None) -> None:
         """Open the file and index its packets.
@@ -42,11 +48,13 @@ class PyavReader(IndexedVideo):
         """
         super().__init__(path, timeout_seconds=timeout_seconds)
         self._converter = Converter()
+        self._is_in_order = False
 
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
         coded = [(box, self.orientation.box_before(box, self.coded_size)) for box in boxes]
 
         def emit(number: int, frame: av.VideoFrame) -> None:
+            self.is_interlaced = self.is_interlaced or bool(frame.interlaced_frame)
             if change := self.size_change(frame):
                 if self.settle_size():
                     raise HeaderSizeError(f"{self.path}: its pictures have another size than its header says")
@@ -69,12 +77,12 @@ class PyavReader(IndexedVideo):
             )
 
     def _deliver_by_count(self, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]) -> list[int]:
-        remaining = set(wanted)
-        for number, frame in enumerate(self.frames()):
-            if number in remaining:
+        remaining, last = set(wanted), wanted[-1]
+        for number, (frame, is_sound) in enumerate(self.judged_frames()):
+            if number in remaining and is_sound:
                 emit(number, frame)
                 remaining.discard(number)
-            if not remaining:
+            if number >= last or not remaining:
                 break
         return sorted(remaining)
 
@@ -88,10 +96,25 @@ class PyavReader(IndexedVideo):
             given.add(number)
 
         try:
-            return self._deliver_segments(timeline, wanted, noted)
-        except _NoKeyframe:
-            self.timeline = timeline = timeline.from_start()
-            return self._deliver_segments(timeline, [number for number in wanted if number not in given], emit)
+            try:
+                left = self._deliver_segments(timeline, wanted, noted)
+            except _NoKeyframe:
+                self.timeline = timeline = timeline.from_start()
+                left = self._deliver_segments(timeline, [number for number in wanted if number not in given], emit)
+            self._check_order(timeline)
+        except _NoTimes:
+            self.timeline = None
+            return self._deliver_by_count(wanted, emit)
+        return left
+
+    def _check_order(self, timeline: Timeline) -> None:
+        """A codec that reorders pictures, in a file whose time stamps do not: once, see how they come out."""
+        if self._is_in_order or not self._context.has_b_frames or not timeline.is_as_coded():
+            return
+        frames = itertools.islice(self.frames(), _FRAMES_IN_ORDER)
+        if any(a > b for a, b in itertools.pairwise(f.pts for f in frames if f.pts is not None)):
+            raise _NoTimes
+        self._is_in_order = True
 
     def _deliver_segments(
         self, timeline: Timeline, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]
@@ -154,7 +177,8 @@ class PyavReader(IndexedVideo):
         """
         remaining = set(segment.pts)
         unseen_key = timeline.pts_of[segment.first] if segment.first else None  # all begin with the first packet
-        order_of, context, skipping = timeline.order_of, self._context, None
+        order_of, context, skipping, damage = timeline.order_of, self._context, None, Damage()
+        last_pts = None
         with errors_named(self.path):
             for packet in packets:
                 pts = None if packet is None else packet.pts
@@ -167,14 +191,19 @@ class PyavReader(IndexedVideo):
                     skipping = skip
                 frames = self._decode(packet)
                 is_last = packet is None or order >= segment.last
+                if self.failed:
+                    damage.add(order)
                 if is_last and packet is not None:
                     frames += self._decode(None)
                 for frame in frames:
+                    if last_pts is not None and frame.pts is not None and frame.pts < last_pts:
+                        raise _NoTimes
+                    last_pts = frame.pts
                     if unseen_key is not None and (frame.pts == unseen_key or frame.pts in remaining):
                         if frame.pts != unseen_key or not self._is_keyframe(frame):
                             raise _NoKeyframe
                         unseen_key = None
-                    if frame.pts in remaining and not frame.is_corrupt:
+                    if self._is_sound(frame, damage) and frame.pts in remaining:
                         remaining.discard(frame.pts)
                         emit(timeline.frame_number(frame.pts), frame)
                 if is_last:

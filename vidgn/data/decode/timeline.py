@@ -81,11 +81,14 @@ class Timeline:
 
     def is_open_gop(self) -> bool:
         """Whether pictures behind a keyframe in decode order are shown before it."""
-        ends = (*self.keyframes[1:], len(self.pts_of))
-        for key, end in zip(self.keyframes, ends, strict=True):
+        for key, end in itertools.pairwise((*self.keyframes, len(self.pts_of))):
             if any(pts < self.pts_of[key] for pts in self.pts_of[key + 1 : end]):
                 return True
         return False
+
+    def is_as_coded(self) -> bool:
+        """Whether several frames are shown in the order of their packets."""
+        return len(self.pts_of) > 1 and all(earlier < later for earlier, later in itertools.pairwise(self.pts_of))
 
     def without(self, dropped_pts: Collection[int]) -> "Timeline":
         """The same packets with some frames known never to come out."""
@@ -95,6 +98,39 @@ class Timeline:
     def from_start(self) -> "Timeline":
         """The same packets where no keyframe is to be believed: everything decodes from the first."""
         return replace(self, keyframes=(0,))
+
+
+class Damage:
+    """Which pictures of a decode can't be trusted: one that failed, and all behind it up to the next sound keyframe.
+
+    What a decoder puts in the place of a lost picture depends on what it has decoded before, and is handed on.
+    """
+
+    def __init__(self) -> None:
+        self._failed: set[int] = set()
+        self._has_keyframe = False
+
+    def add(self, order: int) -> None:
+        """The packet `order` did not decode as it should."""
+        self._failed.add(order)
+
+    def is_sound(self, order: int, *, is_corrupt: bool, is_keyframe: bool, earliest: int | None = None) -> bool:
+        """Whether the picture of packet `order` can be trusted. Pictures come in the order shown.
+
+        What is corrupt before the first keyframe is shown is of a GOP that is not there, and spoils nothing behind.
+
+        Args:
+            earliest: the first packet that it may be of, where that can't be told; `order` is then the last.
+        """
+        self._has_keyframe = self._has_keyframe or is_keyframe
+        if is_corrupt:
+            if self._has_keyframe:
+                self.add(order)
+            return False
+        if is_keyframe:
+            first = order if earliest is None else earliest
+            self._failed = {failed for failed in self._failed if failed >= first}
+        return all(failed > order for failed in self._failed)
 
 
 def build_timeline(packets: Sequence[PacketInfo]) -> Timeline | None:

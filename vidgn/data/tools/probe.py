@@ -67,8 +67,9 @@ def _look(reader: PyavReader) -> Probe:
 
     reader.settle_size()
     number = random.Random(reader.num_frames).randrange(reader.num_frames)
+    alone_HWC = _read_alone(reader, number)  # first: it shows whether keyframes and time stamps can be believed
     num_good, reason, picture_HWC = _decode_all(reader, number)
-    if reason is None and picture_HWC is not None and not np.array_equal(picture_HWC, _read_alone(reader, number)):
+    if reason is None and picture_HWC is not None and (alone_HWC is None or (picture_HWC != alone_HWC).any()):
         reason = f"frame {number} read alone is another picture than in a decode of all; transcode it"
     if num_good == 0:
         return Probe(UNREADABLE, f"none of its {reader.num_frames} frames decodes", codec=reader.codec)
@@ -97,11 +98,13 @@ def _decode_all(reader: PyavReader, number: int) -> tuple[int, str | None, np.nd
     timeline, picture_HWC = reader.timeline, None
     good: set[int] = set()
     num_good = 0
-    for frame in reader.frames():
+    for frame, is_sound in reader.judged_frames():
         if change := reader.size_change(frame):
             return num_good, f"{change}; transcode it", None
-        if frame.is_corrupt:
+        if not is_sound:
             reader.last_error = reader.last_error or "a picture is damaged"
+            if timeline is None:
+                break
         elif timeline is None:
             num_good += 1
         elif frame.pts is not None:
@@ -114,14 +117,20 @@ def _decode_all(reader: PyavReader, number: int) -> tuple[int, str | None, np.nd
         return num_good, None, picture_HWC
     lost = reader.num_frames - (num_good if timeline is None else len(good.intersection(timeline.shown_pts)))
     detail = f" ({reader.last_error})" if reader.last_error else ""
-    reason = f"{lost} of {reader.num_frames} frames do not decode, frame {num_good} is the first{detail}"
+    reason = (
+        f"{lost} of {reader.num_frames} frames do not decode or build on one that does not, "
+        f"frame {num_good} is the first{detail}"
+    )
     return num_good, reason, None
 
 
-def _read_alone(reader: PyavReader, number: int) -> np.ndarray:
-    """A frame as training reads it: sought, and cut out of its coded picture."""
+def _read_alone(reader: PyavReader, number: int) -> np.ndarray | None:
+    """A frame as training reads it: sought, and cut out of its coded picture; None where it does not decode."""
     whole = Box(0, 0, reader.height, reader.width)
-    return reader.read([ResolvedClip((number,), whole, whole.height, whole.width, flip=False)])[0][0]
+    try:
+        return reader.read([ResolvedClip((number,), whole, whole.height, whole.width, flip=False)])[0][0]
+    except DecodeError:
+        return None
 
 
 def _flags(reader: PyavReader, seconds: Sequence[float]) -> tuple[str, ...]:
