@@ -120,6 +120,13 @@ def another_class() -> None:
     Path("three.txt").write_text("run\nwalk\njump\n")
 
 
+def labels_from_one() -> None:
+    Path("three.txt").write_text("run\nwalk\njump\n")
+    for name in ("train.csv", "val.csv"):
+        path = Path(name)
+        path.write_text(path.read_text().replace("run", "1").replace("walk", "2"))
+
+
 @contextmanager
 def gpu_for(clips: int) -> Iterator[None]:
     """A GPU that holds forwards of so many clips, by a prediction that is 1000 bytes a clip, and half of it in bf16."""
@@ -413,8 +420,20 @@ CASES = {
         lambda: gpu_for(clips=0),
         stays_broken=True,
     ),
-    "other classes": Case(
-        "is not one of the 2 classes", ("data.classes -> data.classes=three.txt",), before=another_class
+    "another class": Case("no training video has it", ("data.untrained_classes=allow",), before=another_class),
+    "a class that is not trained": Case(
+        "1 classes are tested that no training video has: jump",
+        ("data.untrained_classes=allow",),
+        {"data.classes": "three.txt"},
+        another_class,
+    ),
+    "labels from 1 on": Case(
+        "labels are whole numbers from 1 on, and classes are counted from 0",
+        ("data.first_label=1", "data.classes -> data.classes=three.txt"),
+        before=labels_from_one,
+    ),
+    "labels one beyond the classes": Case(
+        "is not one of the 2 classes", ("data.first_label=1",), {"data.classes": "names.txt"}, labels_from_one
     ),
 }
 
@@ -491,6 +510,10 @@ SHOWN = (
     "leave such steps out with {}",
     "gradients of a bf16 conv3d are wrong here",
     "{}: write {} ({})",
+    "if classes are counted from there",
+    "if that is the first class",
+    "no training video has it",
+    "number or name classes alike",
 )
 # Messages whose remedies are run elsewhere, or need what is not here.
 ELSEWHERE = {

@@ -15,6 +15,7 @@ from vidgn.config.build import to_plain
 from vidgn.config.fingerprint import policy
 from vidgn.config.schema import Config
 from vidgn.data.datasets.manifest import Manifest, check_data
+from vidgn.data.datasets.splits import check_splits
 from vidgn.distributed.environment import CELL, ranks_are_set, threads_per_rank
 from vidgn.distributed.launcher import check_launch, launch
 from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, world_size_of
@@ -226,6 +227,8 @@ def _claim(config: Config, held: ExitStack) -> Owner | None:
     log, notes = _log_to(path), list[str]()  # said once the directory is known to be this experiment's
     train, val = rows_of(config, "train", log=notes.append), rows_of(config, "val", log=notes.append)
     identified = identity_of(config, train, val, is_test=False)
+    if kept_rows(path, "train") is None:
+        notes += check_splits(train, val, config.data)
     path.mkdir(parents=True, exist_ok=True)
     owner = held.enter_context(locked(path, log))
     directory.claim(path, identified)

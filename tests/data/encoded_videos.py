@@ -321,8 +321,7 @@ def write_damaged(name: str, folder: Path) -> Path:
 
 def write_set(folder: Path, *, num_classes: int = 5) -> Path:
     """A training set of one file of each kind, `train.csv`, and a validation set of every second of them, `val.csv`."""
-    paths = [write(folder) for write in KINDS.values()]
-    for name, listed in {"train": paths, "val": paths[::2]}.items():
-        rows = [f"{path.name},motion {i % num_classes}" for i, path in enumerate(listed)]
-        (folder / f"{name}.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    rows = [f"{write(folder).name},motion {i % num_classes}" for i, write in enumerate(KINDS.values())]
+    for name, listed in {"train": rows, "val": rows[::2]}.items():
+        (folder / f"{name}.csv").write_text("\n".join(["path,label", *listed]) + "\n")
     return folder

@@ -100,6 +100,9 @@ class DataConfig:
     mean: Experiment[tuple[float, float, float]]  # 0-255 RGB
     std: Experiment[tuple[float, float, float]]
     synthetic: Experiment[SyntheticConfig | None]
+    # The defaults below are for runs of earlier versions.
+    first_label: Machine[int] = 0  # of the first class, in annotations whose labels are whole numbers
+    untrained_classes: Policy[Literal["error", "allow"]] = "error"  # classes of validation that no training video has
 
 
 @dataclass(frozen=True)

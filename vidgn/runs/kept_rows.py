@@ -2,9 +2,12 @@
 
 import gzip
 import json
+import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,13 @@ import yaml
 from vidgn.atomic_files import write_atomic
 from vidgn.config.schema import Config, DataConfig
 from vidgn.data.datasets.annotations import read_listing
+from vidgn.data.datasets.classes import read_classes
 from vidgn.data.datasets.listing import Listing, Split
-from vidgn.data.datasets.manifest import FOLDERS, Manifest, check_complete, label_rows, read_classes
+from vidgn.data.datasets.manifest import FOLDERS, Manifest, check_complete, label_rows
 from vidgn.errors import ManifestError
 
 Read = Callable[[DataConfig, Split], Listing]
+_ASKED_AT_ONCE = 32
 _WORDS: Mapping[Split, str] = {"train": "training", "val": "validation"}
 
 
@@ -47,6 +52,8 @@ def rows_of(
     began = kept_rows(config.run_dir, split)
     rows = None if began is None or (is_test and _is_moved(config)) else _still(began, now, data, split)
     if rows is None:
+        for note in now.notes:
+            log(note)
         check_complete(now, data, split)
         return label_rows(now, data, split, read_classes(data))
     there = set(now.ids)
@@ -62,12 +69,27 @@ def rows_of(
 
 def keep_rows(run_dir: Path, split: Split, rows: Manifest) -> None:
     """Write down what a run began with, and where the files are now."""
-    lists = {**asdict(rows.listing()), "labels": rows.labels, "classes": rows.classes}
+    listing = rows.listing()
+    listing.num_bytes = listing.num_bytes or sizes(os.path.join(listing.base, path) for path in listing.paths)
+    lists = {**asdict(listing), "labels": rows.labels, "classes": rows.classes}
     packed = gzip.compress(json.dumps(lists).encode(), compresslevel=6, mtime=0)
     path = _file(run_dir, split)
     path.parent.mkdir(exist_ok=True)
     if not path.exists() or path.read_bytes() != packed:
         write_atomic(path, lambda f: f.write(packed))
+
+
+def sizes(paths: Iterable[str]) -> list[int]:
+    """Bytes of each file, 0 where it is not there; many are asked for at once, since a network takes its time."""
+
+    def size(path: str) -> int:
+        try:
+            return os.stat(path).st_size
+        except OSError:
+            return 0
+
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return list(pool.map(size, paths, chunksize=256))
 
 
 def kept_rows(run_dir: Path, split: Split) -> Manifest | None:
@@ -96,8 +118,10 @@ def _file(run_dir: Path, split: Split) -> Path:
 def _still(began: Manifest, now: Listing, data: DataConfig, split: Split) -> Manifest | None:
     """The rows a run began with, where they are now; None where other ones are asked for by now."""
     is_listed = data.format not in FOLDERS  # else a file that is gone is in no list
-    if (is_listed or data.classes is not None) and read_classes(data) != began.classes:
-        return None
+    if is_listed or data.classes is not None:
+        with suppress(ManifestError):  # numbers that do not begin at the first class were taken by earlier versions
+            if read_classes(data) != began.classes:
+                return None
     try:
         labels = label_rows(now, data, split, began.classes).labels
     except ManifestError:  # another class

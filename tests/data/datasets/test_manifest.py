@@ -168,9 +168,12 @@ def test_validation_has_the_classes_of_training(data, tmp_path):
 def test_the_class_file_sets_the_labels(data, tmp_path):
     touch(tmp_path, "1.mp4")
     classes = write(tmp_path / "classes.txt", "zero\none\n\ntwo\n")
-    train = write(tmp_path / "t.csv", "path,label\n1.mp4,two\n1.mp4,1\n")
-    data = replace(data, train=train, classes=classes)
-    assert rows(read_manifest(data, "train")) == [("1.mp4", 2), ("1.mp4", 1)]
+    names = write(tmp_path / "t.csv", "path,label\n1.mp4,two\n1.mp4,one\n")
+    numbers = write(tmp_path / "n.csv", "path,label\n1.mp4,2\n1.mp4,01\n")
+    for train in (names, numbers):
+        assert rows(read_manifest(replace(data, train=train, classes=classes), "train")) == [("1.mp4", 2), ("1.mp4", 1)]
+    with pytest.raises(ManifestError, match=r"label '2' is not one .* numbers count classes only where every label"):
+        read_manifest(replace(data, train=numbers, val=names, classes=classes), "train")
 
 
 def test_the_digest_is_of_ids_and_labels_in_order(data, tmp_path):
@@ -199,7 +202,7 @@ def test_the_digest_is_of_ids_and_labels_in_order(data, tmp_path):
         ('path,label\n1.mp4,x\n1.mp4,"x\n1.mp4,x\n', "line 3: unexpected end of data; mend the line, and close every"),
         ('path,label\n1.mp4,"x\n' + "1.mp4,x\n" * 20_000, "line 2: field larger than field limit"),
         ('path,"label\n1.mp4,x\n', "line 1: unexpected end of data"),
-        ("path,label,num_frames\n1.mp4,x,99999999999\n", "num_frames=99999999999 of 1.mp4 is no number of frames"),
+        ("path,label,num_frames\n1.mp4,x,99999999999\n", "num_frames=99999999999 of 1.mp4 is no such number"),
     ],
 )
 def test_a_bad_csv_is_one_line(data, tmp_path, text, message):
@@ -248,10 +251,10 @@ def test_odd_text_files(data, tmp_path):
 def test_a_number_far_beyond_the_rows_is_no_class(data, tmp_path):
     touch(tmp_path, "1.mp4")
     for label in ("9999999", "1" + "0" * 5000):
-        path = write(tmp_path / "t.csv", f"path,label\n1.mp4,3\n1.mp4,{label}\n")
+        path = write(tmp_path / "t.csv", f"path,label\n1.mp4,0\n1.mp4,{label}\n")
         with pytest.raises(ManifestError, match=r"t.csv: label \d+ would make \d+ classes of 2 rows; mend the label"):
             read_manifest(replace(data, train=path), "train")
-    path = write(tmp_path / "t.csv", "path,label\n1.mp4,21840\n")  # one row of ImageNet-21k
+    path = write(tmp_path / "t.csv", "path,label\n1.mp4,0\n1.mp4,21840\n")  # two rows of ImageNet-21k
     assert len(read_manifest(replace(data, train=path), "train").classes) == 21841
 
 

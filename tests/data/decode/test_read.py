@@ -34,10 +34,10 @@ BROKEN = {
     "bipbop_audioinit.mp4": "has no video stream that can be decoded",
     "bipbop_cbcs_video_init.mp4": "holds no frames",
     "chunk_out_of_range.mp4": "is no video that can be read",
-    "concat_script.mp4": "is no video that can be read",
+    "concat_script.mp4": "is no video in a container that is read",
     "empty.mp4": "is empty (0 bytes)",
     "invalid_userdata.mp4": "holds no frames",
-    "test.wav": "is no video that can be read",
+    "test.wav": "is no video in a container that is read",
     "truncated.mp4": "is no video that can be read",
 }
 
@@ -186,7 +186,7 @@ def test_scripts_open_no_other_file(video: Path, tmp_path: Path) -> None:
     }
     for name, text in scripts.items():
         (tmp_path / name).write_text(text)
-        with pytest.raises(DecodeError, match="is no video that can be read"):
+        with pytest.raises(DecodeError, match=r"is no video (that can be|in a container that is) read"):
             open_video(tmp_path / name)
 
 

@@ -16,10 +16,11 @@ from PIL import Image
 from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, copy_from, encode
 from vidgn.cli import data as verbs
 from vidgn.config.schema import DataConfig
+from vidgn.data.datasets.listing import INDEX_COLUMNS
 from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.datasets.sources import find_sources
 from vidgn.data.loading.pool import Limits
-from vidgn.data.tools.index import COLUMNS, write_index
+from vidgn.data.tools.index import write_index
 from vidgn.errors import ManifestError
 
 LIMITS = Limits()
@@ -205,7 +206,7 @@ def test_ctrl_c_keeps_what_is_done(videos: Path, tmp_path: Path) -> None:
 
 
 def test_the_header_is_what_the_help_says() -> None:
-    assert COLUMNS[:2] == ("path", "label")
+    assert INDEX_COLUMNS[:2] == ("path", "label")
     assert "path, label, num_frames" in verbs._INDEX_EPILOG
-    for column in COLUMNS:
+    for column in INDEX_COLUMNS:
         assert column in verbs._INDEX_EPILOG

@@ -1,6 +1,7 @@
 """What a worker does with one file: open it, and read all clips that are asked of it. Needs no torch of its own."""
 
 import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,11 +72,30 @@ def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
     """
     path, geometry = task.row.path, task.geometry
     try:
+        _check_unchanged(task.row)
         with _open(path, geometry) as reader:
+            _check_length(task.row, reader)
             for slot, clip_THWC in enumerate(reader.read_planned(lambda reader: _resolve(task, reader))):
                 out_VTHWC[slot] = clip_THWC
     except (OSError, MemoryError) as error:
         raise DecodeError(f"{path}: {error or type(error).__name__}") from error
+
+
+def _check_unchanged(row: Row) -> None:
+    if row.num_bytes is not None and (now := os.stat(row.path).st_size) != row.num_bytes:
+        raise DecodeError(
+            f"{row.path}: has {now} bytes, and had {row.num_bytes} when its index was made or the run began; put the "
+            "old file back, or begin anew with another index or tag"
+        )
+
+
+def _check_length(row: Row, reader: "VideoReader") -> None:
+    known = reader.known_num_frames
+    if row.num_frames is not None and known is not None and row.num_frames > known:
+        raise DecodeError(
+            f"{row.path}: has {known} frames, and its annotation says num_frames={row.num_frames}; make its index anew "
+            "(vidgn data index)"
+        )
 
 
 def read_into(task: ReadTask, buffer: memoryview) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.listing import (
     IMAGE_EXTENSIONS,
+    INDEX_COLUMNS,
     SPLIT_NAMES,
     VIDEO_EXTENSIONS,
     Listing,
     Split,
     annotation_path,
+    csv_header,
     csv_rows,
     folder_of,
     is_dangling,
@@ -84,26 +86,34 @@ def _csv(data: DataConfig, split: Split) -> Listing:
         if status != "ok" and split == "train":
             listing.unreadable.append(row["path"])
             continue
-        listing.add(row["path"], row["path"], row["label"])
-        listing.num_frames.append(_num_frames(row, path) if status == "ok" else 0)
-    if not any(listing.num_frames):
-        listing.num_frames = []
+        listing.add(row["path"], row["path"], row["label"].strip())
+        listing.num_frames.append(_number(row, "num_frames", path, most_digits=9) if status == "ok" else 0)
+        listing.num_bytes.append(_number(row, "bytes", path, most_digits=18))
+    for name in ("num_frames", "num_bytes"):
+        if not any(getattr(listing, name)):
+            setattr(listing, name, [])
+    listing.notes += unread_columns(path)
     return keep_existing(listing)
 
 
-def _num_frames(row: dict[str, str], path: str) -> int:
+def unread_columns(path: str) -> list[str]:
+    """A line that names the columns of a csv that mean nothing here, none where there are none."""
+    unread = [name for name in csv_header(path) if name not in INDEX_COLUMNS]
+    return [f"{path}: columns that are not read: {', '.join(unread)}"] if unread else []
+
+
+def _number(row: dict[str, str], name: str, path: str, *, most_digits: int) -> int:
     """0 where not given."""
-    number = row.get("num_frames", "")
-    if len(number) > 9:
+    number = row.get(name, "")
+    if len(number) > most_digits:
         raise ManifestError(
-            f"{path}: num_frames={number[:40]} of {row['path']} is no number of frames; index the videos anew "
-            "(vidgn data index)"
+            f"{path}: {name}={number[:40]} of {row['path']} is no such number; index the videos anew (vidgn data index)"
         )
     return int(number) if number.isdecimal() else 0
 
 
 def _csv_labels(data: DataConfig, split: Split) -> Iterable[str]:
-    return (row["label"] for row in csv_rows(annotation_path(data, split), ("path", "label")))
+    return (row["label"].strip() for row in csv_rows(annotation_path(data, split), ("path", "label")))
 
 
 # --- class folders --------------------------------------------------------------------------------------------------
@@ -165,13 +175,13 @@ def kinetics_listing(path: str, root: str, split: Split) -> Listing:
         if file is None:
             listing.missing.append(id)
         else:
-            listing.add(id, file, row["label"])
+            listing.add(id, file, row["label"].strip())
     return listing
 
 
 def _kinetics_labels(data: DataConfig, split: Split) -> Iterable[str]:
     """All labels of `split`, present or not."""
-    return (row["label"] for row in _kinetics_rows(annotation_path(data, split), split))
+    return (row["label"].strip() for row in _kinetics_rows(annotation_path(data, split), split))
 
 
 def _kinetics_rows(path: str, split: Split) -> list[dict[str, str]]:

@@ -1,16 +1,21 @@
 """What all formats share: rows as parallel lists, and how annotation files and folders are read."""
 
+import codecs
 import csv
 import io
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from vidgn.config.schema import DataConfig
+from vidgn.data.decode.base import LFS_POINTER
 from vidgn.errors import ManifestError
 
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, Split] = ("train", "val")
+ANNOTATED = ("kinetics", "list", "csv")  # formats whose labels stand in a file; of the others folders are the labels
 
 _USUAL = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv"})
 _BROADCAST = frozenset({".ts", ".mts", ".m2ts", ".vob", ".mxf", ".dv", ".wtv", ".pva", ".m1v", ".m2v"})
@@ -19,6 +24,22 @@ _RARE = frozenset(
 )
 VIDEO_EXTENSIONS = _USUAL | _BROADCAST | _RARE
 IMAGE_EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp"})
+INDEX_COLUMNS: tuple[str, ...] = (
+    *(
+        "path",
+        "label",
+        "num_frames",
+        "width",
+        "height",
+        "fps",
+        "duration_seconds",
+        "codec",
+        "flags",
+        "status",
+        "reason",
+    ),
+    *("bytes", "modified_ns"),
+)
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation")}
 
 
@@ -27,8 +48,9 @@ class Listing:
     """Rows of one split in the order of their annotation, as parallel lists.
 
     `paths` are relative to `base`, or absolute. `labels` are as written. `missing`: ids whose file is not there.
-    `num_frames`: from an index, 0 where not known; empty where no row has any.
+    `num_frames`, `num_bytes`: from an index, 0 where not known; empty where no row has any.
     `unreadable`: ids that an index marks as not decodable, left out of training (a test counts them as wrong).
+    `notes`: what is to be said of the annotation.
     """
 
     base: str
@@ -36,13 +58,21 @@ class Listing:
     paths: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     num_frames: list[int] = field(default_factory=list)
+    num_bytes: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, id: str, path: str, label: str) -> None:
         self.ids.append(id)
         self.paths.append(path)
         self.labels.append(label)
+
+
+def describe(data: DataConfig, split: str) -> str:
+    """Where the rows of a split come from, for messages."""
+    path = data.train if split == "train" else data.val
+    return f"data.{split}={path}" if path is not None else f"data.root={data.root}, {split}"
 
 
 def is_image(path: str) -> bool:
@@ -84,7 +114,7 @@ def root_folder(data: DataConfig, *, default: str | None = None) -> str:
 
 
 def csv_rows(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Rows of a csv as dicts.
+    """Rows of a csv as dicts; fields are parted by commas, or by what parts the first line's: tabs or semicolons.
 
     Raises:
         ManifestError: without the `columns`, or for a line that is too short or no csv.
@@ -93,10 +123,7 @@ def csv_rows(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     header = [name.strip() for name in next(rows, (1, []))[1]]
     absent = [name for name in columns if name not in header]
     if absent:
-        raise ManifestError(
-            f"{path}: no column {', '.join(absent)} in its first line ({','.join(header)[:120]}); "
-            f"the header must have {','.join(columns)}"
-        )
+        raise ManifestError(_refuse_header(path, header, absent, columns))
     for line, fields in rows:
         if len(fields) < len(header):
             raise ManifestError(
@@ -106,9 +133,28 @@ def csv_rows(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
         yield dict(zip(header, fields, strict=False))
 
 
+def csv_header(path: str) -> list[str]:
+    """Names of a csv's columns."""
+    return [name.strip() for name in next(_numbered_rows(path), (1, []))[1]]
+
+
+def _refuse_header(path: str, header: list[str], absent: list[str], columns: tuple[str, ...]) -> str:
+    shown, wanted = ",".join(header)[:120], ",".join(columns)
+    if any(os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS for name in header):
+        return f"{path}: its first line ({shown}) is a row; write a first line that names the columns: {wanted}"
+    return (
+        f"{path}: no column {', '.join(absent)} in its first line ({shown}); the header must have {wanted}: "
+        "rename its columns"
+    )
+
+
 def _numbered_rows(path: str) -> Iterator[tuple[int, list[str]]]:
     """(first line, fields) of each row that is not empty."""
-    reader, line = csv.reader(read_lines(path), strict=True), 1  # else an open quote swallows the rows behind it
+    lines = read_lines(path)
+    first = next(lines, "")
+    delimiter = next((mark for mark in ",\t;" if mark in first), ",")
+    # strict: else an open quote swallows the rows behind it
+    reader, line = csv.reader(itertools.chain((first,), lines), strict=True, delimiter=delimiter), 1
     try:
         for fields in reader:
             if fields:
@@ -119,15 +165,21 @@ def _numbered_rows(path: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Lines of a text file in UTF-8; file names in it may hold other bytes.
+    """Lines of a text file in UTF-8, or in UTF-16 with its mark; file names in it may hold other bytes.
 
     Raises:
-        ManifestError: the annotation or the folder can't be used.
+        ManifestError: the file can't be read, or holds the pointer of Git LFS in place of its content.
     """
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None) as file:
+        with open(path, "rb") as file:
+            start = file.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            raise ManifestError(f"{path} is a pointer of Git LFS, not the file itself: fetch it with git lfs pull")
+        encoding = "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+        with open(path, encoding=encoding, errors=errors, newline=None) as file:
             return io.StringIO(file.read())  # a reader that stops half-way leaves no open file
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ManifestError(f"{path}: {error}; give a readable text file") from None
 
 
@@ -153,7 +205,7 @@ def keep_existing(listing: Listing) -> Listing:
         else:
             listing.missing.append(listing.ids[index])
     if listing.missing:
-        for name in ("ids", "paths", "labels", "num_frames"):
+        for name in ("ids", "paths", "labels", "num_frames", "num_bytes"):
             values = getattr(listing, name)
             setattr(listing, name, [values[i] for i in keep] if values else [])
     return listing

@@ -2,31 +2,31 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vidgn.config.schema import DataConfig
-from vidgn.data.datasets.annotations import read_labels, read_listing
-from vidgn.data.datasets.listing import Listing, Split, annotation_path, root_folder
+from vidgn.data.datasets.annotations import read_listing
+from vidgn.data.datasets.classes import label_numbers, read_classes
+from vidgn.data.datasets.listing import ANNOTATED, Listing, Split, annotation_path, describe, root_folder
 from vidgn.data.datasets.synthetic import check_synthetic
 from vidgn.errors import ConfigError, ManifestError
 
 _NUM_NAMED = 3  # files that an error names
 FOLDERS = ("folders", "imagenet")  # formats in which folders are the annotation
-ANNOTATED = ("kinetics", "list", "csv")  # formats whose labels stand in a file; of the others folders are the labels
-_MANY_CLASSES = 100_000  # without a list of their names
 
 
 @dataclass(frozen=True)
 class Row:
-    """One video. `path` can be opened as it is; `num_frames` is known where the data set was indexed."""
+    """One video. `path` can be opened as it is; numbers are of its index or of the run's start, None where unknown."""
 
     id: str
     path: str
     label: int
     num_frames: int | None
+    num_bytes: int | None = None
 
 
 class Manifest:
@@ -49,6 +49,7 @@ class Manifest:
         self._paths = self._ids if listing.paths == listing.ids else _Strings(listing.paths)
         self._labels = labels
         self._num_frames = np.array(listing.num_frames, dtype=np.int32) if listing.num_frames else None
+        self._num_bytes = np.array(listing.num_bytes, dtype=np.int64) if listing.num_bytes else None
 
     @property
     def num_missing(self) -> int:
@@ -67,6 +68,7 @@ class Manifest:
             paths=[self._paths[i] for i in range(len(self))],
             labels=[self.classes[label] for label in self.labels],
             num_frames=[] if self._num_frames is None else self._num_frames.tolist(),
+            num_bytes=[] if self._num_bytes is None else self._num_bytes.tolist(),
             missing=list(self.missing),
             unreadable=list(self.unreadable),
         )
@@ -76,8 +78,9 @@ class Manifest:
 
     def __getitem__(self, index: int) -> Row:
         num_frames = None if self._num_frames is None else int(self._num_frames[index]) or None
+        num_bytes = None if self._num_bytes is None else int(self._num_bytes[index]) or None
         path = os.path.join(self._base, self._paths[index])
-        return Row(self._ids[index], path, int(self._labels[index]), num_frames)
+        return Row(self._ids[index], path, int(self._labels[index]), num_frames, num_bytes)
 
     def digest(self) -> str:
         """sha256 (hex) of the usable rows' ids and labels, in order; where the files lie does not enter."""
@@ -138,7 +141,7 @@ def check_complete(listing: Listing, data: DataConfig, split: Split) -> None:
     Raises:
         ManifestError: if some are missing (unless data.missing=skip), or nothing is left.
     """
-    where = _describe(data, split)
+    where = describe(data, split)
     if listing.missing and data.missing == "error":
         raise ManifestError(
             f"{len(listing.missing)} of {len(listing.missing) + len(listing.ids)} videos of {where} are not below "
@@ -159,76 +162,4 @@ def label_rows(listing: Listing, data: DataConfig, split: Split, classes: tuple[
     Raises:
         ManifestError: for a label outside `classes`.
     """
-    may_be_numbers = data.format in ANNOTATED
-    numbers = _label_numbers(listing.labels, classes, _describe(data, split), may_be_numbers=may_be_numbers)
-    return Manifest(listing, numbers, classes)
-
-
-def read_classes(data: DataConfig) -> tuple[str, ...]:
-    """Class names in label order: data.classes, else the training annotation's, else the validation annotation's.
-
-    Annotations whose labels are all whole numbers give the classes `0` to the largest number; folders are names.
-
-    Raises:
-        ManifestError: where that is far beyond the number of rows, and for files that can't be used.
-    """
-    if data.classes is not None:
-        return _classes_file(data.classes)
-    has_train = data.train is not None if data.format in ANNOTATED else _has_train_folder(data)
-    split: Split = "train" if has_train else "val"
-    labels = list(read_labels(data, split))
-    where = _describe(data, split)
-    if not labels:
-        raise ManifestError(f"{where}: no rows; give an annotation with videos")
-    names = set(labels)
-    if data.format not in ANNOTATED or not all(name.isdecimal() for name in names):
-        return tuple(sorted(names))
-    largest = max(map(_whole_number, names))
-    if largest >= max(_MANY_CLASSES, len(labels)):
-        raise ManifestError(
-            f"{where}: label {largest} would make {largest + 1} classes of {len(labels)} rows; "
-            "mend the label, or list all classes in the file data.classes"
-        )
-    return tuple(map(str, range(largest + 1)))
-
-
-def _whole_number(label: str) -> int:
-    return int(label.lstrip("0")[:20] or "0")  # Python refuses thousands of digits; twenty are too many classes
-
-
-def _has_train_folder(data: DataConfig) -> bool:
-    return data.format == "synthetic" or data.root is None or os.path.isdir(os.path.join(data.root, "train"))
-
-
-def _classes_file(path: str) -> tuple[str, ...]:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            names = tuple(line.strip() for line in file if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"data.classes={path}: {error}; give a text file with one class name a line") from None
-    if len(set(names)) < len(names) or not names:
-        twice = next((name for name in names if names.count(name) > 1), None)
-        problem = f"{twice!r} is there twice" if twice else "no class names"
-        raise ManifestError(f"data.classes={path}: {problem}; write one class name a line, in label order")
-    return names
-
-
-def _label_numbers(labels: Iterable[str], classes: tuple[str, ...], where: str, *, may_be_numbers: bool) -> np.ndarray:
-    numbers = {name: number for number, name in enumerate(classes)}
-    found = []
-    for label in labels:
-        number = numbers.get(label)
-        if number is None and may_be_numbers and label.isdecimal() and _whole_number(label) < len(classes):
-            number = _whole_number(label)
-        if number is None:
-            raise ManifestError(
-                f"{where}: label {label!r} is not one of the {len(classes)} classes ({', '.join(classes[:3])}, ...); "
-                "mend the label, or list all classes in the file data.classes"
-            )
-        found.append(number)
-    return np.array(found, dtype=np.int32)
-
-
-def _describe(data: DataConfig, split: Split) -> str:
-    path = data.train if split == "train" else data.val
-    return f"data.{split}={path}" if path is not None else f"data.root={data.root}, {split}"
+    return Manifest(listing, label_numbers(listing, data, split, classes), classes)

@@ -13,7 +13,9 @@ from vidgn.errors import DecodeError
 
 MAX_SIDE = 16384  # pixels; beyond it a header is broken or hostile
 MAX_PIXELS = 2**26
+_MAX_POINTER = 1024  # bytes
 _FRAMES_AT_ONCE = 8  # that are resized together
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 OUT_OF_MEMORY = "needs more memory than it may take"
 
 
@@ -65,6 +67,11 @@ class VideoReader(ABC):
     @abstractmethod
     def num_frames(self) -> int:
         """Frames of the video as shown."""
+
+    @property
+    def known_num_frames(self) -> int | None:
+        """`num_frames`, None where they would have to be counted by decoding."""
+        return self.num_frames
 
     @abstractmethod
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: "FrameSink") -> None:
@@ -240,7 +247,17 @@ def check_file(path: str | os.PathLike[str]) -> str:
         raise decode_error(name, "is not a file; give the path of one video")
     if size == 0:
         raise decode_error(name, "is empty (0 bytes); fetch it again")
+    if size < _MAX_POINTER and _starts_with(name, LFS_POINTER):
+        raise decode_error(name, "is a pointer of Git LFS, not the file itself; fetch it with git lfs pull")
     return name
+
+
+def _starts_with(path: str, start: bytes) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
 
 
 def check_size(height: int, width: int, error: Callable[[str], DecodeError]) -> None:

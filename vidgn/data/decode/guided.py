@@ -49,6 +49,10 @@ class GuardedReader(VideoReader):
     def num_frames(self) -> int:
         return self.guide.num_frames
 
+    @property
+    def known_num_frames(self) -> int | None:
+        return self.guide.known_num_frames
+
     @staticmethod
     @abstractmethod
     def distrust(guide: PyavReader) -> str | None:

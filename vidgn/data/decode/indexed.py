@@ -100,6 +100,10 @@ class IndexedVideo(VideoReader):
         assert self._num_frames is not None
         return self._num_frames
 
+    @property
+    def known_num_frames(self) -> int | None:
+        return self._num_frames
+
     def _set_num_frames(self, num_frames: int) -> None:
         if not num_frames:
             raise self.error("no frame in its video stream decodes; fetch it again")

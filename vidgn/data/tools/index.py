@@ -5,26 +5,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from vidgn.data.datasets.listing import INDEX_COLUMNS
 from vidgn.data.datasets.sources import Source
 from vidgn.data.loading.pool import Limits
 from vidgn.data.tools.probe import OK, Probe, probe_all
 from vidgn.errors import ManifestError
 
-COLUMNS: tuple[str, ...] = (
-    "path",
-    "label",
-    "num_frames",
-    "width",
-    "height",
-    "fps",
-    "duration_seconds",
-    "codec",
-    "flags",
-    "status",
-    "reason",
-    "bytes",
-    "modified_ns",
-)
 _FLAG_SEPARATOR = ";"
 
 
@@ -67,7 +53,7 @@ def write_index(
     try:
         _write_rows(part, done.values())
         with open(part, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, INDEX_COLUMNS)
             for source, found in probe_all(todo, workers=workers, limits=limits):
                 done[source.path] = _row(source, found)
                 writer.writerow(done[source.path])
@@ -136,15 +122,15 @@ def _read_rows(path: str) -> dict[str, dict[str, str]]:
             lines = list(csv.reader(file))
     except (OSError, csv.Error):
         return {}
-    if not lines or tuple(lines[0]) != COLUMNS:
+    if not lines or tuple(lines[0]) != INDEX_COLUMNS:
         return {}
-    whole = (dict(zip(COLUMNS, fields, strict=True)) for fields in lines[1:] if len(fields) == len(COLUMNS))
+    whole = (dict(zip(INDEX_COLUMNS, fields, strict=True)) for fields in lines[1:] if len(fields) == len(INDEX_COLUMNS))
     return {row["path"]: row for row in whole if row["bytes"].isdecimal()}
 
 
 def _write_rows(path: str, rows: Iterable[Mapping[str, str]]) -> None:
     with open(path + ".new", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, INDEX_COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
         file.flush()

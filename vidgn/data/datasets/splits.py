@@ -1,0 +1,59 @@
+"""What training and validation list together: contradictions are errors, leaks and gaps are said."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+
+from vidgn.config.schema import DataConfig
+from vidgn.data.datasets.listing import describe
+from vidgn.data.datasets.manifest import Manifest
+from vidgn.errors import ManifestError
+
+_NUM_NAMED = 3
+
+
+def check_splits(train: Manifest, val: Manifest, data: DataConfig) -> list[str]:
+    """What a reader of the result should know of the two lists, a line each.
+
+    Raises:
+        ManifestError: where a file has two labels, or a class is tested that no training video has (unless
+            data.untrained_classes=allow).
+    """
+    notes, labels = list[str](), dict[str, int]()
+    for rows, split in ((train, "train"), (val, "val")):
+        paths = _paths(rows)
+        for path, label in zip(paths, rows.labels, strict=True):
+            if labels.setdefault(path, label) != label:
+                one, other = (rows.classes[n] for n in (labels[path], label))
+                raise ManifestError(
+                    f"{describe(data, split)}: {path} is {one!r} and {other!r}; a video has one label: mend the list"
+                )
+        twice = [path for path, count in Counter(paths).items() if count > 1]
+        if twice:
+            notes.append(f"{len(twice)} videos are listed more than once in {split}: {_named(twice)}")
+    both = set(_paths(train)).intersection(_paths(val))
+    if both:
+        notes.append(f"{len(both)} videos are in training and in validation: {_named(sorted(both))}")
+    trained, tested = set(train.labels), set(val.labels)
+    if untrained := [train.classes[label] for label in sorted(tested - trained)]:
+        what = f"{len(untrained)} classes are tested that no training video has: {_named(untrained)}"
+        if data.untrained_classes == "error":
+            raise ManifestError(
+                f"{what}; see that both lists number or name classes alike, or write data.untrained_classes=allow"
+            )
+        notes.append(what)
+    unseen = [name for number, name in enumerate(train.classes) if number not in trained | tested]
+    if unseen:
+        notes.append(f"{len(unseen)} classes have no video at all: {_named(unseen)}")
+    if untested := [train.classes[label] for label in sorted(trained - tested)]:
+        notes.append(f"{len(untested)} classes have no validation video: {_named(untested)}")
+    return notes
+
+
+def _paths(rows: Manifest) -> list[str]:
+    return [os.path.normpath(rows[index].path) for index in range(len(rows))]
+
+
+def _named(names: Iterable[str]) -> str:
+    some = list(names)
+    return ", ".join(some[:_NUM_NAMED]) + (", ..." if len(some) > _NUM_NAMED else "")
