@@ -120,6 +120,23 @@ def another_class() -> None:
     Path("three.txt").write_text("run\nwalk\njump\n")
 
 
+def scenes() -> None:
+    rows = Path("train.csv").read_text().splitlines()
+    with_scenes = ["path,label,scene", *(f"{row},{number % 3}" for number, row in enumerate(rows[1:]))]
+    Path("train.csv").write_text("\n".join(with_scenes) + "\n")
+
+
+def split_files() -> None:
+    """HMDB51's layout: a folder a class, and beside it a split file for each."""
+    for label, numbers in (("run", (0, 2, 6)), ("walk", (1, 3, 7))):
+        Path("videos", label).mkdir()
+        Path("splits").mkdir(exist_ok=True)
+        for number in numbers:
+            shutil.copy(f"videos/{number}.mp4", f"videos/{label}")
+        lines = [f"{number}.mp4 {1 if number < 6 else 2} \n" for number in numbers]
+        Path(f"splits/{label}_test_split1.txt").write_text("".join(lines))
+
+
 def labels_from_one() -> None:
     Path("three.txt").write_text("run\nwalk\njump\n")
     for name in ("train.csv", "val.csv"):
@@ -432,6 +449,27 @@ CASES = {
         ("data.first_label=1", "data.classes -> data.classes=three.txt"),
         before=labels_from_one,
     ),
+    "a group without folds": Case(
+        "part a list into folds",
+        ("data.folds=5 -> data.folds=2 data.fold=0 data.val=null",),
+        {"data.group": "scene"},
+        scenes,
+    ),
+    "a fold that is none": Case(
+        "at least 2 folds",
+        ("data.folds=5 data.fold=0 -> data.folds=2 data.fold=0",),
+        {"data.folds": "2", "data.fold": "2", "data.val": "null"},
+    ),
+    "folds and a list to test": Case(
+        "tests a part of data.train", ("data.val=null",), {"data.folds": "2", "data.fold": "0"}
+    ),
+    "a split's flags": Case(
+        "flags of a split",
+        ("data=hmdb51 data.train=FOLDER data.fold=1 -> data=hmdb51 data.train=splits data.fold=1 data.val=null",),
+        {"data": "list", "data.train": "splits/run_test_split1.txt"},
+        split_files,
+        given={"FOLDER": "splits"},
+    ),
     "labels one beyond the classes": Case(
         "is not one of the 2 classes", ("data.first_label=1",), {"data.classes": "names.txt"}, labels_from_one
     ),
@@ -514,6 +552,10 @@ SHOWN = (
     "if that is the first class",
     "no training video has it",
     "number or name classes alike",
+    "part a list into folds",
+    "one of 0 to folds - 1 to test",
+    "tests a part of data.train",
+    "flags of a split",
 )
 # Messages whose remedies are run elsewhere, or need what is not here.
 ELSEWHERE = {
@@ -521,6 +563,7 @@ ELSEWHERE = {
     "for example data.synthetic.num_train=1000": "no error: help of vidgn data synth",
     "use data.decoder=pyav": "no error: vidgn doctor, tests/cli/test_doctor.py",
     "an array of shape": "no remedy",
+    "is no list of objects with {}": "names no key",
     "with {} {}": "no error: the report",
     "paired bootstrap": "no error: the report",
     "{}: write {}": "fewer GPUs than ranks: needs GPUs",

@@ -18,7 +18,10 @@ from vidgn.training.tester import CURVE
 GROUPS = {
     "model": ["i3d_r50", "i3d_r50_8x8", "i3d_r101", "i3d_tiny", "resnet50", "resnet101", "resnet_tiny"],
     "norm": ["bn", "gn", "ln", "in", "sync_bn", "frozen_bn"],
-    "data": ["kinetics400", "list", "csv", "folders", "synthetic", "imagenet"],
+    "data": [
+        *("kinetics400", "list", "csv", "folders", "frames", "synthetic", "imagenet"),
+        *("ucf101", "hmdb51", "something", "jester", "diving48"),
+    ],
     "views": ["paper", "center", "curve", "image"],
 }
 

@@ -18,7 +18,7 @@ from vidgn.cli.launchers import Jobs, check_sweep_launch, shared_machine
 from vidgn.cli.sweep_progress import SweepProgress
 from vidgn.config.compose import Composition
 from vidgn.config.fingerprint import fingerprint
-from vidgn.config.schema import Config, run_name
+from vidgn.config.schema import Config, full_tag, run_name
 from vidgn.distributed.environment import threads_per_rank
 from vidgn.distributed.signals import StopFlag, listening, signals_blocked_in_children, stop_token
 from vidgn.errors import EXIT_AGAIN, VidgnError
@@ -186,7 +186,7 @@ def _list_cells(study: Path, configs: list[Config], refused: Mapping[Path, str] 
                 "gpus": config.gpus,
                 "norm": config.norm.kind,
                 "model": config.model.name,
-                "tag": config.tag,
+                "tag": full_tag(config.tag, config.data.fold),
                 "seed": config.seed,
             }
             known[run_name(config)] = {"run_name": run_name(config), "values": values}

@@ -17,6 +17,8 @@ Experiment = Annotated[_Value, "experiment"]
 Policy = Annotated[_Value, "policy"]
 Machine = Annotated[_Value, "machine"]
 
+_Own = Literal["kinetics", "list", "csv", "folders", "frames", "synthetic", "imagenet"]
+DataFormat = _Own | Literal["ucf101", "hmdb51", "something", "jester", "diving48"]
 BnStats = Literal["precise", "ema", "batch"]
 
 
@@ -81,7 +83,7 @@ class DataConfig:
     """Which videos, and how a clip is cut from one."""
 
     name: Experiment[str]
-    format: Experiment[Literal["kinetics", "list", "csv", "folders", "synthetic", "imagenet"]]
+    format: Experiment[DataFormat]
     root: Machine[str | None]  # folder of the videos
     train: Machine[str | None]  # annotation file; null where folders are the annotation
     val: Machine[str | None]
@@ -102,6 +104,10 @@ class DataConfig:
     synthetic: Experiment[SyntheticConfig | None]
     # The defaults below are for runs of earlier versions.
     first_label: Machine[int] = 0  # of the first class, in annotations whose labels are whole numbers
+    fold: Machine[int | None] = None  # which of data.folds (from 0 on), or of an official data set's splits (from 1 on)
+    folds: Machine[int | None] = None  # into which data.train (of class folders: data.root) is parted
+    fold_seed: Machine[int] = 0
+    group: Machine[str | None] = None  # a column of a csv: its videos stay in one fold
     untrained_classes: Policy[Literal["error", "allow"]] = "error"  # classes of validation that no training video has
 
 
@@ -204,7 +210,12 @@ class Config:
 
 
 def run_name(config: Any) -> str:
-    """`{model}_{frames}f_{clips_per_gpu}x{gpus}_{norm}[_{tag}]_s{seed}`, of a Config or of Hydra's node alike."""
-    tag = f"_{config.tag}" if config.tag else ""
+    """`{model}_{frames}f_{clips_per_gpu}x{gpus}_{norm}[_{tag}][_fold{fold}]_s{seed}`; of a Config or Hydra's node."""
+    tag = full_tag(config.tag, config.data.fold)
     size = f"{config.frames}f_{config.clips_per_gpu}x{config.gpus}"
-    return f"{config.model.name}_{size}_{config.norm.kind}{tag}_s{config.seed}"
+    return f"{config.model.name}_{size}_{config.norm.kind}{f'_{tag}' if tag else ''}_s{config.seed}"
+
+
+def full_tag(tag: str | None, fold: int | None) -> str | None:
+    """What tells cells apart beside net, size and norm: the tag, and the fold that is tested."""
+    return "_".join(filter(None, (tag, None if fold is None else f"fold{fold}"))) or None

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -80,13 +81,14 @@ def keep_rows(run_dir: Path, split: Split, rows: Manifest) -> None:
 
 
 def sizes(paths: Iterable[str]) -> list[int]:
-    """Bytes of each file, 0 where it is not there; many are asked for at once, since a network takes its time."""
+    """Bytes of each file, 0 of folders and of what is not there. Many are asked for at once: networks take time."""
 
     def size(path: str) -> int:
         try:
-            return os.stat(path).st_size
+            found = os.stat(path)
         except OSError:
             return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
         return list(pool.map(size, paths, chunksize=256))

@@ -1,6 +1,7 @@
 """The loader gives the same clips whatever reads them, replaces what can't be read, and says so."""
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -259,6 +260,32 @@ def test_an_index_that_counts_fewer_frames_than_the_file_claims_is_believed(mani
     # Frames 0, 2, 4, 6 modulo 3 are 0, 2, 1, 0.
     assert torch.equal(batch.clip_NTHWC[0, 0], batch.clip_NTHWC[0, 3])
     assert not torch.equal(batch.clip_NTHWC[0, 0], batch.clip_NTHWC[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "reason"),
+    [
+        ("bytes", 1, r"has \d+ bytes, and had \d+ when its index was made or the run began"),
+        ("num_frames", 1, r"has \d+ frames, and its annotation says num_frames=\d+; make its index anew"),
+    ],
+)
+def test_a_video_that_is_not_the_one_that_was_indexed_cant_be_read(
+    manifest, tiny_data, tmp_path, all_views, column, change, reason
+):
+    path = manifest[0].path
+    with open_video(path) as reader:
+        right = {"bytes": Path(path).stat().st_size, "num_frames": reader.num_frames}
+    for number, is_wrong in ((right[column], False), (right[column] + change, True)):
+        (tmp_path / "t.csv").write_text(f"path,label,{column}\n{path},0,{number}\n")
+        data = replace(tiny_data, format="csv", root=None, train=str(tmp_path / "t.csv"), val=None)
+        rows = read_manifest(data, "train")
+        with view_videos(rows, data, all_views["center"], rows=[0], **CLIP) as stream:
+            (found,) = stream
+        assert (found.error is not None) == is_wrong
+        if is_wrong:
+            assert re.search(reason, found.error)
+            with pytest.raises(DecodeError, match=reason):
+                batches(rows, data, [(0,)])
 
 
 def test_check_data(tiny_data, tmp_path):

@@ -87,6 +87,16 @@ def test_annotations_of_all_formats_are_indexed(videos: Path, tmp_path: Path) ->
         find_sources(str(tmp_path / "nothing"))
 
 
+def test_the_columns_of_an_annotation_are_kept_when_a_run_is_repeated_too(videos: Path, tmp_path: Path) -> None:
+    listed, out = tmp_path / "list.csv", tmp_path / "index.csv"
+    listed.write_text("scene,path,label,width\npark,walk/a.mp4,walk ,7\n")
+    for _ in range(2):
+        assert verbs.index([str(listed), "--root", str(videos), "--out", str(out), "--workers", "1"]) == 0
+        assert out.read_text().splitlines()[0] == ",".join((*INDEX_COLUMNS, "scene"))
+        row = rows_of(out)["walk/a.mp4"]
+        assert (row["label"], row["scene"], row["width"]) == ("walk", "park", str(WIDTH))
+
+
 def test_a_wrong_root_is_said(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("train/walk/a.mp4 1\n")
     with pytest.raises(ManifestError, match=r"none of the 1 files of .* \(first: train/walk/a.mp4\); give .* --root"):

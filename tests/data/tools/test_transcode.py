@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH
+from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, number_shown
 from vidgn.cli import data as verbs
 from vidgn.data.decode import open_video
 from vidgn.data.decode.base import Box, ResolvedClip
@@ -99,17 +99,34 @@ def test_a_folder_is_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")} == first
 
 
-def test_an_annotation_gets_its_manifest(tmp_path: Path) -> None:
+def test_an_annotation_gets_its_manifest_with_its_own_columns(tmp_path: Path) -> None:
     KINDS["h264_closed"](tmp_path)
     KINDS["mpeg4_avi"](tmp_path)
-    (tmp_path / "list.txt").write_text("h264_closed.mp4 1\nmpeg4.avi 0\n")
+    (tmp_path / "t.csv").write_text("path,label,scene\nh264_closed.mp4,1,park\nmpeg4.avi,0,street\n")
     out = tmp_path / "new"
-    words = [str(tmp_path / "list.txt"), str(out), "--short-side", "32", "--workers", "1", "--preset", "veryfast"]
+    words = [str(tmp_path / "t.csv"), str(out), "--short-side", "32", "--workers", "1", "--preset", "veryfast"]
     assert verbs.transcode(words) == 0
     with open(out / "manifest.csv", newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [["path", "label"], ["h264_closed.mp4", "1"], ["mpeg4.mp4", "0"]]
+        header, *rows = csv.reader(file)
+    assert header == ["path", "label", "scene", "transcoded_from_bytes", "transcoded_as"]
+    sizes = [str((tmp_path / name).stat().st_size) for name in ("h264_closed.mp4", "mpeg4.avi")]
+    how = "small, short side 32, GOP 30, crf 20, veryfast"
+    assert rows == [["h264_closed.mp4", "1", "park", sizes[0], how], ["mpeg4.mp4", "0", "street", sizes[1], how]]
     with open_video(out / "mpeg4.mp4") as reader:
         assert reader.num_frames == NUM_FRAMES
+
+
+def test_the_fast_profile_keeps_all_frames_and_needs_no_picture_that_waits_for_another(tmp_path: Path) -> None:
+    source = KINDS["h264_closed"](tmp_path)
+    for fast in (False, True):
+        target = tmp_path / f"{fast}.mp4"
+        recode(str(source), str(target), Recoding(64, 30, fast=fast))
+        with open_video(target) as reader:
+            box = Box(0, 0, reader.height, reader.width)
+            clip = ResolvedClip(tuple(range(NUM_FRAMES)), box, reader.height, reader.width, flip=False)
+            assert [number_shown(frame_HWC) for frame_HWC in reader.read([clip])[0]] == list(range(NUM_FRAMES))
+        told = target.read_bytes()  # x264 writes down its settings
+        assert (b"cabac=0" in told, b"deblock=0" in told, b"b_pyramid=0" in told) == (fast, fast, fast)
 
 
 def test_an_annotation_of_which_nothing_comes_out_gets_an_empty_manifest(tmp_path: Path) -> None:
@@ -118,7 +135,7 @@ def test_an_annotation_of_which_nothing_comes_out_gets_an_empty_manifest(tmp_pat
     (tmp_path / "list.txt").write_text("a.mp4 1\nb.mp4 0\n")
     words = [str(tmp_path / "list.txt"), "--short-side", "32", "--workers", "1"]
     assert verbs.transcode([words[0], str(tmp_path / "new"), *words[1:]]) == 1
-    assert (tmp_path / "new" / "manifest.csv").read_text().split() == ["path,label"]
+    assert (tmp_path / "new" / "manifest.csv").read_text().split() == ["path,label,transcoded_from_bytes,transcoded_as"]
     (tmp_path / "file").touch()
     with pytest.raises(ManifestError, match=r"file/manifest.csv can't be written \(.*\); give another folder"):
         verbs.transcode([words[0], str(tmp_path / "file"), *words[1:]])

@@ -109,8 +109,10 @@ def clips_in(buffer: memoryview, task: ReadTask) -> np.ndarray:
 
 
 def _open(path: str, geometry: ClipGeometry) -> "VideoReader":
-    from vidgn.data.decode import open_image, open_video
+    from vidgn.data.decode import open_frames, open_image, open_video
 
+    if os.path.isdir(path):
+        return open_frames(path)
     if is_image(path):
         return open_image(path)
     return open_video(path, decoder=geometry.decoder, timeout_seconds=geometry.timeout_seconds)

@@ -7,9 +7,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 from vidgn.config.schema import DataConfig
+from vidgn.data.datasets.folds import assign_folds, part_of
 from vidgn.data.datasets.listing import (
+    FOLDER_NAMES,
     IMAGE_EXTENSIONS,
     INDEX_COLUMNS,
+    OFFICIAL,
     SPLIT_NAMES,
     VIDEO_EXTENSIONS,
     Listing,
@@ -23,6 +26,7 @@ from vidgn.data.datasets.listing import (
     read_lines,
     root_folder,
 )
+from vidgn.data.datasets.official import check_no_flags, official_rows
 from vidgn.errors import ManifestError
 
 _MAX_DEPTH = 3  # folders below Kinetics' root that are searched
@@ -35,7 +39,27 @@ def read_listing(data: DataConfig, split: Split) -> Listing:
     Raises:
         ManifestError: where annotation or folders can't be used.
     """
-    return _READERS[data.format][0](data, split)
+    listing = _READERS[data.format][0](data, split)
+    if data.folds is None or data.fold is None:
+        return listing
+    fold_of = assign_folds(_rows_of_folds(data), folds=data.folds, seed=data.fold_seed)
+    return part_of(listing, fold_of, split, data.fold)
+
+
+def _rows_of_folds(data: DataConfig) -> Iterator[tuple[str, str, str]]:
+    """(id, label, group) of every row, whether its file is there or not; without data.group each is a group."""
+    if data.format == "csv":
+        path = annotation_path(data, "train")
+        columns = ("path", "label") if data.group is None else ("path", "label", data.group)
+        for row in csv_rows(path, columns):
+            yield row["path"], row["label"].strip(), row[data.group or "path"]
+    elif data.format == "list":
+        for file, label, _ in _list_rows(data, "train"):
+            yield file, label, file
+    else:
+        listing = _folders(data, "train")
+        yield from zip(listing.ids, listing.labels, listing.ids, strict=True)
+        yield from ((id, os.path.dirname(id), id) for id in listing.missing)
 
 
 def read_labels(data: DataConfig, split: Split) -> Iterable[str]:
@@ -47,12 +71,21 @@ def read_labels(data: DataConfig, split: Split) -> Iterable[str]:
 
 
 def _list(data: DataConfig, split: Split) -> Listing:
-    """`path label` a line (mmaction2, PySlowFast), split at the last `data.separator`."""
-    path = annotation_path(data, split)
-    listing = Listing(root_folder(data, default=folder_of(path)))
-    for file, label in list_rows(path, data.separator):
+    """`path label` a line (mmaction2, PySlowFast), split at the last `data.separator`; or `path num_frames label`."""
+    listing = Listing(root_folder(data, default=folder_of(annotation_path(data, split))))
+    for file, label, num_frames in _list_rows(data, split):
         listing.add(file, file, label)
+        listing.num_frames += [] if num_frames is None else [num_frames]
     return keep_existing(listing)
+
+
+def _list_rows(data: DataConfig, split: Split) -> list[tuple[str, str, int | None]]:
+    """(path, label, number of frames or None) of each line."""
+    rows = list(list_rows(annotation_path(data, split), data.separator))
+    parts = [file.rpartition(data.separator) for file, _ in rows]
+    if not all(head and count.isdecimal() and len(count) < 10 for head, _, count in parts):
+        return [(file, label, None) for file, label in rows]
+    return [(head.strip(), label, int(n)) for (_, label), (head, _, n) in zip(rows, parts, strict=True)]
 
 
 def _list_labels(data: DataConfig, split: Split) -> Iterable[str]:
@@ -65,6 +98,7 @@ def list_rows(path: str, separator: str) -> Iterator[tuple[str, str]]:
     Raises:
         ManifestError: the annotation or the folder can't be used.
     """
+    check_no_flags(path)
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
@@ -98,7 +132,8 @@ def _csv(data: DataConfig, split: Split) -> Listing:
 
 def unread_columns(path: str) -> list[str]:
     """A line that names the columns of a csv that mean nothing here, none where there are none."""
-    unread = [name for name in csv_header(path) if name not in INDEX_COLUMNS]
+    known = (*INDEX_COLUMNS, "transcoded_from_bytes", "transcoded_as")
+    unread = [name for name in csv_header(path) if name not in known]
     return [f"{path}: columns that are not read: {', '.join(unread)}"] if unread else []
 
 
@@ -120,12 +155,15 @@ def _csv_labels(data: DataConfig, split: Split) -> Iterable[str]:
 
 
 def _folders(data: DataConfig, split: Split) -> Listing:
-    """root/split/class/*: the folder's name is the label. Sorted by class, then by name."""
+    """root/split/class/*: the folder's name is the label. Sorted by class, then by name. Of `frames`: its folders."""
     extensions = IMAGE_EXTENSIONS if data.format == "imagenet" else VIDEO_EXTENSIONS
     listing = Listing(_split_folder(data, split))
     for label in sorted(_folder_labels(data, split)):
         with os.scandir(os.path.join(listing.base, label)) as entries:
-            found = [e for e in entries if os.path.splitext(e.name)[1].lower() in extensions]
+            if data.format == "frames":
+                found = [e for e in entries if e.is_dir() and not e.name.startswith(".")]
+            else:
+                found = [e for e in entries if os.path.splitext(e.name)[1].lower() in extensions]
             dangling = {e.name for e in found if is_dangling(e)}
         for name in sorted(e.name for e in found):
             if name in dangling:
@@ -146,7 +184,9 @@ def _folder_labels(data: DataConfig, split: Split) -> Iterable[str]:
 
 def _split_folder(data: DataConfig, split: Split) -> str:
     root = root_folder(data)
-    for name in SPLIT_NAMES[split]:
+    if data.folds is not None:
+        return root
+    for name in FOLDER_NAMES[split]:
         if os.path.isdir(os.path.join(root, name)):
             return os.path.join(root, name)
     raise ManifestError(f"{os.path.join(root, split)}: no such folder; data.root must hold {split}/CLASS/ folders")
@@ -248,6 +288,30 @@ def _synthetic_labels(data: DataConfig, split: Split) -> Iterable[str]:
     return _kinetics_labels(ensure_synthetic(data), split)
 
 
+# --- lists as the data sets bring them ------------------------------------------------------------------------------
+
+
+def _official(data: DataConfig, split: Split) -> Listing:
+    """Rows of official.py; files by their path below the root, or by their name without an ending."""
+    path = annotation_path(data, split)
+    listing = Listing(root_folder(data))
+    by_stem: dict[str, str] | None = None
+    for file, label in official_rows(path, data.format, split, data.fold):
+        if os.path.splitext(file)[1]:
+            listing.add(file, file, label)
+            continue
+        if by_stem is None:
+            with os.scandir(listing.base) as entries:
+                by_stem = {os.path.splitext(e.name)[0]: e.name for e in entries if not is_dangling(e)}
+        listing.add(file, by_stem.get(file, file), label)
+    return keep_existing(listing)
+
+
+def _official_labels(data: DataConfig, split: Split) -> Iterable[str]:
+    rows = official_rows(annotation_path(data, split), data.format, split, data.fold)
+    return (label for _, label in rows)
+
+
 _Readers = tuple[Callable[[DataConfig, Split], Listing], Callable[[DataConfig, Split], Iterable[str]]]
 _READERS: dict[str, _Readers] = {
     "kinetics": (_kinetics, _kinetics_labels),
@@ -255,5 +319,7 @@ _READERS: dict[str, _Readers] = {
     "csv": (_csv, _csv_labels),
     "folders": (_folders, _folder_labels),
     "imagenet": (_folders, _folder_labels),
+    "frames": (_folders, _folder_labels),
     "synthetic": (_synthetic, _synthetic_labels),
+    **dict.fromkeys(OFFICIAL, (_official, _official_labels)),
 }

@@ -66,6 +66,8 @@ def _labels(data: DataConfig) -> dict[Split, list[str]]:
 def _is_given(data: DataConfig, split: Split) -> bool:
     if data.format in ANNOTATED:
         return (data.train if split == "train" else data.val) is not None
+    if data.folds is not None:
+        return split == "train"
     has_train = data.format == "synthetic" or data.root is None or os.path.isdir(os.path.join(data.root, "train"))
     return has_train if split == "train" else not has_train or data.untrained_classes == "allow"
 

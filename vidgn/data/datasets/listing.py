@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vidgn.config.schema import DataConfig
-from vidgn.data.decode.base import LFS_POINTER
+from vidgn.data.decode.base import IMAGE_EXTENSIONS, LFS_POINTER
 from vidgn.errors import ManifestError
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
-ANNOTATED = ("kinetics", "list", "csv")  # formats whose labels stand in a file; of the others folders are the labels
+OFFICIAL = ("ucf101", "hmdb51", "something", "jester", "diving48")
+ANNOTATED = ("kinetics", "list", "csv", *OFFICIAL)  # formats whose labels stand in a file; else folders are the labels
 
 _USUAL = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv"})
 _BROADCAST = frozenset({".ts", ".mts", ".m2ts", ".vob", ".mxf", ".dv", ".wtv", ".pva", ".m1v", ".m2v"})
@@ -23,7 +24,6 @@ _RARE = frozenset(
     {".3g2", ".apng", ".asf", ".divx", ".f4v", ".gif", ".ivf", ".mjpeg", ".nut", ".ogv", ".qt", ".rm", ".y4m"}
 )
 VIDEO_EXTENSIONS = _USUAL | _BROADCAST | _RARE
-IMAGE_EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp"})
 INDEX_COLUMNS: tuple[str, ...] = (
     *(
         "path",
@@ -41,6 +41,7 @@ INDEX_COLUMNS: tuple[str, ...] = (
     *("bytes", "modified_ns"),
 )
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation")}
+FOLDER_NAMES = {"train": ("train", "training"), "val": (*SPLIT_NAMES["val"], "test", "testing")}
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Listing:
     `paths` are relative to `base`, or absolute. `labels` are as written. `missing`: ids whose file is not there.
     `num_frames`, `num_bytes`: from an index, 0 where not known; empty where no row has any.
     `unreadable`: ids that an index marks as not decodable, left out of training (a test counts them as wrong).
-    `notes`: what is to be said of the annotation.
+    `notes`: what is to be said of the annotation. `others`: a row's columns that are not read here, where asked for.
     """
 
     base: str
@@ -62,6 +63,7 @@ class Listing:
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    others: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, id: str, path: str, label: str) -> None:
         self.ids.append(id)
@@ -92,9 +94,11 @@ def annotation_path(data: DataConfig, split: Split) -> str:
         ManifestError: where none is set or it is no file.
     """
     path = data.train if split == "train" else data.val
+    if path is None and data.fold is not None:
+        path = data.train  # one file, or a folder of lists, of which a fold takes its part
     if path is None:
         raise ManifestError(f"data.{split} is not set, and data.format={data.format} needs it: give an annotation file")
-    if not os.path.isfile(path):
+    if not (os.path.isfile(path) or (data.fold is not None and os.path.isdir(path))):
         raise ManifestError(f"data.{split}={path}: no such file; give the path of the annotation")
     return path
 
@@ -205,7 +209,7 @@ def keep_existing(listing: Listing) -> Listing:
         else:
             listing.missing.append(listing.ids[index])
     if listing.missing:
-        for name in ("ids", "paths", "labels", "num_frames", "num_bytes"):
+        for name in ("ids", "paths", "labels", "num_frames", "num_bytes", "others"):
             values = getattr(listing, name)
             setattr(listing, name, [values[i] for i in keep] if values else [])
     return listing

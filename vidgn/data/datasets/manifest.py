@@ -15,7 +15,7 @@ from vidgn.data.datasets.synthetic import check_synthetic
 from vidgn.errors import ConfigError, ManifestError
 
 _NUM_NAMED = 3  # files that an error names
-FOLDERS = ("folders", "imagenet")  # formats in which folders are the annotation
+FOLDERS = ("folders", "imagenet", "frames")  # formats in which folders are the annotation
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def check_data(data: DataConfig) -> None:
     if data.format == "synthetic":
         check_synthetic(data)
         return
+    _check_folds(data)
     if data.format == "list" and not data.separator:
         raise ConfigError("data.separator is empty: write what parts path and label, for example data.separator=','")
     if data.classes is not None and not os.path.isfile(data.classes):
@@ -121,6 +122,28 @@ def check_data(data: DataConfig) -> None:
         annotation_path(data, split)
     if data.root is not None or data.format not in ("list", "csv"):
         root_folder(data)
+
+
+def _check_folds(data: DataConfig) -> None:
+    if data.folds is None:
+        if data.group is not None or (data.fold is not None and data.format not in ("ucf101", "hmdb51")):
+            raise ConfigError(
+                f"data.fold={data.fold} data.group={data.group} part a list into folds: write data.folds=5 with them"
+            )
+        return
+    if data.format not in ("csv", "list", "folders", "frames", "imagenet"):
+        raise ConfigError(f"data.folds={data.folds} is for csv, list and folders, not {data.format}: leave it out")
+    if data.folds < 2 or data.fold is None or not 0 <= data.fold < data.folds:
+        raise ConfigError(
+            f"data.folds={data.folds} data.fold={data.fold}: at least 2 folds, and one of 0 to folds - 1 to test: "
+            "write data.folds=5 data.fold=0"
+        )
+    if data.val is not None:
+        raise ConfigError(
+            f"data.val={data.val}: data.folds={data.folds} tests a part of data.train: write data.val=null"
+        )
+    if data.group is not None and data.format != "csv":
+        raise ConfigError(f"data.group={data.group} is a column of a csv, not of {data.format}: leave it out")
 
 
 def read_manifest(data: DataConfig, split: Split) -> Manifest:

@@ -2,13 +2,14 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast, get_args
 
 from vidgn.data.datasets.annotations import kinetics_listing, list_rows
 from vidgn.data.datasets.listing import (
     IMAGE_EXTENSIONS,
+    INDEX_COLUMNS,
     VIDEO_EXTENSIONS,
     Listing,
     Split,
@@ -24,11 +25,15 @@ _NUM_NAMED = 5
 
 @dataclass(frozen=True)
 class Source:
-    """One file: `path` as it is written to a manifest, `full_path` to open it, `label` as the data set has it."""
+    """One file: `path` as it is written to a manifest, `full_path` to open it, `label` as the data set has it.
+
+    `others`: columns of its annotation that are not read here.
+    """
 
     path: str
     full_path: str
     label: str
+    others: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ def find_sources(
     if split not in get_args(Split):
         raise ManifestError(f"--split {split} is unknown; use train or val")
     listing = _listing(place, root=root, format=format, split=cast(Split, split), separator=separator)
-    rows = zip(listing.paths, listing.labels, strict=True)
-    files = tuple(Source(name, os.path.join(listing.base, name), label) for name, label in rows)
+    rows = zip(listing.paths, listing.labels, listing.others or [{}] * len(listing.paths), strict=True)
+    files = tuple(Source(name, os.path.join(listing.base, name), label, others) for name, label, others in rows)
     if not files and not listing.missing:
         raise ManifestError(f"{place}: no rows; give an annotation with videos")
     return Sources(listing.base, files, tuple(listing.missing))
@@ -125,9 +130,15 @@ def _listing(path: str, *, root: str | None, format: str, split: Split, separato
     if format == "list":
         if not separator:
             raise ManifestError("--separator is empty; give what parts path and label, for example ','")
-        rows = list_rows(path, separator)
-    else:
-        rows = ((row["path"], row.get("label", "")) for row in csv_rows(path, ("path",)))
-    for file, label in rows:
-        listing.add(file, file, label)
+        for file, label in list_rows(path, separator):
+            listing.add(file, file, label)
+        return keep_existing(listing)
+    for row in csv_rows(path, ("path",)):
+        listing.add(row["path"], row["path"], row.get("label", "").strip())
+        listing.others.append({name: value for name, value in row.items() if name not in INDEX_COLUMNS})
     return keep_existing(listing)
+
+
+def other_columns(sources: Iterable[Source]) -> tuple[str, ...]:
+    """Names of all columns that are not read here, in their order."""
+    return tuple(dict.fromkeys(name for source in sources for name in source.others))

@@ -64,6 +64,17 @@ def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
     return guide
 
 
+def open_frames(path: str | os.PathLike[str]) -> VideoReader:
+    """Open a folder of images named by number as a video.
+
+    Raises:
+        DecodeError: the folder holds no such frames.
+    """
+    from vidgn.data.decode.image import FramesReader
+
+    return FramesReader(os.fspath(path))
+
+
 def open_image(path: str | os.PathLike[str]) -> VideoReader:
     """Open a JPEG or PNG as a video of one frame, EXIF orientation applied.
 

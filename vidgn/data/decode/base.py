@@ -15,6 +15,7 @@ MAX_SIDE = 16384  # pixels; beyond it a header is broken or hostile
 MAX_PIXELS = 2**26
 _MAX_POINTER = 1024  # bytes
 _FRAMES_AT_ONCE = 8  # that are resized together
+IMAGE_EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp"})
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 OUT_OF_MEMORY = "needs more memory than it may take"
 

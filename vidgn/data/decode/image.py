@@ -1,12 +1,22 @@
-"""Still images with the face of a video of one frame."""
+"""Still images with the face of a video: of one frame, or all of a folder's."""
 
+import os
+import re
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from vidgn.data.decode.base import OUT_OF_MEMORY, Box, FrameSink, VideoReader, check_file, check_size
+from vidgn.data.decode.base import (
+    IMAGE_EXTENSIONS,
+    OUT_OF_MEMORY,
+    Box,
+    FrameSink,
+    VideoReader,
+    check_file,
+    check_size,
+)
 from vidgn.errors import DecodeError
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
@@ -29,7 +39,7 @@ class ImageReader(VideoReader):
             with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
                 check_size(image.height, image.width, self.error)
                 self.codec = str(image.format).lower()
-                self._image_HWC = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                self.image_HWC = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         except DecodeError:
             raise
         except MemoryError:
@@ -38,7 +48,7 @@ class ImageReader(VideoReader):
             raise self.error(
                 f"is no image that can be read ({(str(error) or type(error).__name__).splitlines()[0]})"
             ) from None
-        self.height, self.width = self._image_HWC.shape[:2]
+        self.height, self.width = self.image_HWC.shape[:2]
         self.num_decoded = 1
 
     @property
@@ -46,9 +56,73 @@ class ImageReader(VideoReader):
         return 1
 
     def close(self) -> None:
-        del self._image_HWC
+        del self.image_HWC
 
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
         for box in boxes:
             rows = slice(box.top, box.top + box.height)
-            sink.put(0, box, self._image_HWC[rows, box.left : box.left + box.width])
+            sink.put(0, box, self.image_HWC[rows, box.left : box.left + box.width])
+
+
+class FramesReader(VideoReader):
+    """A folder of images named by number (`img_00001.jpg`), which are the frames of one video; see VideoReader.
+
+    Frame i is the image with the i-th smallest number; a number that is left out is an error.
+    """
+
+    decoder = "pillow"
+
+    def __init__(self, path: str) -> None:
+        """List the folder and read its first image.
+
+        Raises:
+            DecodeError: where its images are not frames of one video, or can't be read.
+        """
+        super().__init__(path)
+        by_number: dict[int, str] = {}
+        for name in sorted(self._listed()):
+            digits = re.search(r"(\d+)$", os.path.splitext(name)[0])
+            if digits is None or int(digits[1]) in by_number:
+                raise self.error(f"its image {name} has no number of its own at its end; name frames by number")
+            by_number[int(digits[1])] = name
+        if not by_number:
+            raise self.error("is a folder without images; give a video, or a folder of its frames named by number")
+        first, last = min(by_number), max(by_number)
+        if lost := next((number for number in range(first, last) if number not in by_number), None):
+            raise self.error(f"frame {lost} is not between {by_number[first]} and {by_number[last]}; write it anew")
+        self._names = [by_number[number] for number in sorted(by_number)]
+        self.codec, image_HWC = self._picture(0)
+        self.height, self.width = image_HWC.shape[:2]
+
+    @property
+    def num_frames(self) -> int:
+        return len(self._names)
+
+    def close(self) -> None:
+        pass
+
+    def _listed(self) -> list[str]:
+        try:
+            with os.scandir(self.path) as entries:
+                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            raise self.error(f"can't be opened ({error.strerror})") from None
+        return [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
+
+    def _picture(self, number: int) -> tuple[str, np.ndarray]:
+        with ImageReader(os.path.join(self.path, self._names[number])) as image:
+            return image.codec, image.image_HWC
+
+    def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
+        for number in wanted:
+            _, image_HWC = self._picture(number)
+            if image_HWC.shape[:2] != (self.height, self.width):
+                raise self.error(
+                    f"{self._names[number]} is {image_HWC.shape[0]}x{image_HWC.shape[1]} pixels, and the first frame "
+                    f"{self.height}x{self.width}; write all in one size"
+                )
+            self.num_decoded += 1
+            for box in boxes:
+                if sink.wants(number, box):
+                    rows = slice(box.top, box.top + box.height)
+                    sink.put(number, box, image_HWC[rows, box.left : box.left + box.width])

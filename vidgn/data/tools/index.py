@@ -2,11 +2,11 @@
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidgn.data.datasets.listing import INDEX_COLUMNS
-from vidgn.data.datasets.sources import Source
+from vidgn.data.datasets.sources import Source, other_columns
 from vidgn.data.loading.pool import Limits
 from vidgn.data.tools.probe import OK, Probe, probe_all
 from vidgn.errors import ManifestError
@@ -34,7 +34,7 @@ def write_index(
     retry: bool = False,
     on_done: Callable[[Source, str], object] = lambda source, status: None,
 ) -> IndexSummary:
-    """Write the index of `sources` to the csv `out`: a row for each, in their order, with its own label.
+    """Write the index of `sources` to the csv `out`: a row for each, in their order, with its label and other columns.
 
     Rows are kept in `out` + `.part` as they come, so that a run that was stopped goes on where it was; `out` itself is
     replaced in one step at the end. A file whose size or time of change is another is looked at again, and with `retry`
@@ -51,7 +51,8 @@ def write_index(
             on_done(source, done[source.path]["status"])
     todo = [source for source in sources if source.path not in done]
     try:
-        _write_rows(part, done.values())
+        columns = (*INDEX_COLUMNS, *other_columns(sources))
+        _write_rows(part, done.values(), INDEX_COLUMNS)
         with open(part, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, INDEX_COLUMNS)
             for source, found in probe_all(todo, workers=workers, limits=limits):
@@ -59,8 +60,8 @@ def write_index(
                 writer.writerow(done[source.path])
                 file.flush()
                 on_done(source, found.status)
-        rows = [{**done[source.path], "label": source.label} for source in sources]
-        _write_rows(part, rows)
+        rows = [{**done[source.path], "label": source.label, **source.others} for source in sources]
+        _write_rows(part, rows, columns)
         os.replace(part, out)
     except OSError as error:
         raise ManifestError(f"{out} can't be written ({error.strerror}); give another --out") from None
@@ -122,15 +123,15 @@ def _read_rows(path: str) -> dict[str, dict[str, str]]:
             lines = list(csv.reader(file))
     except (OSError, csv.Error):
         return {}
-    if not lines or tuple(lines[0]) != INDEX_COLUMNS:
+    if not lines or tuple(lines[0][: len(INDEX_COLUMNS)]) != INDEX_COLUMNS:
         return {}
-    whole = (dict(zip(INDEX_COLUMNS, fields, strict=True)) for fields in lines[1:] if len(fields) == len(INDEX_COLUMNS))
+    whole = (dict(zip(INDEX_COLUMNS, row, strict=False)) for row in lines[1:] if len(row) == len(lines[0]))
     return {row["path"]: row for row in whole if row["bytes"].isdecimal()}
 
 
-def _write_rows(path: str, rows: Iterable[Mapping[str, str]]) -> None:
+def _write_rows(path: str, rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> None:
     with open(path + ".new", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, INDEX_COLUMNS)
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
         file.flush()

@@ -11,8 +11,8 @@ import numpy as np
 
 from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.sources import Source, Sources
-from vidgn.data.decode.base import OUT_OF_MEMORY, Box, ResolvedClip
-from vidgn.data.decode.image import ImageReader
+from vidgn.data.decode.base import OUT_OF_MEMORY, Box, ResolvedClip, VideoReader
+from vidgn.data.decode.image import FramesReader, ImageReader
 from vidgn.data.decode.pixels import AS_CODED
 from vidgn.data.decode.pyav import PyavReader
 from vidgn.data.loading.pool import Limits, map_in_workers
@@ -52,6 +52,11 @@ def probe(path: str | os.PathLike[str]) -> Probe:
     """
     name = os.fspath(path)
     try:
+        if os.path.isdir(name):
+            with FramesReader(name) as frames:
+                for number in range(frames.num_frames):
+                    _read_alone(frames, number)
+                return Probe(OK, "", frames.num_frames, frames.height, frames.width, codec=frames.codec)
         if is_image(name):
             with ImageReader(name) as image:
                 return Probe(OK, num_frames=1, height=image.height, width=image.width, codec=image.codec)
@@ -67,7 +72,10 @@ def _look(reader: PyavReader) -> Probe:
 
     reader.settle_size()
     number = random.Random(reader.num_frames).randrange(reader.num_frames)
-    alone_HWC = _read_alone(reader, number)  # first: it shows whether keyframes and time stamps can be believed
+    try:  # first: it shows whether keyframes and time stamps can be believed
+        alone_HWC = _read_alone(reader, number)
+    except DecodeError:
+        alone_HWC = None
     num_good, reason, picture_HWC = _decode_all(reader, number)
     if reason is None and picture_HWC is not None and (alone_HWC is None or (picture_HWC != alone_HWC).any()):
         reason = f"frame {number} read alone is another picture than in a decode of all; transcode it"
@@ -124,13 +132,10 @@ def _decode_all(reader: PyavReader, number: int) -> tuple[int, str | None, np.nd
     return num_good, reason, None
 
 
-def _read_alone(reader: PyavReader, number: int) -> np.ndarray | None:
-    """A frame as training reads it: sought, and cut out of its coded picture; None where it does not decode."""
+def _read_alone(reader: VideoReader, number: int) -> np.ndarray:
+    """A frame as training reads it: sought, and cut out of its coded picture."""
     whole = Box(0, 0, reader.height, reader.width)
-    try:
-        return reader.read([ResolvedClip((number,), whole, whole.height, whole.width, flip=False)])[0][0]
-    except DecodeError:
-        return None
+    return reader.read([ResolvedClip((number,), whole, whole.height, whole.width, flip=False)])[0][0]
 
 
 def _flags(reader: PyavReader, seconds: Sequence[float]) -> tuple[str, ...]:

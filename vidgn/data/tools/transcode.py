@@ -4,12 +4,12 @@ import csv
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from vidgn.data.clips.plan import ClipSizes, plan_clip, resolve_clip
 from vidgn.data.datasets.listing import is_image
-from vidgn.data.datasets.sources import Source, Sources
+from vidgn.data.datasets.sources import Source, Sources, other_columns
 from vidgn.data.decode import open_video
 from vidgn.data.decode.write import Recoding, recode
 from vidgn.data.loading.pool import Limits, map_in_workers
@@ -92,8 +92,10 @@ def transcode(
     )
 
 
-def write_manifest(jobs: Iterable[TranscodeJob], folder: str, path: str) -> None:
-    """A csv with path and label of the new files that are there.
+def write_manifest(jobs: Sequence[TranscodeJob], folder: str, path: str) -> None:
+    """A csv with path, label and the annotation's other columns of the new files that are there.
+
+    `transcoded_from_bytes` and `transcoded_as` say what each was made of and how.
 
     Raises:
         ManifestError: where it can't be written.
@@ -101,11 +103,17 @@ def write_manifest(jobs: Iterable[TranscodeJob], folder: str, path: str) -> None
     try:
         os.makedirs(folder, exist_ok=True)  # no video may have come out
         with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(("path", "label"))
+            others = [name for name in other_columns(job.source for job in jobs) if not name.startswith("transcoded_")]
+            writer = csv.DictWriter(file, ("path", "label", *others, "transcoded_from_bytes", "transcoded_as"))
+            writer.writeheader()
             for job in jobs:
                 if os.path.exists(job.target):
-                    writer.writerow((os.path.relpath(job.target, folder), job.source.label))
+                    made = {
+                        "transcoded_from_bytes": os.path.getsize(job.source.full_path),
+                        "transcoded_as": job.recoding,
+                    }
+                    there = {"path": os.path.relpath(job.target, folder), "label": job.source.label}
+                    writer.writerow({**job.source.others, **there, **made})
     except OSError as error:
         raise ManifestError(f"{path} can't be written ({error.strerror}); give another folder") from None
 

@@ -13,7 +13,7 @@ import yaml
 from vidgn.config.build import build
 from vidgn.config.fingerprint import CLASSES, DATA_ROWS, fingerprint, identity, of_experiment
 from vidgn.config.norm_kinds import NORM_KINDS
-from vidgn.config.schema import Config
+from vidgn.config.schema import Config, full_tag
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.report.read.history import PolicyChange, policy_changes, read_starts
 from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
@@ -249,6 +249,8 @@ def _identity(config: Mapping[str, Any] | None) -> dict[str, Any]:
     for key, inner in (("model", "name"), ("norm", "kind")):
         if isinstance(config.get(key), Mapping) and inner in config[key]:
             known[key] = config[key][inner]
+    if "tag" in known and isinstance(config.get("data"), Mapping):
+        known["tag"] = full_tag(known["tag"], config["data"].get("fold"))
     return known
 
 
