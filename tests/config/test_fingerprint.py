@@ -67,6 +67,10 @@ EXPERIMENT = [
     "data.flip=false",
     "data.crop=112",
     "data.clips_per_video=2",
+    "data.fps=12.5",
+    "data.sampling=segments",
+    "data.balance=class",
+    "data.flip_pairs=[[left,right]]",
     "optim.lr_per_clip=0.1",
     "optim.norm_weight_decay=1e-4",
     "trainer.epochs=3",
@@ -142,3 +146,8 @@ def test_a_key_that_is_not_declared_is_an_error():
 
     with pytest.raises(TypeError, match=r"group\.forgotten: declare it in schema\.py as Experiment, Policy or Machine"):
         declared_kinds(Group, "group.")
+
+
+def test_keys_that_a_later_version_has_added_leave_the_identity_of_earlier_runs_as_it_was():
+    assert not {"data.fps", "data.sampling", "data.balance", "data.flip_pairs"} & of().keys()
+    assert of("data.fps=12.5")["data.fps"] == 12.5

@@ -221,7 +221,7 @@ def test_training_crops_are_drawn_as_torchvisions():
     theirs = [RandomResizedCrop.get_params(blank, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3]) for _ in range(count)]
     size = {"num_frames": 1, "height": 375, "width": 500, "frames": 1, "stride": 1}
     ours = [
-        resolve_clip(plan_for(config.data, 1, position), **size, short_side=config.data.short_side, crop=224)
+        resolve_clip(plan_for(config.data, 1, position, frames=1), **size, short_side=config.data.short_side, crop=224)
         for position in range(count)
     ]
     assert all((clip.height, clip.width, clip.frame_indices) == (224, 224, (0,)) for clip in ours)

@@ -60,7 +60,7 @@ def test_stops_with_the_step_its_clips_and_the_state(tmp_path, tiny_data, bad_th
     told = json.loads((folder / "clips.json").read_text())
     assert told["step"] == 3
     assert [c["position"] for c in told["clips"]] == [8, 9, 10, 11]
-    plans = [vars(plan_for(config.data, 0, p)) for p in (8, 9, 10, 11)]
+    plans = [vars(plan_for(config.data, 0, p, frames=config.frames)) for p in (8, 9, 10, 11)]
     assert [c["plan"] for c in told["clips"]] == json.loads(json.dumps(plans))
     assert all(c["id"].startswith("train") for c in told["clips"]), told["clips"]
     assert not (config.run_dir / "lock.json").exists()

@@ -39,6 +39,8 @@ def _check_ranges(config: Config) -> None:
         "launch.timeout_seconds": config.launch.timeout_seconds,
         "data.timeout_seconds": config.data.timeout_seconds,
     }
+    if config.data.fps is not None:
+        positive["data.fps"] = config.data.fps
     for key, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{key}={value:g}: must be above 0")
@@ -141,5 +143,10 @@ def _check_data(config: Config) -> None:
             f"data.clips_per_video={k} puts each clip of a video on another of gpus={config.gpus}: "
             f"it must divide gpus * clips_per_gpu = {config.slots_per_step} and be at most gpus"
         )
+    if data.flip_pairs and not data.flip:
+        raise ConfigError("data.flip_pairs says what a mirror exchanges, and data.flip=false has none: leave it out")
+    paired = [name for pair in data.flip_pairs for name in pair]
+    if len(set(paired)) < len(paired):
+        raise ConfigError(f"data.flip_pairs={[list(pair) for pair in data.flip_pairs]}: name each class once")
     if any(s <= 0 for s in data.std):
         raise ConfigError(f"data.std={list(data.std)}: must be above 0")

@@ -87,7 +87,23 @@ def declared_kinds(cls: type = Config, prefix: str = "") -> dict[str, Kind]:
 
 
 def _of_kind(config: Config, kind: Kind) -> dict[str, Any]:
-    return {k: v for k, v in _flatten(to_plain(config)).items() if kind_of(k) == kind}
+    """Without experiment keys that a later version has added and that have the value that earlier runs had."""
+    of_kind = {k: v for k, v in _flatten(to_plain(config)).items() if kind_of(k) == kind}
+    added = _added() if kind == "experiment" else {}
+    return {k: v for k, v in of_kind.items() if k not in added or v != added[k]}
+
+
+@cache
+def _added(cls: type = Config, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> the value of runs of versions that did not have it."""
+    found: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            found[f"{prefix}{field.name}"] = to_plain(field.default)
+        elif dataclasses.is_dataclass(hints[field.name]):
+            found |= _added(typing.cast(type, hints[field.name]), f"{prefix}{field.name}.")
+    return found
 
 
 def _digest(value: Any) -> str:

@@ -102,7 +102,11 @@ class DataConfig:
     mean: Experiment[tuple[float, float, float]]  # 0-255 RGB
     std: Experiment[tuple[float, float, float]]
     synthetic: Experiment[SyntheticConfig | None]
-    # The defaults below are for runs of earlier versions.
+    # The defaults below are for runs of earlier versions; keys that have theirs are in no identity.
+    fps: Experiment[float | None] = None  # frames a second at which videos are read, by their time stamps
+    sampling: Experiment[Literal["clip", "segments"]] = "clip"
+    flip_pairs: Experiment[tuple[tuple[str, str], ...]] = ()
+    balance: Experiment[Literal["none", "class"]] = "none"
     first_label: Machine[int] = 0  # of the first class, in annotations whose labels are whole numbers
     fold: Machine[int | None] = None  # which of data.folds (from 0 on), or of an official data set's splits (from 1 on)
     folds: Machine[int | None] = None  # into which data.train (of class folders: data.root) is parted

@@ -106,8 +106,9 @@ class ClipsTask:
 
     def describe(self, batch: Batch) -> list[dict[str, Any]]:
         """Position, id and plan of each clip."""
+        data = self.config.data
         return [
-            {"position": p, "id": i, "plan": vars(plan_for(self.config.data, self.config.seed, p))}
+            {"position": p, "id": i, "plan": vars(plan_for(data, self.config.seed, p, frames=self.config.frames))}
             for p, i in zip(batch.positions, batch.ids, strict=True)
         ]
 

@@ -8,6 +8,7 @@ source pixels and resizing it to `crop` is the same clip as resizing the whole f
 import hashlib
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypedDict
@@ -22,6 +23,7 @@ TEST_SCALE = 256 / 224  # short side at test for each pixel of the training crop
 IMAGE_AREA = (0.08, 1.0)  # of a random resized crop (Szegedy et al. 2015, as in torchvision)
 IMAGE_ASPECT = (3 / 4, 4 / 3)
 _IMAGE_ATTEMPTS = 10
+_NUM_DRAWS = 5 + 2 * _IMAGE_ATTEMPTS
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ClipPlan:
 
     `resized`: (area, aspect) fractions, one pair an attempt, of a random resized crop; empty for video clips, which
     scale the short side by `scale` and crop at (`top`, `left`).
+    `offsets`: where in its part of the video each frame lies, with data.sampling=segments; empty without.
     """
 
     start: float
@@ -38,19 +41,23 @@ class ClipPlan:
     left: float
     flip: bool
     resized: tuple[tuple[float, float], ...] = ()
+    offsets: tuple[float, ...] = ()
 
 
-def plan_clip(seed: int, position: int, *, tag: Tag = Tag.CLIP, flip: bool, augment: str = "video") -> ClipPlan:
+def plan_clip(
+    seed: int, position: int, *, tag: Tag = Tag.CLIP, flip: bool, augment: str = "video", parts: int = 0
+) -> ClipPlan:
     """The training clip at `position`.
 
     Args:
         flip: mirror every second clip.
         augment: `video` or `image`.
+        parts: equal parts of the video that give one frame each; 0: a clip of frames that follow each other.
     """
-    draws = stream(tag, seed, position).random(5 + 2 * _IMAGE_ATTEMPTS).tolist()
+    draws = stream(tag, seed, position).random(_NUM_DRAWS + parts).tolist()
     start, scale, top, left, mirror = draws[:5]
-    pairs = tuple(zip(draws[5::2], draws[6::2], strict=True)) if augment == "image" else ()
-    return ClipPlan(start, scale, top, left, flip and mirror < 0.5, pairs)
+    pairs = tuple(zip(draws[5:_NUM_DRAWS:2], draws[6:_NUM_DRAWS:2], strict=True)) if augment == "image" else ()
+    return ClipPlan(start, scale, top, left, flip and mirror < 0.5, pairs, tuple(draws[_NUM_DRAWS:]))
 
 
 class ClipSizes(TypedDict):
@@ -90,7 +97,10 @@ def resolve_clip(
         box = Box(
             _pick(plan.top, height - box.height + 1), _pick(plan.left, width - box.width + 1), box.height, box.width
         )
-    return ResolvedClip(clip_indices(start, num_frames, frames, stride), box, crop, crop, plan.flip)
+    indices = clip_indices(start, num_frames, frames, stride)
+    if plan.offsets:
+        indices = part_indices(num_frames, plan.offsets)
+    return ResolvedClip(indices, box, crop, crop, plan.flip)
 
 
 def resolve_views(
@@ -104,8 +114,11 @@ def resolve_views(
     short_side: tuple[int, int],
     crop: int,
     plan: ClipPlan | None = None,
+    sampling: str = "clip",
 ) -> tuple[ResolvedClip, ...]:
     """All views of a test video, clip by clip, the crops of one clip together.
+
+    With `sampling` segments, clip j has of each of `frames` parts the frame at (j + 1/2) / clips.
 
     `crop` and `short_side` are those of training; `plan` is the clip where `views.plan` is `training`.
     Clips start at floor(j * num_frames / clips) and wrap around; crops lie along the longer side (NLN).
@@ -128,12 +141,12 @@ def resolve_views(
     size = view_size(views, crop)
     centre = _crop_box(height, width, side=side, crop=size)
     boxes = _boxes_along(height, width, centre, count=views.crops)
-    starts = [j * num_frames // views.clips for j in range(views.clips)]
-    return tuple(
-        ResolvedClip(clip_indices(start, num_frames, frames, stride), box, size, size, False)
-        for start in starts
-        for box in boxes
-    )
+    if sampling == "segments":
+        clips = [part_indices(num_frames, ((j + 0.5) / views.clips,) * frames) for j in range(views.clips)]
+    else:
+        starts = (j * num_frames // views.clips for j in range(views.clips))
+        clips = [clip_indices(start, num_frames, frames, stride) for start in starts]
+    return tuple(ResolvedClip(indices, box, size, size, False) for indices in clips for box in boxes)
 
 
 def short_side_at_test(crop: int) -> int:
@@ -149,6 +162,31 @@ def view_size(views: ViewsConfig, crop: int) -> int:
 def clip_indices(start: int, num_frames: int, frames: int, stride: int) -> tuple[int, ...]:
     """`frames` frame numbers from `start`, `stride` apart, modulo `num_frames`."""
     return tuple((start + i * stride) % num_frames for i in range(frames))
+
+
+def part_indices(num_frames: int, offsets: Sequence[float]) -> tuple[int, ...]:
+    """One frame number of each of as many equal parts as there are `offsets`, fractions of a part (TSN)."""
+    return tuple(_pick((part + offset) / len(offsets), num_frames) for part, offset in enumerate(offsets))
+
+
+def balanced_row_at(seed: int, position: int, rows_of_class: Sequence[np.ndarray], *, tag: Tag = Tag.ORDER) -> int:
+    """Row at `position` where classes come equally often, and within a class its videos.
+
+    Positions go through all classes in an order drawn anew each time; each class goes through its own permutations.
+
+    Args:
+        rows_of_class: row numbers of each class that has any.
+    """
+    time, place = divmod(position, len(rows_of_class))
+    chosen = int(_part_permutation(int(tag), seed, time, 0, len(rows_of_class))[place])
+    rows = rows_of_class[chosen]
+    epoch, item = divmod(time, len(rows))
+    return int(rows[_part_permutation(int(tag), seed, epoch, 1 + chosen, len(rows))[item]])
+
+
+@lru_cache(maxsize=1024)
+def _part_permutation(tag: int, seed: int, epoch: int, part: int, num: int) -> np.ndarray:
+    return stream(Tag(tag), seed, epoch, part).permutation(num)
 
 
 def row_at(seed: int, position: int, num_rows: int, *, tag: Tag = Tag.ORDER) -> int:
@@ -180,15 +218,16 @@ def video_position(position: int, *, clips_per_video: int, slots_per_step: int) 
 
 def plan_digest(position: int, row_id: str, plan: ClipPlan) -> int:
     """128-bit hash of a clip trained on: where, of which row, and how. Sums modulo 2**128 know no order."""
-    numbers = (plan.start, plan.scale, plan.top, plan.left, *(x for pair in plan.resized for x in pair))
+    numbers = (plan.start, plan.scale, plan.top, plan.left, *(x for pair in plan.resized for x in pair), *plan.offsets)
     packed = struct.pack(f"<q?{len(numbers)}d", position, plan.flip, *numbers)
     name = row_id.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(packed + name, digest_size=16).digest(), "little")
 
 
-def plan_for(data: DataConfig, seed: int, position: int, *, tag: Tag = Tag.CLIP) -> ClipPlan:
-    """`plan_clip` under the augmentation of `data`."""
-    return plan_clip(seed, position, tag=tag, flip=data.flip, augment=data.augment)
+def plan_for(data: DataConfig, seed: int, position: int, *, frames: int, tag: Tag = Tag.CLIP) -> ClipPlan:
+    """`plan_clip` under the augmentation of `data`, for a clip of `frames` frames."""
+    parts = frames if data.sampling == "segments" else 0
+    return plan_clip(seed, position, tag=tag, flip=data.flip, augment=data.augment, parts=parts)
 
 
 def _pick(fraction: float, count: int) -> int:

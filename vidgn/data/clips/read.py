@@ -2,7 +2,8 @@
 
 import math
 import os
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ from vidgn.errors import DecodeError
 if TYPE_CHECKING:
     from vidgn.data.decode import VideoReader
 
+_SAME_TIME = 1e-3  # of a tick: time stamps are rounded
+
 
 @dataclass(frozen=True)
 class ClipGeometry:
@@ -29,10 +32,22 @@ class ClipGeometry:
     views: ViewsConfig | None  # None: training clips
     decoder: str
     timeout_seconds: float
+    fps: float | None = None  # frames are counted at this rate, by their time stamps; None: as the video has them
+    sampling: str = "clip"
 
     @staticmethod
     def of(data: DataConfig, *, frames: int, stride: int, views: ViewsConfig | None = None) -> "ClipGeometry":
-        return ClipGeometry(frames, stride, data.short_side, data.crop, views, data.decoder, data.timeout_seconds)
+        return ClipGeometry(
+            frames,
+            stride,
+            data.short_side,
+            data.crop,
+            views,
+            data.decoder,
+            data.timeout_seconds,
+            data.fps,
+            data.sampling,
+        )
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
@@ -120,9 +135,13 @@ def _open(path: str, geometry: ClipGeometry) -> "VideoReader":
 
 def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:
     # An index has counted the frames that decode; the container may claim more, or not say how many there are.
-    geometry = task.geometry
+    geometry, numbers = task.geometry, None
+    num_frames = task.row.num_frames or reader.num_frames
+    if geometry.fps is not None:
+        numbers = _at_rate(reader, num_frames, geometry.fps)
+        num_frames = len(numbers)
     sizes: ClipSizes = {
-        "num_frames": task.row.num_frames or reader.num_frames,
+        "num_frames": num_frames,
         "height": reader.height,
         "width": reader.width,
         "frames": geometry.frames,
@@ -131,5 +150,21 @@ def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:
         "crop": geometry.crop,
     }
     if geometry.views is None:
-        return tuple(resolve_clip(plan, **sizes) for plan in task.plans)
-    return resolve_views(geometry.views, **sizes, plan=task.plans[0] if task.plans else None)
+        clips = tuple(resolve_clip(plan, **sizes) for plan in task.plans)
+    else:
+        plan = task.plans[0] if task.plans else None
+        clips = resolve_views(geometry.views, **sizes, plan=plan, sampling=geometry.sampling)
+    if numbers is None:
+        return clips
+    return tuple(replace(clip, frame_indices=tuple(numbers[k] for k in clip.frame_indices)) for clip in clips)
+
+
+def _at_rate(reader: "VideoReader", num_frames: int, fps: float) -> list[int]:
+    """Which frame is shown at each tick of `fps` a second from the first frame on: the last one shown by then."""
+    seconds = reader.shown_seconds()[:num_frames]
+    if not seconds and reader.nominal_fps:
+        seconds = [number / reader.nominal_fps for number in range(num_frames)]
+    if not seconds:
+        raise reader.error("has no times of its frames, by which data.fps would take them; give a video that has")
+    ticks = range(int((seconds[-1] - seconds[0]) * fps + _SAME_TIME) + 1)
+    return [bisect_right(seconds, seconds[0] + (tick + _SAME_TIME) / fps) - 1 for tick in ticks]

@@ -59,6 +59,7 @@ class VideoReader(ABC):
     height: int
     width: int
     num_decoded: int = 0
+    nominal_fps: float = 0.0  # the rate that the container claims, 0 if none
     fallback_reason: str | None = None
 
     def __init__(self, path: str) -> None:
@@ -73,6 +74,10 @@ class VideoReader(ABC):
     def known_num_frames(self) -> int | None:
         """`num_frames`, None where they would have to be counted by decoding."""
         return self.num_frames
+
+    def shown_seconds(self) -> list[float]:
+        """When each frame is shown, in seconds from the container's zero; empty without time stamps."""
+        return []
 
     @abstractmethod
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: "FrameSink") -> None:

@@ -43,7 +43,7 @@ class GuardedReader(VideoReader):
     def __init__(self, guide: PyavReader) -> None:
         super().__init__(guide.path)
         self.guide = guide
-        self.height, self.width = guide.height, guide.width
+        self.height, self.width, self.nominal_fps = guide.height, guide.width, guide.nominal_fps
 
     @property
     def num_frames(self) -> int:
@@ -52,6 +52,9 @@ class GuardedReader(VideoReader):
     @property
     def known_num_frames(self) -> int | None:
         return self.guide.known_num_frames
+
+    def shown_seconds(self) -> list[float]:
+        return self.guide.shown_seconds()
 
     @staticmethod
     @abstractmethod

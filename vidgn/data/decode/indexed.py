@@ -87,6 +87,7 @@ class IndexedVideo(VideoReader):
         self.num_streams = len(container.video_streams(self._container))
         self.orientation = self._find_orientation()
         self._set_size(context.height, context.width)
+        self.nominal_fps = float(self._stream.average_rate or 0)
 
     def _set_size(self, height: int, width: int) -> None:
         self.coded_size = (height, width)
@@ -126,11 +127,6 @@ class IndexedVideo(VideoReader):
     def tick_seconds(self) -> float:
         """The unit of the stream's time stamps."""
         return float(self.time_base)
-
-    @property
-    def nominal_fps(self) -> float:
-        """The rate the container claims, 0 if none."""
-        return float(self._stream.average_rate or 0)
 
     def _read_timeline(self) -> Timeline | None:
         if self._context.has_b_frames and self._container.format.name == "avi":

@@ -6,15 +6,24 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from vidgn.config.schema import DataConfig, ViewsConfig
-from vidgn.data.clips.plan import ClipPlan, plan_digest, plan_for, row_at, substitute_row, video_position
+from vidgn.data.clips.plan import (
+    ClipPlan,
+    balanced_row_at,
+    plan_digest,
+    plan_for,
+    row_at,
+    substitute_row,
+    video_position,
+)
 from vidgn.data.clips.read import ClipGeometry, ReadTask, clips_in, read_into
 from vidgn.data.datasets.manifest import Manifest, Row
 from vidgn.data.loading.pool import Limits, Outcome, Pool, WorkerPool
 from vidgn.data.loading.prefetch import InlinePool, Prefetch
-from vidgn.errors import DecodeError
+from vidgn.errors import ConfigError, DecodeError
 from vidgn.rng_streams import Tag
 
 _DIGEST_MODULUS = 2**128
@@ -82,7 +91,7 @@ def train_batches(
     """
     geometry = ClipGeometry.of(data, frames=frames, stride=stride)
     repeats = data.clips_per_video if slots_per_step else 1
-    plan = TrainPlan(manifest, data, seed, tag, order_tag, repeats, slots_per_step or 1)
+    plan = TrainPlan(manifest, data, seed, frames, tag, order_tag, repeats, slots_per_step or 1)
     source = TrainSource(plan, geometry, iter(positions), pin_memory)
     slot_bytes = repeats * math.prod(geometry.clip_shape)
     return Prefetch(source, _pool(data, _TRAIN_SLOTS, slot_bytes), window=2 * _TRAIN_SLOTS * data.workers)
@@ -134,6 +143,25 @@ def _why_unreadable(outcome: Outcome[ReadTask], data: DataConfig) -> str:
     return f"{path}: {reason}"
 
 
+def mirrored_labels(classes: Sequence[str], data: DataConfig) -> dict[int, int]:
+    """Label -> label of its mirror image, for the pairs of data.flip_pairs.
+
+    Raises:
+        ConfigError: if a name of a pair is no class.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    found = dict[int, int]()
+    for pair in data.flip_pairs:
+        if absent := [name for name in pair if name not in numbers]:
+            raise ConfigError(
+                f"data.flip_pairs: {absent[0]!r} is not one of the {len(classes)} classes ({', '.join(classes[:3])}, "
+                "...); write pairs of names, for example [[left,right]]"
+            )
+        one, other = (numbers[name] for name in pair)
+        found |= {one: other, other: one}
+    return found
+
+
 @dataclass
 class TrainPlan:
     """Which row and plan belong to a position."""
@@ -141,18 +169,32 @@ class TrainPlan:
     manifest: Manifest
     data: DataConfig
     seed: int
+    frames: int
     tag: Tag
     order_tag: Tag
     repeats: int
     slots_per_step: int
 
+    def __post_init__(self) -> None:
+        self._mirrored = mirrored_labels(self.manifest.classes, self.data)
+        self._rows_of_class: list[np.ndarray] | None = None
+        if self.data.balance == "class":
+            labels = np.array(self.manifest.labels)
+            self._rows_of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    def label(self, row: Row, plan: ClipPlan) -> int:
+        """Of the row, or of its mirror image where the clip is one."""
+        return self._mirrored.get(row.label, row.label) if plan.flip else row.label
+
     def row(self, position: int) -> int:
         if self.repeats > 1:
             position = video_position(position, clips_per_video=self.repeats, slots_per_step=self.slots_per_step)
+        if self._rows_of_class is not None:
+            return balanced_row_at(self.seed, position, self._rows_of_class, tag=self.order_tag)
         return row_at(self.seed, position, len(self.manifest), tag=self.order_tag)
 
     def clip(self, position: int) -> ClipPlan:
-        return plan_for(self.data, self.seed, position, tag=self.tag)
+        return plan_for(self.data, self.seed, position, frames=self.frames, tag=self.tag)
 
     def substitute(self, position: int, attempt: int) -> int:
         return substitute_row(self.seed, position, attempt, len(self.manifest))
@@ -233,7 +275,7 @@ class TrainSource:
         clips_VTHWC = torch.from_numpy(clips_in(outcome.buffer, outcome.item))
         for (batch, slot), plan, clip_THWC in zip(read.places, read.plans, clips_VTHWC, strict=True):
             batch.clip_NTHWC[slot].copy_(clip_THWC)
-            batch.label_N[slot] = row.label
+            batch.label_N[slot] = self._plan.label(row, plan)
             batch.ids[slot] = row.id
             batch.digest += plan_digest(batch.positions[slot], row.id, plan)
             batch.num_open -= 1
@@ -296,6 +338,7 @@ class ViewSource:
         self.pin_memory = pin_memory
         self._rows, self._asked, self._popped = rows, 0, 0
         self._done: dict[int, VideoViews] = {}
+        self._mirrored = mirrored_labels(manifest.classes, data)
 
     def num_ahead(self, ready: Iterable[VideoViews]) -> int:
         return max(self._asked - self._popped + sum(1 for _ in ready) - 1, 0)
@@ -308,7 +351,8 @@ class ViewSource:
         index = self._rows[key]
         assert self._geometry.views is not None
         training = self._geometry.views.plan == "training"
-        plans = (plan_for(self._data, self._seed, index, tag=Tag.CURVE),) if training else ()
+        plan = plan_for(self._data, self._seed, index, frames=self._geometry.frames, tag=Tag.CURVE)
+        plans = (plan,) if training else ()
         return [ReadTask(key, self._manifest[index], plans, self._geometry)]
 
     def complete(self, outcome: Outcome[ReadTask]) -> list[ReadTask]:
@@ -319,7 +363,9 @@ class ViewSource:
             read_VTHWC = torch.from_numpy(clips_in(outcome.buffer, task))
             clips_VTHWC = torch.empty(read_VTHWC.shape, dtype=torch.uint8, pin_memory=self.pin_memory)
             clips_VTHWC.copy_(read_VTHWC)
-        self._done[task.key] = VideoViews(self._rows[task.key], task.row.id, task.row.label, clips_VTHWC, error)
+        label, is_flipped = task.row.label, any(plan.flip for plan in task.plans)
+        label = self._mirrored.get(label, label) if is_flipped else label
+        self._done[task.key] = VideoViews(self._rows[task.key], task.row.id, label, clips_VTHWC, error)
         return []
 
     def next_ready(self) -> VideoViews | None:
