@@ -47,6 +47,7 @@ def _check_ranges(config: Config) -> None:
     not_negative = {
         "seed": config.seed,
         "data.workers": config.data.workers,
+        "data.cache_gb": config.data.cache_gb,
         "data.max_unreadable": config.data.max_unreadable,
         "trainer.max_skipped": 0 if config.trainer.max_skipped == "auto" else config.trainer.max_skipped,
         "trainer.eval_every": config.trainer.eval_every,

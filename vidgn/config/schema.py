@@ -18,7 +18,7 @@ Policy = Annotated[_Value, "policy"]
 Machine = Annotated[_Value, "machine"]
 
 _Own = Literal["kinetics", "list", "csv", "folders", "frames", "synthetic", "imagenet"]
-DataFormat = _Own | Literal["ucf101", "hmdb51", "something", "jester", "diving48"]
+DataFormat = _Own | Literal["ucf101", "hmdb51", "something", "jester", "diving48", "activitynet", "epic"]
 BnStats = Literal["precise", "ema", "batch"]
 
 
@@ -108,6 +108,9 @@ class DataConfig:
     flip_pairs: Experiment[tuple[tuple[str, str], ...]] = ()
     balance: Experiment[Literal["none", "class"]] = "none"
     first_label: Machine[int] = 0  # of the first class, in annotations whose labels are whole numbers
+    label: Machine[str] = "verb_class"  # of EPIC-Kitchens: the column that holds the class
+    cache_gb: Machine[float] = 0.0  # of decoded frames that are kept, in 10^9 bytes
+    cache: Machine[str | None] = None  # folder of kept frames; null: ~/.cache/vidgn/frames
     fold: Machine[int | None] = None  # which of data.folds (from 0 on), or of an official data set's splits (from 1 on)
     folds: Machine[int | None] = None  # into which data.train (of class folders: data.root) is parted
     fold_seed: Machine[int] = 0

@@ -118,9 +118,48 @@ def test_a_test_clip_of_segments_has_the_frame_at_the_same_place_of_each_part(vi
         np.testing.assert_array_equal(clip_THWC, np.stack([all_frames[n][middle] for n in numbers]))
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    name=st.sampled_from(["h264", "vfr", "no times"]),
+    fps=st.sampled_from([None, 10.0]),
+    position=st.integers(0, 10**6),
+    ends=st.tuples(st.integers(0, 30), st.integers(1, 40)),
+)
+def test_a_clip_never_leaves_its_segment(videos, tiny_data, name, fps, position, ends):
+    """Times of segments are those of frames, so that it shows on which side of an end a frame lies."""
+    path, all_frames = videos[name]
+    times = [Fraction(time, FPS) for time in (HELD if name == "vfr" else range(len(all_frames)))]
+    start, end = Fraction(ends[0], FPS), Fraction(ends[0] + ends[1], FPS)
+    inside = [number for number, time in enumerate(times) if start <= time - times[0] < end]
+    data = replace(tiny_data, fps=fps, crop=28, short_side=(28, 28))
+    plan = plan_for(data, 3, position, frames=3)
+    task = ReadTask(
+        0, Row("x", path, 0, None, None, (float(start), float(end))), (plan,), ClipGeometry.of(data, frames=3, stride=2)
+    )
+    buffer = bytearray(task.num_bytes)
+    if not inside:
+        with pytest.raises(DecodeError, match=r"has no frame between .* s; mend start and end of its row"):
+            read_into(task, memoryview(buffer))
+        return
+    read_into(task, memoryview(buffer))
+    numbers = inside
+    if fps is not None:
+        count = floor((times[inside[-1]] - times[inside[0]]) * Fraction(fps)) + 1
+        due = [times[inside[0]] + tick / Fraction(fps) for tick in range(count)]
+        numbers = [max(number for number in inside if times[number] <= time) for time in due]
+    begin = floor(plan.start * (max(len(numbers) - 6, 0) + 1))
+    wanted = [numbers[(begin + 2 * i) % len(numbers)] for i in range(3)]
+    box = resolve_clip(plan, num_frames=9, height=64, width=96, frames=1, stride=1, short_side=(28, 28), crop=28).box
+    cut_THWC = np.stack([all_frames[n][box.top :, box.left :][: box.height, : box.width] for n in wanted])
+    right_THWC = resize(np.ascontiguousarray(cut_THWC), 28, 28)
+    np.testing.assert_array_equal(
+        clips_in(memoryview(buffer), task)[0], right_THWC[:, :, ::-1] if plan.flip else right_THWC
+    )
+
+
 def test_a_rate_needs_times(videos, tiny_data) -> None:
     data = replace(tiny_data, fps=5.0)
-    with pytest.raises(DecodeError, match=r"has no times of its frames, by which data\.fps would take them"):
+    with pytest.raises(DecodeError, match=r"has no times of its frames, by which data\.fps or a segment takes"):
         clip_of(data, videos["frames"][0], plan_for(data, 0, 0, frames=2), 2, 1)
 
 

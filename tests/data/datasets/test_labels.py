@@ -131,9 +131,9 @@ def test_lists_that_go_together_are_not_spoken_of(data: DataConfig) -> None:
 
 def test_columns_that_are_not_read_are_said(data: DataConfig) -> None:
     path = Path(str(data.root)) / "t.csv"
-    path.write_text("path,label,start,end,width\n0.mp4,run,1,2,96\n")
+    path.write_text("path,label,scene,begin,width\n0.mp4,run,1,2,96\n")
     (note,) = read_listing(replace(data, train=str(path)), "train").notes
-    assert note == f"{path}: columns that are not read: start, end"
+    assert note == f"{path}: columns that are not read: scene, begin"
 
 
 @pytest.mark.parametrize(

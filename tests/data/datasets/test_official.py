@@ -112,6 +112,59 @@ def test_diving48(data: DataConfig, tmp_path: Path) -> None:
     assert read_manifest(data, "train").labels == [1, 0]
 
 
+def test_activitynet_is_segments(data: DataConfig, tmp_path: Path) -> None:
+    touch(tmp_path, "v_QOlSCBRmfWY.mp4", "sJFgo9H6zNo.mkv")
+    path = tmp_path / "activity_net.v1-3.min.json"
+    dancing = [{"segment": [0.5, 29.25], "label": "Dancing ballet"}, {"segment": [40, 50], "label": "Knitting"}]
+    video = {"duration": 99.9, "subset": "training", "url": "", "annotations": dancing}
+    other = {**video, "subset": "validation", "annotations": dancing[:1]}
+    path.write_text(
+        json.dumps({"database": {"QOlSCBRmfWY": video, "sJFgo9H6zNo": other, "x": {**video, "subset": "testing"}}})
+    )
+    data = replace(data, format="activitynet", train=str(path), val=str(path))
+    train, val = read_manifest(data, "train"), read_manifest(data, "val")
+    assert rows(train) == [("QOlSCBRmfWY@0.500-29.250", "Dancing ballet"), ("QOlSCBRmfWY@40.000-50.000", "Knitting")]
+    assert [train[i].segment for i in range(2)] == [(0.5, 29.25), (40.0, 50.0)]
+    assert (val[0].path, val[0].segment) == (str(tmp_path / "sJFgo9H6zNo.mkv"), (0.5, 29.25))
+    for text in ("[1]", '{"database": {"x": {"subset": "training"}}}', '{"database": [1]}'):
+        path.write_text(text)
+        with pytest.raises(ManifestError, match="has no database of videos with subset and annotations"):
+            read_manifest(data, "train")
+
+
+def test_epic_kitchens_by_verb_or_noun(data: DataConfig, tmp_path: Path) -> None:
+    touch(tmp_path, "P01_01.MP4")
+    path = tmp_path / "EPIC_100_train.csv"
+    header = "narration_id,video_id,start_timestamp,stop_timestamp,start_frame,stop_frame,verb_class,noun_class"
+    path.write_text(
+        f"{header}\nP01_01_0,P01_01,00:00:00.14,00:00:03.37,8,202,1,2\nP01_01_1,P01_01,00:01:04,01:00:00,9,9,0,0\n"
+    )
+    data = replace(data, format="epic", train=str(path), val=str(path))
+    train = read_manifest(data, "train")
+    assert (train.labels, [train[i].segment for i in range(2)]) == ([1, 0], [(0.14, 3.37), (64.0, 3600.0)])
+    assert read_manifest(replace(data, label="noun_class"), "train").labels == [2, 0]
+    with pytest.raises(ManifestError, match=r"no column nuon_class"):
+        read_manifest(replace(data, label="nuon_class"), "train")
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ("1,", r"t.csv: 0.mp4: start '1', end '' are not both seconds; mend the row"),
+        ("one,two", "are not both seconds"),
+        ("-1,2", "are not both seconds"),
+        ("nan,2", "are not both seconds"),
+        ("3,3", "its segment ends at 3 and starts at 3; mend the row"),
+    ],
+)
+def test_segments_that_are_none(data: DataConfig, tmp_path: Path, times: str, message: str) -> None:
+    touch(tmp_path, "0.mp4")
+    path = tmp_path / "t.csv"
+    path.write_text(f"path,label,start,end\n0.mp4,x,{times}\n")
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(replace(data, format="csv", train=str(path)), "train")
+
+
 def test_lists_with_counts_of_frames(data: DataConfig, tmp_path: Path) -> None:
     """mmaction2's lists of raw frames."""
     touch(tmp_path, "some/folder/img_00001.jpg", "other folder/img_00001.jpg")

@@ -2,7 +2,7 @@
 
 import math
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _SAME_TIME = 1e-3  # of a tick: time stamps are rounded
 
 
+def default_cache() -> str:
+    """Where frames are kept unless data.cache says another folder."""
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "vidgn", "frames")
+
+
 @dataclass(frozen=True)
 class ClipGeometry:
     """What all clips of a run share. `short_side` and `crop` are those of training; `stride` in raw frames."""
@@ -34,6 +39,7 @@ class ClipGeometry:
     timeout_seconds: float
     fps: float | None = None  # frames are counted at this rate, by their time stamps; None: as the video has them
     sampling: str = "clip"
+    cache: tuple[str, int] | None = None  # folder of kept frames, and the bytes that it may hold
 
     @staticmethod
     def of(data: DataConfig, *, frames: int, stride: int, views: ViewsConfig | None = None) -> "ClipGeometry":
@@ -47,6 +53,7 @@ class ClipGeometry:
             data.timeout_seconds,
             data.fps,
             data.sampling,
+            (data.cache or default_cache(), int(data.cache_gb * 1e9)) if data.cache_gb else None,
         )
 
     @property
@@ -124,21 +131,25 @@ def clips_in(buffer: memoryview, task: ReadTask) -> np.ndarray:
 
 
 def _open(path: str, geometry: ClipGeometry) -> "VideoReader":
-    from vidgn.data.decode import open_frames, open_image, open_video
+    from vidgn.data.decode import open_cached, open_frames, open_image, open_video
 
     if os.path.isdir(path):
         return open_frames(path)
     if is_image(path):
         return open_image(path)
-    return open_video(path, decoder=geometry.decoder, timeout_seconds=geometry.timeout_seconds)
+    decoder, seconds = geometry.decoder, geometry.timeout_seconds
+    if geometry.cache is None:
+        return open_video(path, decoder=decoder, timeout_seconds=seconds)
+    folder, limit = geometry.cache
+    return open_cached(path, decoder=decoder, timeout_seconds=seconds, folder=folder, limit_bytes=limit)
 
 
 def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:
     # An index has counted the frames that decode; the container may claim more, or not say how many there are.
     geometry, numbers = task.geometry, None
     num_frames = task.row.num_frames or reader.num_frames
-    if geometry.fps is not None:
-        numbers = _at_rate(reader, num_frames, geometry.fps)
+    if geometry.fps is not None or task.row.segment is not None:
+        numbers = _by_time(reader, num_frames, geometry.fps, task.row.segment)
         num_frames = len(numbers)
     sizes: ClipSizes = {
         "num_frames": num_frames,
@@ -159,12 +170,26 @@ def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:
     return tuple(replace(clip, frame_indices=tuple(numbers[k] for k in clip.frame_indices)) for clip in clips)
 
 
-def _at_rate(reader: "VideoReader", num_frames: int, fps: float) -> list[int]:
-    """Which frame is shown at each tick of `fps` a second from the first frame on: the last one shown by then."""
+def _by_time(
+    reader: "VideoReader", num_frames: int, fps: float | None, segment: tuple[float, float] | None
+) -> list[int]:
+    """The frames of a segment, counted from the first frame on; at `fps`, the last one shown by each tick."""
     seconds = reader.shown_seconds()[:num_frames]
     if not seconds and reader.nominal_fps:
         seconds = [number / reader.nominal_fps for number in range(num_frames)]
     if not seconds:
-        raise reader.error("has no times of its frames, by which data.fps would take them; give a video that has")
-    ticks = range(int((seconds[-1] - seconds[0]) * fps + _SAME_TIME) + 1)
-    return [bisect_right(seconds, seconds[0] + (tick + _SAME_TIME) / fps) - 1 for tick in ticks]
+        raise reader.error(
+            "has no times of its frames, by which data.fps or a segment takes them; give a video that has"
+        )
+    first, last = 0, len(seconds)
+    if segment is not None:
+        rounded = _SAME_TIME * (seconds[-1] - seconds[0]) / max(1, len(seconds) - 1)
+        first, last = (bisect_left(seconds, seconds[0] + end - rounded) for end in segment)
+        if first == last:
+            raise reader.error(
+                f"has no frame between {segment[0]:g} and {segment[1]:g} s; mend start and end of its row"
+            )
+    if fps is None:
+        return list(range(first, last))
+    ticks = range(int((seconds[last - 1] - seconds[first]) * fps + _SAME_TIME) + 1)
+    return [bisect_right(seconds, seconds[first] + (tick + _SAME_TIME) / fps) - 1 for tick in ticks]

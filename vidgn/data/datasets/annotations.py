@@ -26,7 +26,7 @@ from vidgn.data.datasets.listing import (
     read_lines,
     root_folder,
 )
-from vidgn.data.datasets.official import check_no_flags, official_rows
+from vidgn.data.datasets.official import check_no_flags, official_rows, seconds_of
 from vidgn.errors import ManifestError
 
 _MAX_DEPTH = 3  # folders below Kinetics' root that are searched
@@ -52,7 +52,7 @@ def _rows_of_folds(data: DataConfig) -> Iterator[tuple[str, str, str]]:
         path = annotation_path(data, "train")
         columns = ("path", "label") if data.group is None else ("path", "label", data.group)
         for row in csv_rows(path, columns):
-            yield row["path"], row["label"].strip(), row[data.group or "path"]
+            yield _segment_id(row["path"], _segment(row, path)), row["label"].strip(), row[data.group or "path"]
     elif data.format == "list":
         for file, label, _ in _list_rows(data, "train"):
             yield file, label, file
@@ -118,21 +118,35 @@ def _csv(data: DataConfig, split: Split) -> Listing:
     for row in csv_rows(path, ("path", "label")):
         status = row.get("status") or "ok"
         if status != "ok" and split == "train":
-            listing.unreadable.append(row["path"])
+            listing.unreadable.append(_segment_id(row["path"], _segment(row, path)))
             continue
-        listing.add(row["path"], row["path"], row["label"].strip())
+        segment = _segment(row, path)
+        listing.add(_segment_id(row["path"], segment), row["path"], row["label"].strip())
+        listing.segments.append(segment)
         listing.num_frames.append(_number(row, "num_frames", path, most_digits=9) if status == "ok" else 0)
         listing.num_bytes.append(_number(row, "bytes", path, most_digits=18))
-    for name in ("num_frames", "num_bytes"):
+    for name in ("num_frames", "num_bytes", "segments"):
         if not any(getattr(listing, name)):
             setattr(listing, name, [])
     listing.notes += unread_columns(path)
     return keep_existing(listing)
 
 
+def _segment(row: dict[str, str], path: str) -> tuple[float, float] | None:
+    """The columns `start` and `end` of a csv, in seconds; None where they are not there or empty."""
+    texts = [row.get(name, "").strip() for name in ("start", "end")]
+    if not any(texts):
+        return None
+    return seconds_of(texts[0], texts[1], f"{path}: {row['path']}")
+
+
+def _segment_id(file: str, segment: tuple[float, float] | None) -> str:
+    return file if segment is None else f"{file}@{segment[0]:.3f}-{segment[1]:.3f}"
+
+
 def unread_columns(path: str) -> list[str]:
     """A line that names the columns of a csv that mean nothing here, none where there are none."""
-    known = (*INDEX_COLUMNS, "transcoded_from_bytes", "transcoded_as")
+    known = (*INDEX_COLUMNS, "start", "end", "transcoded_from_bytes", "transcoded_as")
     unread = [name for name in csv_header(path) if name not in known]
     return [f"{path}: columns that are not read: {', '.join(unread)}"] if unread else []
 
@@ -296,20 +310,22 @@ def _official(data: DataConfig, split: Split) -> Listing:
     path = annotation_path(data, split)
     listing = Listing(root_folder(data))
     by_stem: dict[str, str] | None = None
-    for file, label in official_rows(path, data.format, split, data.fold):
+    for file, label, segment in official_rows(path, data.format, split, data):
+        listing.segments.append(segment)
         if os.path.splitext(file)[1]:
-            listing.add(file, file, label)
+            listing.add(_segment_id(file, segment), file, label)
             continue
         if by_stem is None:
             with os.scandir(listing.base) as entries:
                 by_stem = {os.path.splitext(e.name)[0]: e.name for e in entries if not is_dangling(e)}
-        listing.add(file, by_stem.get(file, file), label)
+        listing.add(_segment_id(file, segment), by_stem.get(file) or by_stem.get(f"v_{file}", file), label)
+    if not any(listing.segments):
+        listing.segments = []
     return keep_existing(listing)
 
 
 def _official_labels(data: DataConfig, split: Split) -> Iterable[str]:
-    rows = official_rows(annotation_path(data, split), data.format, split, data.fold)
-    return (label for _, label in rows)
+    return (label for _, label, _ in official_rows(annotation_path(data, split), data.format, split, data))
 
 
 _Readers = tuple[Callable[[DataConfig, Split], Listing], Callable[[DataConfig, Split], Iterable[str]]]

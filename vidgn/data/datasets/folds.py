@@ -6,6 +6,7 @@ Whether a file is there does not enter: a video is in the same fold on every mac
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 from vidgn.data.datasets.listing import Listing, Split
 
@@ -47,15 +48,8 @@ def part_of(listing: Listing, fold_of: dict[str, int], split: Split, fold: int) 
     def is_in(id: str) -> bool:
         return (fold_of[id] == fold) == (split == "val")
 
-    keep = [index for index, id in enumerate(listing.ids) if is_in(id)]
-    return Listing(
-        base=listing.base,
-        ids=[listing.ids[i] for i in keep],
-        paths=[listing.paths[i] for i in keep],
-        labels=[listing.labels[i] for i in keep],
-        num_frames=[listing.num_frames[i] for i in keep if listing.num_frames],
-        num_bytes=[listing.num_bytes[i] for i in keep if listing.num_bytes],
+    return replace(
+        listing.kept([index for index, id in enumerate(listing.ids) if is_in(id)]),
         missing=[id for id in listing.missing if is_in(id)],
         unreadable=[id for id in listing.unreadable if is_in(id)],
-        notes=listing.notes,
     )

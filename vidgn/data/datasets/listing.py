@@ -5,8 +5,8 @@ import csv
 import io
 import itertools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vidgn.config.schema import DataConfig
@@ -15,7 +15,7 @@ from vidgn.errors import ManifestError
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
-OFFICIAL = ("ucf101", "hmdb51", "something", "jester", "diving48")
+OFFICIAL = ("ucf101", "hmdb51", "something", "jester", "diving48", "activitynet", "epic")
 ANNOTATED = ("kinetics", "list", "csv", *OFFICIAL)  # formats whose labels stand in a file; else folders are the labels
 
 _USUAL = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv"})
@@ -44,12 +44,16 @@ SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation")}
 FOLDER_NAMES = {"train": ("train", "training"), "val": (*SPLIT_NAMES["val"], "test", "testing")}
 
 
+_PARALLEL = ("ids", "paths", "labels", "num_frames", "num_bytes", "segments", "others")
+
+
 @dataclass
 class Listing:
     """Rows of one split in the order of their annotation, as parallel lists.
 
     `paths` are relative to `base`, or absolute. `labels` are as written. `missing`: ids whose file is not there.
     `num_frames`, `num_bytes`: from an index, 0 where not known; empty where no row has any.
+    `segments`: (start, end) in seconds of the part of the file that a row is; None: all of it. Empty where all are.
     `unreadable`: ids that an index marks as not decodable, left out of training (a test counts them as wrong).
     `notes`: what is to be said of the annotation. `others`: a row's columns that are not read here, where asked for.
     """
@@ -61,6 +65,7 @@ class Listing:
     num_frames: list[int] = field(default_factory=list)
     num_bytes: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    segments: list[tuple[float, float] | None] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     others: list[dict[str, str]] = field(default_factory=list)
@@ -69,6 +74,11 @@ class Listing:
         self.ids.append(id)
         self.paths.append(path)
         self.labels.append(label)
+
+    def kept(self, places: Sequence[int]) -> "Listing":
+        """The rows at `places`; what was left out stays as it is."""
+        lists = {name: getattr(self, name) for name in _PARALLEL}
+        return replace(self, **{name: [all[i] for i in places] if all else [] for name, all in lists.items()})
 
 
 def describe(data: DataConfig, split: str) -> str:
@@ -208,8 +218,4 @@ def keep_existing(listing: Listing) -> Listing:
             keep.append(index)
         else:
             listing.missing.append(listing.ids[index])
-    if listing.missing:
-        for name in ("ids", "paths", "labels", "num_frames", "num_bytes", "others"):
-            values = getattr(listing, name)
-            setattr(listing, name, [values[i] for i in keep] if values else [])
-    return listing
+    return listing.kept(keep) if listing.missing else listing

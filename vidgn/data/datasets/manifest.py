@@ -1,6 +1,7 @@
 """The labelled videos of one split, compact enough that every rank can hold 240,000 of them."""
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Row:
     label: int
     num_frames: int | None
     num_bytes: int | None = None
+    segment: tuple[float, float] | None = None  # seconds of the file from the first frame on, the end left out
 
 
 class Manifest:
@@ -49,6 +51,8 @@ class Manifest:
         self._paths = self._ids if listing.paths == listing.ids else _Strings(listing.paths)
         self._labels = labels
         self._num_frames = np.array(listing.num_frames, dtype=np.int32) if listing.num_frames else None
+        none = (math.nan, math.nan)
+        self._segments = np.array([s or none for s in listing.segments]) if listing.segments else None
         self._num_bytes = np.array(listing.num_bytes, dtype=np.int64) if listing.num_bytes else None
 
     @property
@@ -69,6 +73,7 @@ class Manifest:
             labels=[self.classes[label] for label in self.labels],
             num_frames=[] if self._num_frames is None else self._num_frames.tolist(),
             num_bytes=[] if self._num_bytes is None else self._num_bytes.tolist(),
+            segments=[] if self._segments is None else [self._segment(i) for i in range(len(self))],
             missing=list(self.missing),
             unreadable=list(self.unreadable),
         )
@@ -80,7 +85,13 @@ class Manifest:
         num_frames = None if self._num_frames is None else int(self._num_frames[index]) or None
         num_bytes = None if self._num_bytes is None else int(self._num_bytes[index]) or None
         path = os.path.join(self._base, self._paths[index])
-        return Row(self._ids[index], path, int(self._labels[index]), num_frames, num_bytes)
+        return Row(self._ids[index], path, int(self._labels[index]), num_frames, num_bytes, self._segment(index))
+
+    def _segment(self, index: int) -> tuple[float, float] | None:
+        if self._segments is None or math.isnan(self._segments[index][0]):
+            return None
+        start, end = self._segments[index].tolist()
+        return start, end
 
     def digest(self) -> str:
         """sha256 (hex) of the usable rows' ids and labels, in order; where the files lie does not enter."""

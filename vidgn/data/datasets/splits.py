@@ -21,7 +21,7 @@ def check_splits(train: Manifest, val: Manifest, data: DataConfig) -> list[str]:
     """
     notes, labels = list[str](), dict[str, int]()
     for rows, split in ((train, "train"), (val, "val")):
-        paths = _paths(rows)
+        paths = _places(rows)
         for path, label in zip(paths, rows.labels, strict=True):
             if labels.setdefault(path, label) != label:
                 one, other = (rows.classes[n] for n in (labels[path], label))
@@ -31,7 +31,7 @@ def check_splits(train: Manifest, val: Manifest, data: DataConfig) -> list[str]:
         twice = [path for path, count in Counter(paths).items() if count > 1]
         if twice:
             notes.append(f"{len(twice)} videos are listed more than once in {split}: {_named(twice)}")
-    both = set(_paths(train)).intersection(_paths(val))
+    both = _files(train) & _files(val)
     if both:
         notes.append(f"{len(both)} videos are in training and in validation: {_named(sorted(both))}")
     trained, tested = set(train.labels), set(val.labels)
@@ -50,8 +50,18 @@ def check_splits(train: Manifest, val: Manifest, data: DataConfig) -> list[str]:
     return notes
 
 
-def _paths(rows: Manifest) -> list[str]:
-    return [os.path.normpath(rows[index].path) for index in range(len(rows))]
+def _places(rows: Manifest) -> list[str]:
+    """The file of each row, with its segment where it has one."""
+    found = []
+    for index in range(len(rows)):
+        segment = rows[index].segment
+        part = "" if segment is None else f" ({segment[0]:.3f} to {segment[1]:.3f} s)"
+        found.append(f"{os.path.normpath(rows[index].path)}{part}")
+    return found
+
+
+def _files(rows: Manifest) -> set[str]:
+    return {os.path.normpath(rows[index].path) for index in range(len(rows))}
 
 
 def _named(names: Iterable[str]) -> str:

@@ -42,6 +42,36 @@ def open_video(
         raise
 
 
+def open_cached(
+    path: str | os.PathLike[str], *, decoder: str = "auto", timeout_seconds: float | None, folder: str, limit_bytes: int
+) -> VideoReader:
+    """`open_video`, whose frames are kept in `folder` the first time, as long as it holds less than `limit_bytes`.
+
+    Raises:
+        DecodeError: for a file that can't be read.
+        ConfigError: for a decoder that is unknown or not installed.
+    """
+    from vidgn.data.decode import cached
+    from vidgn.data.decode.base import check_file
+    from vidgn.data.decode.container import libraries
+
+    name = check_file(path)
+    file = cached.cache_file(folder, name, decoder, libraries())
+    if kept := cached.cached(file, name):
+        return kept
+    reader = open_video(path, decoder=decoder, timeout_seconds=timeout_seconds)
+    try:
+        is_kept = cached.keep(file, folder, reader, limit_bytes=limit_bytes)
+        kept = cached.cached(file, name) if is_kept else None
+    except BaseException:
+        reader.close()
+        raise
+    if kept is None:
+        return reader
+    reader.close()
+    return kept
+
+
 def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
     """`guide` taken over by a reader of `decoder`, or `guide` itself with the reason why."""
     reason, reader = None, None

@@ -105,6 +105,15 @@ class VideoReader(ABC):
         self._deliver(wanted, sink.boxes, sink)
         return sink.finish()
 
+    def read_all(self, out_THWC: np.ndarray) -> None:
+        """Every frame as shown, into uint8 (num_frames, height, width, 3).
+
+        Raises:
+            DecodeError: if one does not decode.
+        """
+        box = Box(0, 0, self.height, self.width)
+        self._deliver(list(range(self.num_frames)), (box,), ArraySink(out_THWC, box))
+
     def read_planned(self, plan: "Callable[[VideoReader], Sequence[ResolvedClip]]") -> list[np.ndarray]:
         """`read` of what `plan` makes of this video's size; made anew where the header says a wrong one."""
         try:
@@ -170,6 +179,21 @@ class FrameSink:
             for resizer in resizers.values():
                 resizer.flush()
         return self._out_NTHWC
+
+
+class ArraySink(FrameSink):
+    """Takes whole frames, each to its own place."""
+
+    def __init__(self, out_THWC: np.ndarray, box: Box) -> None:
+        super().__init__(())
+        self._out_THWC = out_THWC
+        self.boxes = (box,)
+
+    def put(self, index: int, box: Box, pixels_HWC: np.ndarray) -> None:
+        self._out_THWC[index] = pixels_HWC
+
+    def wants(self, index: int, box: Box) -> bool:
+        return True
 
 
 class _Resizer:
