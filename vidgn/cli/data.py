@@ -42,6 +42,7 @@ Exit code 0: all good; 1: at least one file is missing, damaged, unreadable, or 
 
 example: vidgn data check /data/ucf101
 """
+_FORMAT_HELP = "of the annotation (default: told by it); frames: each folder of images below SOURCE is a video"
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _TRANSCODE_EPILOG = """\
 SOURCE is a folder or an annotation file; FOLDER gets the same tree, every file an H.264 .mp4 with the same frames at
@@ -113,8 +114,8 @@ def index(argv: list[str]) -> int:
         f"{arguments.out}: {summary.num_files} videos: {summary.num_ok} ok{others}{missing}; "
         f"{summary.num_frames} frames, {summary.duration_seconds / 3600:.2f} h; {summary.num_reused} rows reused"
     )
-    if passed_over := sources.passed_over_line():
-        print(passed_over)
+    for note in sources.notes():
+        print(note)
     print(f"use it with data=csv data.root={sources.root or '.'} data.train={arguments.out} (or data.val=...)")
     return 0
 
@@ -139,8 +140,8 @@ def check(argv: list[str]) -> int:
             **limits_of(arguments),
             on_done=lambda source, status: bar.update(),
         )
-    if passed_over := sources.passed_over_line():
-        print(passed_over)
+    for note in sources.notes():
+        print(note)
     print(report_text(report, verbose=arguments.verbose))
     return 1 if report.bad else 0
 
@@ -265,7 +266,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """What `sources_of` needs."""
     parser.add_argument("source", metavar="SOURCE", help="a folder, a video, or an annotation file")
     parser.add_argument("--root", help="folder of the videos; a Kinetics csv needs it (default: of the annotation)")
-    parser.add_argument("--format", choices=("kinetics", "list", "csv"), help="of the annotation (default: told by it)")
+    parser.add_argument("--format", choices=("kinetics", "list", "csv", "frames"), help=_FORMAT_HELP)
     parser.add_argument("--split", choices=("train", "val"), default="val", help="of a Kinetics csv (default: val)")
     parser.add_argument("--separator", default=" ", help="between path and label of a list (default: a space)")
 

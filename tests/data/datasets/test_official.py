@@ -222,6 +222,20 @@ def test_a_set_of_frames_is_trained_on_checked_and_indexed(data: DataConfig, tmp
     assert probe(source.full_path).num_frames == 10
 
 
+def test_a_folder_of_frames_is_told_from_one_of_images(tmp_path: Path) -> None:
+    write_frames(tmp_path / "run" / "a", range(1, 10))
+    write_frames(tmp_path / "run" / "b", range(1, 10, 3))
+    images = find_sources(str(tmp_path))
+    assert len(images.files) == 12
+    assert images.notes() == [
+        "images of 1 folders are numbered like frames, and are taken one by one: if a folder is a video, give --format "
+        "frames"
+    ]
+    videos = find_sources(str(tmp_path), format="frames")
+    assert [(source.path, source.label) for source in videos.files] == [("run/a", "run"), ("run/b", "run")]
+    assert videos.notes() == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast, get_args
@@ -21,6 +22,7 @@ from vidgn.data.datasets.listing import (
 from vidgn.errors import ManifestError
 
 _NUM_NAMED = 5
+_FEWEST_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,23 @@ class Source:
 class Sources:
     """`root`: what paths are relative to. `missing`: files that an annotation names and that are not there.
 
-    `passed_over`: endings of other files in a folder, with their number.
+    `passed_over`: endings of other files in a folder, with their number. `num_numbered`: folders whose images are
+    numbered like the frames of a video, and are taken one by one.
     """
 
     root: str
     files: tuple[Source, ...]
     missing: tuple[str, ...] = ()
     passed_over: Mapping[str, int] = field(default_factory=dict[str, int])
+    num_numbered: int = 0
 
-    def passed_over_line(self) -> str:
-        """One line of what is in the folder and was not looked at, empty where all was."""
+    def notes(self) -> list[str]:
+        """Lines of what is in the folder and was not looked at, and of what it may be."""
+        numbered = f"images of {self.num_numbered} folders are numbered like frames, and are taken one by one"
+        found = [f"{numbered}: if a folder is a video, give --format frames"] if self.num_numbered else []
+        return found + ([line] if (line := self._passed_over_line()) else [])
+
+    def _passed_over_line(self) -> str:
         named = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
         endings = ", ".join(f"{number} {ending or 'without ending'}" for ending, number in named[:_NUM_NAMED])
         more = f" and {len(named) - _NUM_NAMED} other endings" if len(named) > _NUM_NAMED else ""
@@ -64,14 +73,15 @@ def find_sources(
     A folder without videos gives its images; an image and an annotation of images are taken too.
 
     Args:
-        format: kinetics, list or csv. Recognised by the first line where it is not given.
+        format: kinetics, list or csv, told by the first line where it is not given; or frames: each folder of images
+            below the folder `place` is a video.
         root: folder of the videos.
 
     Raises:
         ManifestError: the annotation or the folder can't be used.
     """
     if os.path.isdir(place):
-        return _folder(place)
+        return _folder(place, as_frames=format == "frames")
     if not os.path.isfile(place):
         raise ManifestError(f"{place}: no such file or folder; give a folder, a video or an annotation file")
     if os.path.splitext(place)[1].lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
@@ -89,19 +99,38 @@ def find_sources(
     return Sources(listing.base, files, tuple(listing.missing))
 
 
-def _folder(folder: str) -> Sources:
+def _folder(folder: str, *, as_frames: bool) -> Sources:
     by_ending: dict[str, list[str]] = {}
     for path in _walk(folder):
         by_ending.setdefault(os.path.splitext(path)[1].lower(), []).append(path)
-    wanted = next((some for some in (VIDEO_EXTENSIONS, IMAGE_EXTENSIONS) if some & by_ending.keys()), None)
+    choices = (IMAGE_EXTENSIONS,) if as_frames else (VIDEO_EXTENSIONS, IMAGE_EXTENSIONS)
+    wanted = next((some for some in choices if some & by_ending.keys()), None)
     if wanted is None:
-        extensions = ", ".join(sorted(VIDEO_EXTENSIONS | IMAGE_EXTENSIONS))
+        extensions = ", ".join(sorted(itertools.chain(*choices)))
         raise ManifestError(f"{folder}: no videos or images in it ({extensions}); give another folder")
+    paths = sorted(itertools.chain.from_iterable(by_ending.pop(ending, ()) for ending in wanted))
+    numbered = sum(map(_are_frames, _by_folder(paths))) if wanted == IMAGE_EXTENSIONS and not as_frames else 0
     files = []
-    for path in sorted(itertools.chain.from_iterable(by_ending.pop(ending, ()) for ending in wanted)):
+    for path in dict.fromkeys(map(os.path.dirname, paths)) if as_frames else paths:
         relative = os.path.relpath(path, folder)
         files.append(Source(relative, path, os.path.basename(os.path.dirname(path)) if os.sep in relative else ""))
-    return Sources(folder, tuple(files), passed_over={ending: len(paths) for ending, paths in by_ending.items()})
+    passed_over = {ending: len(paths) for ending, paths in by_ending.items()}
+    return Sources(folder, tuple(files), passed_over=passed_over, num_numbered=numbered)
+
+
+def _by_folder(paths: Iterable[str]) -> Iterator[list[str]]:
+    """File names without endings, a list for each folder."""
+    for _, files in itertools.groupby(paths, key=os.path.dirname):
+        yield [os.path.splitext(os.path.basename(path))[0] for path in files]
+
+
+def _are_frames(names: list[str]) -> bool:
+    """Whether names differ in a number at their end alone, which counts on without a gap."""
+    found = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
+    if len(names) < _FEWEST_FRAMES or None in found or len({match[1] for match in found if match}) > 1:
+        return False
+    numbers = sorted(int(match[2]) for match in found if match)
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def _walk(folder: str) -> Iterator[str]:
