@@ -52,8 +52,8 @@ each video was made of.
 Files that are there already are left alone: stop it with Ctrl-C and start it again. A file only ever appears under its
 name when it is whole. Smaller videos keep their size.
 
---profile fast gives 1.85 times the clips per second that the originals give, for 1.20 times their bytes, small 0.94
-times for 1.05 times (eight videos of Kinetics, UCF101, HMDB51 and Something-Something, one core).
+--profile fast gives 2.37 times the clips per second that the originals give, for 1.20 times their bytes, small 1.36
+times for 1.05 times (eight videos of Kinetics, UCF101, HMDB51 and Something-Something: bench/results/stored.txt).
 
 example: vidgn data transcode /data/k400/val /data/k400_256/val --short-side 256 --keyframes 30
 """
