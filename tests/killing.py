@@ -136,9 +136,7 @@ class Killer:
                 assert started.code == 0, started.log.read_text()
                 return False
             time.sleep(0.0005 if kind == "checkpoint" else 0.002)
-        time.sleep(
-            jitter * {"start-up": 1.5, "step": 0.08, "checkpoint": 0.004, "evaluation": 0.25, "test": 0.25}[kind]
-        )
+        time.sleep(jitter * {"start-up": 1.5, "step": 0.08, "checkpoint": 0.004, "evaluation": 0.25, "test": 0.1}[kind])
         return started.poll() is None
 
     def _started_again(self, started: Started) -> bool:

@@ -5,6 +5,7 @@ Every cell is composed and checked here before Hydra starts the first; what can'
 
 import os
 import sys
+import textwrap
 from contextlib import redirect_stderr
 from typing import Any, TextIO, cast
 
@@ -142,5 +143,6 @@ def _groups() -> str:
 
     lines: list[Any] = []
     for group in ("model", "norm", "data", "views", "optim", "sweep"):
-        lines.append(f"  {group:<8} {', '.join(sorted(p.stem for p in (config_dir() / group).glob('*.yaml')))}")
+        options = ", ".join(sorted(p.stem for p in (config_dir() / group).glob("*.yaml")))
+        lines += textwrap.wrap(options, 110, initial_indent=f"  {group:<8} ", subsequent_indent=11 * " ")
     return "\n".join(lines) + "\n"

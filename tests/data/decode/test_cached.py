@@ -19,7 +19,6 @@ from vidgn.data.decode.base import Box, ResolvedClip, VideoReader
 from vidgn.data.decode.cached import CachedReader
 from vidgn.data.loading.batches import train_batches
 
-DECODERS = ["auto", *(pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("decord", "torchcodec"))]
 ROOM = 10**8
 
 
@@ -29,8 +28,8 @@ def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cached, "_not_kept", set())
 
 
-def opened(path: Path, folder: Path, *, decoder: str = "auto", limit_bytes: int = ROOM) -> VideoReader:
-    return open_cached(path, decoder=decoder, timeout_seconds=None, folder=str(folder), limit_bytes=limit_bytes)
+def opened(path: Path, folder: Path, *, limit_bytes: int = ROOM, timeout_seconds: float | None = None) -> VideoReader:
+    return open_cached(path, timeout_seconds=timeout_seconds, folder=str(folder), limit_bytes=limit_bytes)
 
 
 def clips(reader: VideoReader) -> list[ResolvedClip]:
@@ -39,15 +38,14 @@ def clips(reader: VideoReader) -> list[ResolvedClip]:
     return [cut, ResolvedClip((4, 5), Box(0, 0, high, wide), high, wide, flip=False)]
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("kind", ["h264_open", "h264_rotated", "h264_variable_rate", "mpeg4_avi", "h264_odd_size"])
-def test_kept_frames_are_those_of_the_decoder(tmp_path: Path, kind: str, decoder: str) -> None:
+def test_kept_frames_are_those_of_the_decoder(tmp_path: Path, kind: str) -> None:
     path = KINDS[kind](tmp_path)
-    with open_video(path, decoder=decoder) as reader:
+    with open_video(path) as reader:
         right = (reader.decoder, reader.num_frames, reader.shown_seconds(), reader.nominal_fps)
         right_THWC = reader.read(clips(reader))
     for _ in range(2):  # the one that keeps them, and one that finds them
-        with opened(path, tmp_path / "kept", decoder=decoder) as reader:
+        with opened(path, tmp_path / "kept") as reader:
             assert isinstance(reader, CachedReader)
             assert (reader.decoder, reader.num_frames, reader.shown_seconds(), reader.nominal_fps) == right
             for read_THWC, expected_THWC in zip(reader.read(clips(reader)), right_THWC, strict=True):
@@ -80,6 +78,21 @@ def test_a_damaged_video_is_not_kept_and_reads_as_before(tmp_path: Path) -> None
         assert not isinstance(reader, CachedReader)
         reader.read([ResolvedClip((0, 3), Box(0, 0, 64, 96), 64, 96, flip=False)])
     assert not [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
+
+
+def test_a_video_that_takes_too_long_to_keep_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, given = KINDS["h264_closed"](tmp_path), []
+
+    def too_long(self: VideoReader, out_THWC: np.ndarray) -> None:
+        given.append(getattr(self, "_timeout_seconds", None))
+        raise self.error("took longer than 5 s")
+
+    monkeypatch.setattr(VideoReader, "read_all", too_long)
+    for _ in range(2):
+        with opened(path, tmp_path / "kept", timeout_seconds=20.0) as reader:
+            assert getattr(reader, "_timeout_seconds", None) == 20.0
+            reader.read(clips(reader))
+    assert given == [5.0]
 
 
 def test_a_folder_that_cant_be_written_costs_speed_alone(tmp_path: Path) -> None:

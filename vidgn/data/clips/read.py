@@ -104,7 +104,9 @@ def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
 
 
 def _check_unchanged(row: Row) -> None:
-    if row.num_bytes is not None and (now := os.stat(row.path).st_size) != row.num_bytes:
+    if row.num_bytes is None or not os.path.isfile(row.path):  # what is not there is said where it is opened
+        return
+    if (now := os.stat(row.path).st_size) != row.num_bytes:
         raise DecodeError(
             f"{row.path}: has {now} bytes, and had {row.num_bytes} when its index was made or the run began; put the "
             "old file back, or begin anew with another index or tag"
@@ -138,10 +140,10 @@ def _open(path: str, geometry: ClipGeometry) -> "VideoReader":
     if is_image(path):
         return open_image(path)
     decoder, seconds = geometry.decoder, geometry.timeout_seconds
-    if geometry.cache is None:
+    if geometry.cache is None or decoder not in ("auto", "pyav"):
         return open_video(path, decoder=decoder, timeout_seconds=seconds)
     folder, limit = geometry.cache
-    return open_cached(path, decoder=decoder, timeout_seconds=seconds, folder=folder, limit_bytes=limit)
+    return open_cached(path, timeout_seconds=seconds, folder=folder, limit_bytes=limit)
 
 
 def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:

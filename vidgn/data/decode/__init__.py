@@ -1,5 +1,6 @@
 """Which decoder reads which file."""
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -43,33 +44,29 @@ def open_video(
 
 
 def open_cached(
-    path: str | os.PathLike[str], *, decoder: str = "auto", timeout_seconds: float | None, folder: str, limit_bytes: int
+    path: str | os.PathLike[str], *, timeout_seconds: float | None, folder: str, limit_bytes: int
 ) -> VideoReader:
-    """`open_video`, whose frames are kept in `folder` the first time, as long as it holds less than `limit_bytes`.
+    """`open_video` of PyAV, whose frames are kept in `folder` the first time, while it holds less than `limit_bytes`.
+
+    A quarter of the time is for that; a video of which it is not enough is read as it is.
 
     Raises:
         DecodeError: for a file that can't be read.
-        ConfigError: for a decoder that is unknown or not installed.
     """
     from vidgn.data.decode import cached
     from vidgn.data.decode.base import check_file
-    from vidgn.data.decode.container import libraries
 
     name = check_file(path)
-    file = cached.cache_file(folder, name, decoder, libraries())
+    file = cached.cache_file(folder, name)
     if kept := cached.cached(file, name):
         return kept
-    reader = open_video(path, decoder=decoder, timeout_seconds=timeout_seconds)
-    try:
-        is_kept = cached.keep(file, folder, reader, limit_bytes=limit_bytes)
-        kept = cached.cached(file, name) if is_kept else None
-    except BaseException:
-        reader.close()
-        raise
-    if kept is None:
-        return reader
-    reader.close()
-    return kept
+    if cached.has_room(file, folder, limit_bytes=limit_bytes):
+        quarter = None if timeout_seconds is None else timeout_seconds / 4
+        with contextlib.suppress(DecodeError), open_video(path, timeout_seconds=quarter) as reader:
+            cached.keep(file, folder, reader, limit_bytes=limit_bytes)
+        if kept := cached.cached(file, name):
+            return kept
+    return open_video(path, timeout_seconds=timeout_seconds)
 
 
 def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:

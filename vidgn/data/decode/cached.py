@@ -1,13 +1,14 @@
 """Decoded frames, kept in files: the bytes that decoding gives, for the price of reading them.
 
 A file a video, written beside its place and moved there when it is whole, so that what is there is whole whoever was
-killed. Its name says the video (path, size, time of change), the decoder and FFmpeg: another one of these is another
-file. Processes of one machine share them through the kernel's page cache.
+killed. Its name says the video (path, size, time of change) and FFmpeg: another one of these is another file. Processes
+of one machine share them through the kernel's page cache.
 """
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vidgn.data.decode.base import Box, FrameSink, VideoReader
+from vidgn.data.decode.container import libraries
 from vidgn.errors import DecodeError
 
 _LEFT_SECONDS = 3600.0  # after which an unfinished file is of a process that was killed
@@ -52,10 +54,10 @@ class CachedReader(VideoReader):
                     sink.put(number, box, self._frames_THWC[number, rows, box.left : box.left + box.width])
 
 
-def cache_file(folder: str, path: str, decoder: str, libraries: str) -> Path:
+def cache_file(folder: str, path: str) -> Path:
     """Where the frames of the video at `path` are kept as it is now."""
     found = os.stat(path)
-    name = "\0".join((os.path.realpath(path), str(found.st_size), str(found.st_mtime_ns), decoder, libraries))
+    name = "\0".join((os.path.realpath(path), str(found.st_size), str(found.st_mtime_ns), libraries()))
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]
     return Path(folder) / digest[:2] / f"{digest}.npy"
 
@@ -70,19 +72,22 @@ def cached(file: Path, path: str) -> CachedReader | None:
         return None
 
 
-def keep(file: Path, folder: str, reader: VideoReader, *, limit_bytes: int) -> bool:
+def has_room(file: Path, folder: str, *, limit_bytes: int) -> bool:
+    """Whether it may be worth the try to keep a video there."""
+    return file not in _not_kept and _size(folder) < limit_bytes
+
+
+def keep(file: Path, folder: str, reader: VideoReader, *, limit_bytes: int) -> None:
     """Write all frames of `reader` to `file`, unless more than `limit_bytes` would lie in `folder`.
 
-    Returns:
-        Whether they are there now. Not where a frame can't be read, nor where the folder can't be written.
+    Nothing is written where a frame can't be read or the folder can't be written, nor tried again by this process.
     """
-    if file in _not_kept:
-        return False
     partial = file.with_name(f".{file.stem}.{os.getpid()}.part")
     try:
         shape = (reader.num_frames, reader.height, reader.width, 3)
-        if _size(folder) + int(np.prod(shape)) > limit_bytes:
-            return False
+        if _size(folder) + math.prod(shape) > limit_bytes:
+            _not_kept.add(file)
+            return
         file.parent.mkdir(parents=True, exist_ok=True)
         frames_THWC = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
         reader.read_all(frames_THWC)
@@ -94,17 +99,16 @@ def keep(file: Path, folder: str, reader: VideoReader, *, limit_bytes: int) -> b
             "path": os.path.realpath(reader.path),
         }
         text = partial.with_suffix(".text.part")
-        text.write_text(json.dumps(told, ensure_ascii=True))
+        text.write_text(json.dumps(told))
         os.replace(text, file.with_suffix(".json"))
         os.replace(partial, file)
     except (OSError, DecodeError):  # of a damaged video, or one whose header lies about its size, too
         _not_kept.add(file)
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        return False
+        return
     size, written = _counted[folder]
-    _counted[folder] = size + int(np.prod(shape)), written + 1
-    return True
+    _counted[folder] = size + math.prod(shape), written + 1
 
 
 def _size(folder: str) -> int:
