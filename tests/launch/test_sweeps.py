@@ -29,7 +29,7 @@ def done(folder: Path) -> list[int]:
     return [seed for seed in range(3) if (run(folder, seed) / "result.json").exists()]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
 def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
     run(tmp_path, 1).mkdir(parents=True)
     (run(tmp_path, 1) / "checkpoints").write_text("in the way")
@@ -45,7 +45,7 @@ def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
     assert list((tmp_path / "runs" / "s").glob(".stop-token*")) == []
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.long), "submitit_local"])
 def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
     arguments = sweep(tmp_path, launcher, "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
     run(tmp_path, 2).mkdir(parents=True)
@@ -65,6 +65,7 @@ def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
         assert not (run(tmp_path, 2) / "log.txt").exists()
 
 
+@pytest.mark.long
 def test_interrupt_after_a_failed_cell_has_ended_the_launchers_wait(tmp_path):
     """submitit tells of the first cell's failure at once; the others run on, and are still waited for."""
     run(tmp_path, 0).parent.mkdir(parents=True)
