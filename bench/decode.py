@@ -82,7 +82,7 @@ class PlanesOnly:
                     box.top >> shift : (box.top + box.height) >> shift,
                     box.left >> shift : (box.left + box.width) >> shift,
                 ].copy()
-            yield np.empty(0, np.uint8)
+            yield np.empty((0, 0, 3), np.uint8)
 
 
 class NoSink:
