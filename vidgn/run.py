@@ -14,6 +14,7 @@ from vidgn.atomic_files import read_json, write_json, write_text
 from vidgn.config.build import to_plain
 from vidgn.config.fingerprint import policy
 from vidgn.config.schema import Config
+from vidgn.data.clips.order import mirrored_labels
 from vidgn.data.datasets.manifest import Manifest, check_data
 from vidgn.data.datasets.splits import check_splits
 from vidgn.distributed.environment import CELL, ranks_are_set, threads_per_rank
@@ -229,6 +230,7 @@ def _claim(config: Config, held: ExitStack) -> Owner | None:
     identified = identity_of(config, train, val, is_test=False)
     if kept_rows(path, "train") is None:
         notes += check_splits(train, val, config.data)
+        mirrored_labels(train.classes, config.data)
     path.mkdir(parents=True, exist_ok=True)
     owner = held.enter_context(locked(path, log))
     directory.claim(path, identified)

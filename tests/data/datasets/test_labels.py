@@ -134,6 +134,8 @@ def test_columns_that_are_not_read_are_said(data: DataConfig) -> None:
     path.write_text("path,label,scene,begin,width\n0.mp4,run,1,2,96\n")
     (note,) = read_listing(replace(data, train=str(path)), "train").notes
     assert note == f"{path}: columns that are not read: scene, begin"
+    (note,) = read_listing(replace(data, train=str(path), group="scene"), "train").notes
+    assert note == f"{path}: columns that are not read: begin"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def _csv(data: DataConfig, split: Split) -> Listing:
     for name in ("num_frames", "num_bytes", "segments"):
         if not any(getattr(listing, name)):
             setattr(listing, name, [])
-    listing.notes += unread_columns(path)
+    listing.notes += unread_columns(path, data.group)
     return keep_existing(listing)
 
 
@@ -144,9 +144,9 @@ def _segment_id(file: str, segment: tuple[float, float] | None) -> str:
     return file if segment is None else f"{file}@{segment[0]:.3f}-{segment[1]:.3f}"
 
 
-def unread_columns(path: str) -> list[str]:
+def unread_columns(path: str, group: str | None) -> list[str]:
     """A line that names the columns of a csv that mean nothing here, none where there are none."""
-    known = (*INDEX_COLUMNS, "start", "end", "transcoded_from_bytes", "transcoded_as")
+    known = (*INDEX_COLUMNS, group, "start", "end", "transcoded_from_bytes", "transcoded_as")
     unread = [name for name in csv_header(path) if name not in known]
     return [f"{path}: columns that are not read: {', '.join(unread)}"] if unread else []
 
