@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vidgn.data.clips.plan import ClipSizes, plan_clip, resolve_clip
 from vidgn.data.decode import open_cached, open_frames, open_video
 from vidgn.data.decode.base import Box, ResolvedClip, VideoReader
 from vidgn.data.decode.write import Recoding, recode
+from vidgn.data.tools.transcode import read_training_clip
 
 
 def write_frames(source: Path, folder: Path) -> Path:
@@ -33,20 +33,6 @@ def write_frames(source: Path, folder: Path) -> Path:
             clip = ResolvedClip((number,), box, reader.height, reader.width, flip=False)
             Image.fromarray(reader.read([clip])[0][0]).save(folder / f"{number:06d}.jpg", quality=90)
     return folder
-
-
-def read(opened: VideoReader, position: int) -> None:
-    with opened as reader:
-        sizes: ClipSizes = {
-            "num_frames": reader.num_frames,
-            "height": reader.height,
-            "width": reader.width,
-            "frames": 32,
-            "stride": 2,
-            "short_side": (256, 320),
-            "crop": 224,
-        }
-        reader.read([resolve_clip(plan_clip(0, position, flip=True), **sizes)])
 
 
 def size(path: Path) -> int:
@@ -76,7 +62,7 @@ def main() -> None:
     places = dict(zip(contenders, ("", "small", "fast", "frames", "kept"), strict=True))
     for video in videos:
         for opened in contenders.values():
-            read(opened(video), 0)  # warms up, and keeps what is to be kept
+            read_training_clip(opened(video), 0)  # warms up, and keeps what is to be kept
     rounds: list[dict[str, float]] = []
     for turn in range(arguments.rounds):
         seconds = dict.fromkeys(contenders, 0.0)
@@ -84,7 +70,7 @@ def main() -> None:
             for place in range(len(contenders)):
                 name = list(contenders)[(place + turn) % len(contenders)]
                 started = time.process_time()
-                read(contenders[name](video), turn)
+                read_training_clip(contenders[name](video), turn)
                 seconds[name] += time.process_time() - started
         rounds.append(seconds)
     original = sum(size(video) for video in videos)

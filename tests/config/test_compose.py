@@ -20,7 +20,7 @@ GROUPS = {
     "norm": ["bn", "gn", "ln", "in", "sync_bn", "frozen_bn"],
     "data": [
         *("kinetics400", "list", "csv", "folders", "frames", "synthetic", "imagenet"),
-        *("ucf101", "hmdb51", "something", "jester", "diving48", "activitynet", "epic"),
+        *("ucf101", "hmdb51", "ssv2", "jester", "diving48", "activitynet", "epic"),
     ],
     "views": ["paper", "center", "curve", "image"],
 }

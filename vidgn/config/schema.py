@@ -18,7 +18,7 @@ Policy = Annotated[_Value, "policy"]
 Machine = Annotated[_Value, "machine"]
 
 _Own = Literal["kinetics", "list", "csv", "folders", "frames", "synthetic", "imagenet"]
-DataFormat = _Own | Literal["ucf101", "hmdb51", "something", "jester", "diving48", "activitynet", "epic"]
+DataFormat = _Own | Literal["ucf101", "hmdb51", "ssv2", "jester", "diving48", "activitynet", "epic"]
 BnStats = Literal["precise", "ema", "batch"]
 
 

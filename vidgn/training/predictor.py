@@ -89,7 +89,8 @@ class Predictor:
             ConfigError: for a decoder that is not installed.
         """
         config, parts = self.config, []
-        geometry = ClipGeometry.of(config.data, frames=config.frames, stride=config.stride, views=views)
+        data = replace(config.data, cache_gb=0.0)  # a file that is looked at once is not kept
+        geometry = ClipGeometry.of(data, frames=config.frames, stride=config.stride, views=views)
         row = Row(os.fspath(video), os.fspath(video), label=0, num_frames=None)
         task = ReadTask(0, row, (), replace(geometry, decoder=self._decoder))
         frames_VTHWC = np.empty((task.num_clips, *geometry.clip_shape), np.uint8)

@@ -82,7 +82,7 @@ def test_something_something(data: DataConfig, tmp_path: Path) -> None:
     holding = {"label": "holding potato next to vicks", "template": "Holding [something] next to [something]"}
     train.write_text(json.dumps([{"id": "78687", **holding, "placeholders": ["potato", "vicks"]}]))
     val.write_text(json.dumps([{"id": "42326", **holding}]))
-    data = replace(data, format="something", train=str(train), val=str(val))
+    data = replace(data, format="ssv2", train=str(train), val=str(val))
     assert rows(read_manifest(data, "train")) == [("78687", "Holding something next to something")]
     assert read_manifest(data, "val")[0].path == str(tmp_path / "42326.webm")
     train.write_text('{"id": 3}')

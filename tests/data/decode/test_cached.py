@@ -1,5 +1,6 @@
 """Kept frames are the bytes that decoding gives, are whole whoever was killed, and are never another video's."""
 
+import errno
 import multiprocessing
 import os
 import time
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.encoded_videos import KINDS, NUM_FRAMES, write_damaged
+from tests.data.decode.test_wrong_words import without_ctts
+from tests.data.encoded_videos import KINDS, NUM_FRAMES, encode, write_damaged
 from vidgn.config.schema import DataConfig
 from vidgn.data.clips.read import ClipGeometry
 from vidgn.data.datasets.manifest import read_manifest
@@ -93,6 +95,32 @@ def test_a_video_that_takes_too_long_to_keep_is_read_as_it_is(tmp_path: Path, mo
             assert getattr(reader, "_timeout_seconds", None) == 20.0
             reader.read(clips(reader))
     assert given == [5.0]
+
+
+def test_a_disk_that_is_full_costs_speed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room is taken before the file is mapped: writing to a map for which there is none kills the process."""
+    path = KINDS["h264_closed"](tmp_path)
+
+    def full(descriptor: int, start: int, size: int) -> None:
+        assert size > NUM_FRAMES * 64 * 96 * 3
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with opened(path, tmp_path / "kept") as reader:
+        assert not isinstance(reader, CachedReader)
+        reader.read(clips(reader))
+    assert not [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
+
+
+def test_kept_times_are_those_that_a_file_is_opened_with(tmp_path: Path) -> None:
+    """Also where reading shows that they are not those of the pictures: the same clip comes out of both."""
+    path = without_ctts(encode(tmp_path / "c.mp4", "libx264", options={"preset": "veryfast", "bf": "2"}))
+    with open_video(path) as reader:
+        seconds = reader.shown_seconds()
+    assert len(seconds) == NUM_FRAMES
+    with opened(path, tmp_path / "kept") as reader:
+        assert isinstance(reader, CachedReader)
+        assert reader.shown_seconds() == seconds
 
 
 def test_a_folder_that_cant_be_written_costs_speed_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from vidgn.errors import ManifestError
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
-OFFICIAL = ("ucf101", "hmdb51", "something", "jester", "diving48", "activitynet", "epic")
+OFFICIAL = ("ucf101", "hmdb51", "ssv2", "jester", "diving48", "activitynet", "epic")
 ANNOTATED = ("kinetics", "list", "csv", *OFFICIAL)  # formats whose labels stand in a file; else folders are the labels
 
 _USUAL = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv"})

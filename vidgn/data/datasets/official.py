@@ -58,7 +58,8 @@ def check_no_flags(path: str) -> None:
     if flags and flags <= {"0", "1", "2"}:
         raise ManifestError(
             f"{path}: its numbers are flags of a split (1 train, 2 test, 0 neither), as in HMDB51's lists, and no "
-            "labels: write data=hmdb51 data.train=FOLDER data.fold=1 with the folder of these files"
+            "labels: write data=hmdb51 data.train=FOLDER data.fold=1 with the folder of these files; if they are "
+            "labels, give the list another name"
         )
 
 
@@ -106,7 +107,7 @@ def _hmdb51(path: str, split: Split, data: DataConfig) -> Rows:
                 yield f"{named['label']}/{name.strip()}", named["label"], None
 
 
-def _something(path: str, split: Split, data: DataConfig) -> Rows:
+def _ssv2(path: str, split: Split, data: DataConfig) -> Rows:
     """A json list of objects with id and template. Source: Something-Something V2's instructions."""
     del split, data
     for row in _json_list(path, ("id", "template"), "Something-Something's train.json or validation.json"):
@@ -180,7 +181,7 @@ def _json_list(path: str, keys: tuple[str, ...], wanted: str) -> list[dict[str, 
 _ROWS: dict[str, Callable[[str, Split, DataConfig], Rows]] = {
     "ucf101": _ucf101,
     "hmdb51": _hmdb51,
-    "something": _something,
+    "ssv2": _ssv2,
     "jester": _jester,
     "diving48": _diving48,
     "activitynet": _activitynet,

@@ -89,13 +89,16 @@ def keep(file: Path, folder: str, reader: VideoReader, *, limit_bytes: int) -> N
             _not_kept.add(file)
             return
         file.parent.mkdir(parents=True, exist_ok=True)
+        seconds = reader.shown_seconds()  # first: reading may show that they are not those of the pictures
         frames_THWC = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+        with open(partial, "r+b") as allocated:  # else a disk that fills up kills who writes to the map
+            os.posix_fallocate(allocated.fileno(), 0, partial.stat().st_size)
         reader.read_all(frames_THWC)
         frames_THWC.flush()
         told = {
             "decoder": reader.decoder,
             "nominal_fps": reader.nominal_fps,
-            "shown_seconds": reader.shown_seconds(),
+            "shown_seconds": seconds,
             "path": os.path.realpath(reader.path),
         }
         text = partial.with_suffix(".text.part")

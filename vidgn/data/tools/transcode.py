@@ -11,6 +11,7 @@ from vidgn.data.clips.plan import ClipSizes, plan_clip, resolve_clip
 from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.sources import Source, Sources, other_columns
 from vidgn.data.decode import open_video
+from vidgn.data.decode.base import VideoReader
 from vidgn.data.decode.write import Recoding, recode
 from vidgn.data.loading.pool import Limits, map_in_workers
 from vidgn.errors import DecodeError, ManifestError
@@ -137,7 +138,13 @@ def measure_gain(jobs: Iterable[TranscodeJob]) -> float | None:
 
 def _seconds(path: str, position: int) -> float:
     started = time.process_time()
-    with open_video(path) as reader:
+    read_training_clip(open_video(path), position)
+    return time.process_time() - started
+
+
+def read_training_clip(opened: VideoReader, position: int) -> None:
+    """What training reads of a video at `position`: 32 frames, stride 2, crop 224. Closes it."""
+    with opened as reader:
         sizes: ClipSizes = {
             "num_frames": reader.num_frames,
             "height": reader.height,
@@ -147,8 +154,7 @@ def _seconds(path: str, position: int) -> float:
             "short_side": (256, 320),
             "crop": 224,
         }
-        reader.read([resolve_clip(plan_clip(0, position, flip=False), **sizes)])
-    return time.process_time() - started
+        reader.read([resolve_clip(plan_clip(0, position, flip=True), **sizes)])
 
 
 def _transcode_one(job: TranscodeJob) -> int:
