@@ -4,7 +4,8 @@
 
 The oracle is PyAV alone: every packet of FFmpeg's best video stream decoded in turn, every picture kept as it comes.
 A frame is wrong where it has another size or is not the same to the bit (PyAV) or to 3 grey levels in the mean (others,
-which convert colours in their own way). A file that is refused, as a whole or in single frames, is listed with what was
+which convert colours in their own way). `kept` is PyAV told what opening the file once has told, as `vidgn data index`
+keeps it. A file that is refused, as a whole or in single frames, is listed with what was
 said. `fallback` counts files on which a decoder gave way to PyAV.
 """
 
@@ -28,10 +29,12 @@ from av.stream import Discard
 
 from vidgn.data.decode import open_video
 from vidgn.data.decode.base import Box, ResolvedClip, VideoReader
+from vidgn.data.decode.openings import packed, unpacked
+from vidgn.data.decode.pyav import PyavReader
 from vidgn.data.loading.pool import Limits, map_in_workers
 from vidgn.errors import DecodeError
 
-DECODERS = ("pyav", "decord", "torchcodec")
+DECODERS = ("pyav", "kept", "decord", "torchcodec")
 NUM_LOOKS = 20
 CLOSE = 3.0
 Pictures = list[tuple[int | None, np.ndarray]]  # (time stamp, RGB as shown)
@@ -85,10 +88,15 @@ def look(path: str) -> list[tuple[str, str, str]]:
     """(decoder, outcome, detail) of each decoder; outcome: frames or fallback with their number, wrong, or refused."""
     right = list(pictures(path))
     found: list[tuple[str, str, str]] = []
+    known = None
     for decoder in DECODERS:
+        if decoder == "kept" and known is None:
+            continue
         try:
-            with open_video(path, decoder=decoder) as reader:
+            with PyavReader(path, known=known) if decoder == "kept" else open_video(path, decoder=decoder) as reader:
                 found += compare(reader, right, decoder)
+                if decoder == "pyav" and isinstance(reader, PyavReader):
+                    known = unpacked(packed(reader.opening()))
         except DecodeError as error:
             found.append((decoder, "refused", str(error).removeprefix(f"{path}: ")))
     return found
@@ -108,7 +116,7 @@ def compare(reader: VideoReader, right: Pictures, decoder: str) -> list[tuple[st
             continue
         is_counted = guide.timeline is None or reader.num_frames == len(right)
         place = number if is_counted else by_pts.get(guide.timeline.shown_pts[number])
-        most = 0 if reader.decoder == "pyav" else CLOSE
+        most = 0 if isinstance(reader, PyavReader) else CLOSE
         if place is None or place >= len(right):
             return [(decoder, "wrong", f"frame {number} is none of a decode of all")]
         picture = right[place][1]
@@ -118,7 +126,7 @@ def compare(reader: VideoReader, right: Pictures, decoder: str) -> list[tuple[st
         if off > most:
             return [(decoder, "wrong", f"frame {number} is off by {off:.1f} grey levels")]
         num_right += 1
-    kind = "frames" if reader.decoder == decoder else "fallback"
+    kind = "frames" if reader.decoder == decoder or decoder == "kept" else "fallback"
     return [(decoder, kind, str(num_right)), *sorted(others)]
 
 

@@ -4,8 +4,10 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from vidgn.data.datasets.listing import ANNOTATED, OFFICIAL
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.terminal import bar_stream
 
@@ -33,6 +35,7 @@ status:  ok, damaged (some frames decode), unreadable, timeout, memory, crash, b
 
 Stop it with Ctrl-C and start it again with the same words: it goes on where it was.
 Train on it with: vidgn train data=csv data.root=ROOT data.train=OUT.csv ...
+OUT.csv.openings is used beside it: with it a video is opened without a look at all its packets.
 
 example: vidgn data index /data/k400/train.csv --root /data/k400 --split train --out k400_train.csv
 """
@@ -42,7 +45,10 @@ Exit code 0: all good; 1: at least one file is missing, damaged, unreadable, or 
 
 example: vidgn data check /data/ucf101
 """
-_FORMAT_HELP = "of the annotation (default: told by it); frames: each folder of images below SOURCE is a video"
+_FORMAT_HELP = (
+    f"of the annotation: {', '.join(ANNOTATED)} (default: told by it); frames: each folder of images below SOURCE is a "
+    "video"
+)
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _TRANSCODE_EPILOG = """\
 SOURCE is a folder or an annotation file; FOLDER gets the same tree, every file an H.264 .mp4 with the same frames at
@@ -74,13 +80,23 @@ def index(argv: list[str]) -> int:
     parser = _parser("index", _INDEX_EPILOG)
     parser.add_argument("--out", required=True, metavar="CSV", help="the manifest to write")
     parser.add_argument("--retry", action="store_true", help="look again at files whose status was not ok")
+    parser.add_argument(
+        "--decoder",
+        action="append",
+        default=[],
+        choices=("decord", "torchcodec"),
+        help="also see where it can be trusted, so that training need not (may be given twice)",
+    )
     add_limit_arguments(parser)
     arguments = checked(parser, argv)
 
     from tqdm import tqdm
 
+    from vidgn.data.decode import check_installed
     from vidgn.data.tools.index import num_kept, write_index
 
+    for decoder in arguments.decoder:
+        check_installed(decoder)
     sources = sources_of(arguments)
     if not sources.files:
         raise ManifestError(
@@ -101,6 +117,7 @@ def index(argv: list[str]) -> int:
                 arguments.out,
                 **limits_of(arguments),
                 retry=arguments.retry,
+                decoders=arguments.decoder,
                 on_done=count,
             )
         except KeyboardInterrupt:
@@ -266,8 +283,10 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """What `sources_of` needs."""
     parser.add_argument("source", metavar="SOURCE", help="a folder, a video, or an annotation file")
     parser.add_argument("--root", help="folder of the videos; a Kinetics csv needs it (default: of the annotation)")
-    parser.add_argument("--format", choices=("kinetics", "list", "csv", "frames"), help=_FORMAT_HELP)
-    parser.add_argument("--split", choices=("train", "val"), default="val", help="of a Kinetics csv (default: val)")
+    parser.add_argument("--format", choices=(*ANNOTATED, "frames"), metavar="NAME", help=_FORMAT_HELP)
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="of a list of several (default: val)")
+    parser.add_argument("--label", default="verb_class", metavar="COLUMN", help="of epic (default: verb_class)")
+    parser.add_argument("--fold", type=int, metavar="N", help="of ucf101, hmdb51: SOURCE is the folder of all lists")
     parser.add_argument("--separator", default=" ", help="between path and label of a list (default: a space)")
 
 
@@ -309,12 +328,15 @@ def sources_of(arguments: argparse.Namespace) -> "Sources":
     Raises:
         ManifestError: the annotation or the folder can't be used.
     """
+    from vidgn.config.compose import load_config
     from vidgn.data.datasets.sources import find_sources
 
+    official = load_config([f"data={arguments.format}"]).data if arguments.format in OFFICIAL else None
     return find_sources(
         arguments.source,
         root=arguments.root,
         format=arguments.format,
         split=arguments.split,
         separator=arguments.separator,
+        official=official and replace(official, label=arguments.label, fold=arguments.fold),
     )

@@ -1,6 +1,7 @@
 """`vidgn data index`: one row a video, kept when stopped, reused when nothing changed."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from PIL import Image
 
 from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, copy_from, encode
 from vidgn.cli import data as verbs
+from vidgn.config.compose import load_config
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.listing import INDEX_COLUMNS
 from vidgn.data.datasets.manifest import read_manifest
@@ -191,7 +193,9 @@ def test_a_stopped_run_goes_on_where_it_was(videos: Path, tmp_path: Path) -> Non
     whole = tmp_path / "whole.csv"
     write_index(sources, str(whole), workers=1, limits=LIMITS)
     assert out.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.csv", "whole.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        name for stem in ("index", "whole") for name in (f"{stem}.csv", f"{stem}.csv.openings")
+    ]
 
 
 def test_ctrl_c_keeps_what_is_done(videos: Path, tmp_path: Path) -> None:
@@ -220,3 +224,30 @@ def test_the_header_is_what_the_help_says() -> None:
     assert "path, label, num_frames" in verbs._INDEX_EPILOG
     for column in INDEX_COLUMNS:
         assert column in verbs._INDEX_EPILOG
+
+
+def test_an_official_list_becomes_a_manifest(videos: Path, tmp_path: Path) -> None:
+    root, good = tmp_path / "videos", videos / "walk" / "a.mp4"
+    (root / "Biking").mkdir(parents=True)
+    for name in ("Biking/v_Biking_g01_c01.avi", "v_one.mp4"):
+        shutil.copyfile(good, root / name)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "trainlist01.txt").write_text("Biking/v_Biking_g01_c01.avi 1\n")
+    (lists / "testlist01.txt").write_text("Biking/v_Biking_g01_c01.avi\n")
+    segments = [{"label": "Surfing", "segment": [0.2, 0.8]}, {"label": "Diving", "segment": [0.8, 1.6]}]
+    one = {"subset": "training", "duration": 1.6, "annotations": segments}
+    (tmp_path / "net.json").write_text(json.dumps({"database": {"one": one}}))
+    for words in (["ucf101", str(lists), "--fold", "1"], ["activitynet", str(tmp_path / "net.json")]):
+        out = tmp_path / f"{words[0]}.csv"
+        given = ["--format", *words, "--root", str(root), "--split", "train", "--out", str(out), "--workers", "1"]
+        assert verbs.index(given) == 0
+        own = load_config([f"data={words[0]}", f"data.root={root}", f"data.train={words[1]}"]).data
+        own = replace(own, val=own.train, fold=1 if "--fold" in words else None)
+        by_index = load_config(["data=csv", f"data.root={root}", f"data.train={out}", f"data.val={out}"]).data
+        was, now = read_manifest(own, "train"), read_manifest(by_index, "train")
+        assert was.digest() == now.digest()
+        assert [was[i].segment for i in range(len(was))] == [now[i].segment for i in range(len(now))]
+        assert {now[i].num_frames for i in range(len(now))} == {NUM_FRAMES}
+    with pytest.raises(ManifestError, match=r"give the folder that holds its videos with --root"):
+        verbs.index(["--format", "ucf101", str(lists), "--fold", "1", "--out", str(tmp_path / "x.csv")])

@@ -12,7 +12,7 @@ from vidgn.config.schema import DataConfig, ViewsConfig
 from vidgn.data.clips.plan import ClipPlan, ClipSizes, resolve_clip, resolve_views, view_size
 from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.manifest import Row
-from vidgn.data.decode.base import ResolvedClip
+from vidgn.data.decode.base import OPENINGS_ENDING, ResolvedClip
 from vidgn.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ _SAME_TIME = 1e-3  # of a tick: time stamps are rounded
 def default_cache() -> str:
     """Where frames are kept unless data.cache says another folder."""
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "vidgn", "frames")
+
+
+def openings_beside(*annotations: str | None) -> list[str]:
+    """Where `vidgn data index` keeps what it knows of opening the videos of these."""
+    return [path + OPENINGS_ENDING for path in annotations if path is not None]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class ClipGeometry:
     fps: float | None = None  # frames are counted at this rate, by their time stamps; None: as the video has them
     sampling: str = "clip"
     cache: tuple[str, int] | None = None  # folder of kept frames, and the bytes that it may hold
+    openings: tuple[str, ...] = ()  # tables beside the annotations
 
     @staticmethod
     def of(data: DataConfig, *, frames: int, stride: int, views: ViewsConfig | None = None) -> "ClipGeometry":
@@ -54,6 +60,7 @@ class ClipGeometry:
             data.fps,
             data.sampling,
             (data.cache or default_cache(), int(data.cache_gb * 1e9)) if data.cache_gb else None,
+            tuple(table for table in openings_beside(data.train, data.val) if os.path.isfile(table)),
         )
 
     @property
@@ -141,9 +148,9 @@ def _open(path: str, geometry: ClipGeometry) -> "VideoReader":
         return open_image(path)
     decoder, seconds = geometry.decoder, geometry.timeout_seconds
     if geometry.cache is None or decoder not in ("auto", "pyav"):
-        return open_video(path, decoder=decoder, timeout_seconds=seconds)
+        return open_video(path, decoder=decoder, timeout_seconds=seconds, openings=geometry.openings)
     folder, limit = geometry.cache
-    return open_cached(path, timeout_seconds=seconds, folder=folder, limit_bytes=limit)
+    return open_cached(path, timeout_seconds=seconds, folder=folder, limit_bytes=limit, openings=geometry.openings)
 
 
 def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:

@@ -4,11 +4,13 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast, get_args
 
-from vidgn.data.datasets.annotations import kinetics_listing, list_rows
+from vidgn.config.schema import DataConfig
+from vidgn.data.datasets.annotations import kinetics_listing, list_rows, read_listing
 from vidgn.data.datasets.listing import (
+    ANNOTATED,
     IMAGE_EXTENSIONS,
     INDEX_COLUMNS,
     VIDEO_EXTENSIONS,
@@ -66,7 +68,13 @@ class Sources:
 
 
 def find_sources(
-    place: str, *, root: str | None = None, format: str | None = None, split: str = "val", separator: str = " "
+    place: str,
+    *,
+    root: str | None = None,
+    format: str | None = None,
+    split: str = "val",
+    separator: str = " ",
+    official: DataConfig | None = None,
 ) -> Sources:
     """The videos of `place`: a folder (all below it, labelled by the folder they lie in), a video, an annotation file.
 
@@ -76,22 +84,25 @@ def find_sources(
         format: kinetics, list or csv, told by the first line where it is not given; or frames: each folder of images
             below the folder `place` is a video.
         root: folder of the videos.
+        official: settings of a data set whose own list (of UCF101 and HMDB51 also: folder of lists) `place` is.
 
     Raises:
         ManifestError: the annotation or the folder can't be used.
     """
-    if os.path.isdir(place):
+    if os.path.isdir(place) and official is None:
         return _folder(place, as_frames=format == "frames")
-    if not os.path.isfile(place):
+    if not os.path.exists(place):
         raise ManifestError(f"{place}: no such file or folder; give a folder, a video or an annotation file")
     if os.path.splitext(place)[1].lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
         return Sources(folder_of(place), (Source(os.path.basename(place), place, ""),))
-    format = format or _told_format(place)
-    if format not in ("kinetics", "list", "csv"):
-        raise ManifestError(f"--format {format} is no format of annotation files; use kinetics, list or csv")
     if split not in get_args(Split):
         raise ManifestError(f"--split {split} is unknown; use train or val")
-    listing = _listing(place, root=root, format=format, split=cast(Split, split), separator=separator)
+    if root is not None and not os.path.isdir(root):
+        raise ManifestError(f"--root {root}: no such folder; give the folder that holds the videos")
+    if official is not None:
+        listing = _official(place, replace(official, root=root, train=place, val=place), cast(Split, split))
+    else:
+        listing = _listing(place, root=root, format=format, split=cast(Split, split), separator=separator)
     rows = zip(listing.paths, listing.labels, listing.others or [{}] * len(listing.paths), strict=True)
     files = tuple(Source(name, os.path.join(listing.base, name), label, others) for name, label, others in rows)
     if not files and not listing.missing:
@@ -106,8 +117,8 @@ def _folder(folder: str, *, as_frames: bool) -> Sources:
     choices = (IMAGE_EXTENSIONS,) if as_frames else (VIDEO_EXTENSIONS, IMAGE_EXTENSIONS)
     wanted = next((some for some in choices if some & by_ending.keys()), None)
     if wanted is None:
-        extensions = ", ".join(sorted(itertools.chain(*choices)))
-        raise ManifestError(f"{folder}: no videos or images in it ({extensions}); give another folder")
+        kinds, extensions = "images" if as_frames else "videos or images", ", ".join(sorted(itertools.chain(*choices)))
+        raise ManifestError(f"{folder}: no {kinds} in it ({extensions}); give another folder")
     paths = sorted(itertools.chain.from_iterable(by_ending.pop(ending, ()) for ending in wanted))
     numbered = sum(map(_are_frames, _by_folder(paths))) if wanted == IMAGE_EXTENSIONS and not as_frames else 0
     files = []
@@ -147,10 +158,11 @@ def _told_format(path: str) -> str:
     return "csv" if "path" in names else "list"
 
 
-def _listing(path: str, *, root: str | None, format: str, split: Split, separator: str) -> Listing:
+def _listing(path: str, *, root: str | None, format: str | None, split: Split, separator: str) -> Listing:
     """Rows of any status: an index says again how its files are."""
-    if root is not None and not os.path.isdir(root):
-        raise ManifestError(f"--root {root}: no such folder; give the folder that holds the videos")
+    format = format or _told_format(path)
+    if format not in ("kinetics", "list", "csv"):
+        raise ManifestError(f"--format {format} is no format of annotation files; use {', '.join(ANNOTATED)}")
     if format == "kinetics":
         if root is None:
             raise ManifestError(f"{path} is a Kinetics csv: give the folder that holds its videos with --root")
@@ -166,6 +178,16 @@ def _listing(path: str, *, root: str | None, format: str, split: Split, separato
         listing.add(row["path"], row["path"], row.get("label", "").strip())
         listing.others.append({name: value for name, value in row.items() if name not in INDEX_COLUMNS})
     return keep_existing(listing)
+
+
+def _official(path: str, data: DataConfig, split: Split) -> Listing:
+    """Rows of a data set's own list; a segment becomes the columns start and end."""
+    if data.root is None:
+        raise ManifestError(f"{path} is a list of {data.format}: give the folder that holds its videos with --root")
+    listing = read_listing(data, split)
+    segments = [segment or ("", "") for segment in listing.segments]
+    listing.others = [{"start": str(start), "end": str(end)} for start, end in segments]
+    return listing
 
 
 def other_columns(sources: Iterable[Source]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vidgn.data.decode.base import VideoReader
@@ -18,33 +19,48 @@ _REMEDY = {
 
 
 def open_video(
-    path: str | os.PathLike[str], *, decoder: str = "auto", timeout_seconds: float | None = None
+    path: str | os.PathLike[str],
+    *,
+    decoder: str = "auto",
+    timeout_seconds: float | None = None,
+    openings: Sequence[str] = (),
 ) -> VideoReader:
     """Open a video. `auto` is PyAV. A decoder that can't be trusted on a file gives way to PyAV: see `reader.decoder`.
 
     Args:
         timeout_seconds: for opening and all reads together; looked at between packets, and by PyAV alone.
+        openings: tables that `vidgn data index` has written; what they know is not looked for again.
 
     Raises:
         DecodeError: for a file that can't be read.
         ConfigError: for a decoder that is unknown or not installed.
     """
+    from vidgn.data.decode.openings import find, remember
     from vidgn.data.decode.pyav import PyavReader  # av is imported where a file is opened, not before
 
     if decoder not in DECODERS:
         raise ConfigError(f"data.decoder={decoder} is unknown; use one of {', '.join(DECODERS)}")
-    guide = PyavReader(os.fspath(path), timeout_seconds=timeout_seconds)
+    name = os.fspath(path)
+    digest, known = find(openings, name)
+    guide = PyavReader(name, timeout_seconds=timeout_seconds, known=known)
+    if known is None:
+        remember(digest, guide.opening())
     if decoder in ("auto", "pyav"):
         return guide
     try:
-        return _open_guarded(guide, decoder)
+        return taken_over(guide, decoder)
     except BaseException:
         guide.close()
         raise
 
 
 def open_cached(
-    path: str | os.PathLike[str], *, timeout_seconds: float | None, folder: str, limit_bytes: int
+    path: str | os.PathLike[str],
+    *,
+    timeout_seconds: float | None,
+    folder: str,
+    limit_bytes: int,
+    openings: Sequence[str] = (),
 ) -> VideoReader:
     """`open_video` of PyAV, whose frames are kept in `folder` the first time, while it holds less than `limit_bytes`.
 
@@ -62,15 +78,43 @@ def open_cached(
         return kept
     if cached.has_room(file, folder, limit_bytes=limit_bytes):
         quarter = None if timeout_seconds is None else timeout_seconds / 4
-        with contextlib.suppress(DecodeError), open_video(path, timeout_seconds=quarter) as reader:
+        with (
+            contextlib.suppress(DecodeError),
+            open_video(path, timeout_seconds=quarter, openings=openings) as reader,
+        ):
             cached.keep(file, folder, reader, limit_bytes=limit_bytes)
         if kept := cached.cached(file, name):
             return kept
-    return open_video(path, timeout_seconds=timeout_seconds)
+    return open_video(path, timeout_seconds=timeout_seconds, openings=openings)
 
 
-def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
-    """`guide` taken over by a reader of `decoder`, or `guide` itself with the reason why."""
+def check_installed(decoder: str) -> None:
+    """Load the library of a decoder other than PyAV.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    from vidgn.data.decode.guided import READERS
+
+    try:
+        READERS[decoder].load()
+    except (ImportError, OSError) as error:
+        raise _not_loaded(decoder, error) from None
+
+
+def _not_loaded(decoder: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"data.decoder={decoder} can't be loaded ({str(error).splitlines()[0]}); {_REMEDY[decoder]}, "
+        "or use data.decoder=pyav"
+    )
+
+
+def taken_over(guide: "PyavReader", decoder: str) -> VideoReader:
+    """`guide` taken over by a reader of `decoder`, or `guide` itself with the reason why.
+
+    Raises:
+        ConfigError: for a decoder that is not installed.
+    """
     reason, reader = None, None
     try:
         from vidgn.data.decode.guided import READERS
@@ -79,10 +123,7 @@ def _open_guarded(guide: "PyavReader", decoder: str) -> VideoReader:
         reader = None if reason else READERS[decoder](guide)
         reason = reason if reader is None else reader.disagreement()
     except (ImportError, OSError) as error:
-        raise ConfigError(
-            f"data.decoder={decoder} can't be loaded ({str(error).splitlines()[0]}); {_REMEDY[decoder]}, "
-            "or use data.decoder=pyav"
-        ) from None
+        raise _not_loaded(decoder, error) from None
     except DecodeError as error:
         reason = str(error).removeprefix(f"{guide.path}: ")
     if reader is not None and reason is None:

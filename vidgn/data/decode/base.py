@@ -16,6 +16,7 @@ MAX_PIXELS = 2**26
 _MAX_POINTER = 1024  # bytes
 _FRAMES_AT_ONCE = 8  # that are resized together
 IMAGE_EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp"})
+OPENINGS_ENDING = ".openings"  # of a table of openings.py, behind the name of its annotation
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 OUT_OF_MEMORY = "needs more memory than it may take"
 

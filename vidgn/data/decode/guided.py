@@ -1,6 +1,7 @@
 """What decord and torchcodec share: PyAV looks at the file first and says what frame i is."""
 
 import importlib
+import importlib.metadata
 import os
 import sys
 from abc import abstractmethod
@@ -15,7 +16,7 @@ from vidgn.data.decode.pyav import PyavReader
 
 _LOOKS = (11, 3, 16, 7, 15)  # sixteenths of a video
 _SAME = 3.0  # mean grey levels: of one frame, conversions to RGB differ by less, but for odd heights
-_verdicts: dict[tuple[str, str, int, int], str | None] = {}
+_verdicts: dict[tuple[str, str, int, int], str | None] = {}  # of files without a kept opening
 _FRAMES_AT_ONCE = 32  # whole RGB frames that are held before they are cropped
 _UNSEEKABLE = {"mpegts": "MPEG-TS", "mpeg": "MPEG-PS"}  # no index: seeking by time misses
 
@@ -58,6 +59,11 @@ class GuardedReader(VideoReader):
 
     @staticmethod
     @abstractmethod
+    def load() -> Any:
+        """The library, ImportError or OSError where it is not installed."""
+
+    @staticmethod
+    @abstractmethod
     def distrust(guide: PyavReader) -> str | None:
         """Why this decoder can't be trusted with the file that `guide` has open, None if it can."""
 
@@ -75,8 +81,18 @@ class GuardedReader(VideoReader):
             return f"{self.decoder} counts {self.decoder_num_frames} frames, PyAV {self.num_frames}"
         return self._wrong_frame()
 
+    @abstractmethod
+    def version(self) -> str:
+        """Of the library that decodes."""
+
     def _wrong_frame(self) -> str | None:
-        """Compare a few frames, in an order in which each has to be sought; a file is looked at once a process."""
+        """Compare a few frames, in an order in which each has to be sought.
+
+        A file is looked at once a process, and no more where the same version has looked at it for an index.
+        """
+        version, verdict = self.guide.verdicts.get(self.decoder, ("", None))
+        if version == self.version():
+            return verdict
         found = os.stat(self.path)
         key = (self.decoder, self.path, found.st_size, found.st_mtime_ns)
         if key not in _verdicts:
@@ -87,6 +103,7 @@ class GuardedReader(VideoReader):
             elif self.guide.is_interlaced:
                 wrong = f"{self.decoder} mixes the colours of an interlaced picture's two fields"
             _verdicts[key] = wrong
+        self.guide.verdicts[self.decoder] = (self.version(), _verdicts[key])
         return _verdicts[key]
 
     def _wrong_at(self, number: int) -> str | None:
@@ -139,13 +156,23 @@ class DecordReader(GuardedReader):
             ImportError: where decord is not installed.
         """
         super().__init__(guide)
-        import decord
-
+        decord = self.load()
         decord.logging.set_level(decord.logging.QUIET)
         self._failures = (RuntimeError, decord.DECORDError, IndexError)
         with self._errors_named():
             self._reader = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
             self.decoder_num_frames = len(self._reader)
+
+    @staticmethod
+    def load() -> Any:
+        """The module."""
+        import decord
+
+        return decord
+
+    def version(self) -> str:
+        """decord's: FFmpeg is in it."""
+        return importlib.metadata.version("decord")
 
     def _frames(self, numbers: list[int]) -> np.ndarray:
         return self._reader.get_batch(numbers).asnumpy()
@@ -179,13 +206,23 @@ class TorchcodecReader(GuardedReader):
             ImportError: where torchcodec or FFmpeg's libraries are not installed.
         """
         super().__init__(guide)
-        decoders = import_torchcodec()
+        decoders = self.load()
         self._failures = (RuntimeError, ValueError, IndexError)
         with self._errors_named():
             self._reader = decoders.VideoDecoder(
                 self.path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
             )
             self.decoder_num_frames = len(self._reader)
+
+    @staticmethod
+    def load() -> Any:
+        """The module of its decoders."""
+        return import_torchcodec()
+
+    def version(self) -> str:
+        """Torchcodec's and that of the system's FFmpeg."""
+        ffmpeg = getattr(sys.modules["torchcodec"], "ffmpeg_major_version", "unknown")
+        return f"{importlib.metadata.version('torchcodec')} FFmpeg {ffmpeg}"
 
     def _frames(self, numbers: list[int]) -> np.ndarray:
         return self._reader.get_frames_at(numbers).data.numpy()

@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 from vidgn.data.decode import container
 from vidgn.data.decode.base import OUT_OF_MEMORY, VideoReader, check_file, check_size
 from vidgn.data.decode.container import errors_named, open_container, reason_of
+from vidgn.data.decode.openings import Opening
 from vidgn.data.decode.pixels import AS_CODED, Orientation
 from vidgn.data.decode.timeline import Damage, PacketInfo, Timeline, build_timeline
 
@@ -47,8 +48,8 @@ class IndexedVideo(VideoReader):
     failed = False  # the packet decoded last
     last_error: str | None = None  # FFmpeg's last word on a packet that did not decode
 
-    def __init__(self, path: str, *, timeout_seconds: float | None = None) -> None:
-        """Open the file and index its packets.
+    def __init__(self, path: str, *, timeout_seconds: float | None = None, known: Opening | None = None) -> None:
+        """Open the file and index its packets, unless what they tell is `known`.
 
         Raises:
             DecodeError: for anything that is not a local video file with at least one frame.
@@ -58,9 +59,10 @@ class IndexedVideo(VideoReader):
         self._timeout_seconds = timeout_seconds
         self._can_seek = True
         self._num_frames: int | None = None
+        self.verdicts: dict[str, tuple[str, str | None]] = dict(known.verdicts) if known else {}
         self._open()
         try:
-            self._index()
+            self._index(known)
         except BaseException:
             self.close()
             raise
@@ -76,18 +78,35 @@ class IndexedVideo(VideoReader):
         if self._context.name == "hevc":  # else it fills damaged pictures with what its memory holds, and says nothing
             self._context.options = {**self._context.options, "err_detect": "explode"}
 
-    def _index(self) -> None:
+    def _index(self, known: Opening | None) -> None:
         context = self._context
         check_size(context.height, context.width, self.error)
         self.codec = context.codec.canonical_name
         self.container_format = self._container.format.name
+        self.nominal_fps = float(self._stream.average_rate or 0)
+        if known is not None:
+            self.timeline, self._can_seek, self.num_streams = known.timeline, known.can_seek, known.num_streams
+            self.orientation, self._num_frames = known.orientation, known.num_frames
+            self._set_size(*known.coded_size)
+            return
         self.timeline = self._read_timeline()
         if self.timeline is not None:
             self._set_num_frames(len(self.timeline.shown_pts))
         self.num_streams = len(container.video_streams(self._container))
         self.orientation = self._find_orientation()
         self._set_size(context.height, context.width)
-        self.nominal_fps = float(self._stream.average_rate or 0)
+
+    def opening(self) -> Opening:
+        """What this reader knows of its file by now."""
+        return Opening(
+            self.timeline,
+            self._can_seek,
+            self.orientation,
+            self.coded_size,
+            self.num_streams,
+            self._num_frames,
+            self.verdicts,
+        )
 
     def _set_size(self, height: int, width: int) -> None:
         self.coded_size = (height, width)

@@ -16,6 +16,7 @@ from av.video.frame import PictureType
 from vidgn.data.decode.base import Box, FrameSink, HeaderSizeError
 from vidgn.data.decode.container import errors_named
 from vidgn.data.decode.indexed import IndexedVideo
+from vidgn.data.decode.openings import Opening
 from vidgn.data.decode.pixels import Converter
 from vidgn.data.decode.timeline import Damage, Segment, Timeline
 
@@ -40,13 +41,13 @@ class PyavReader(IndexedVideo):
     decoder = "pyav"
     is_interlaced = False  # a picture read so far
 
-    def __init__(self, path: str, *, timeout_seconds: float | None = None) -> None:
-        """Open the file and index its packets.
+    def __init__(self, path: str, *, timeout_seconds: float | None = None, known: Opening | None = None) -> None:
+        """Open the file and index its packets, unless what they tell is `known`.
 
         Raises:
             DecodeError: for anything that is not a local video file with at least one frame.
         """
-        super().__init__(path, timeout_seconds=timeout_seconds)
+        super().__init__(path, timeout_seconds=timeout_seconds, known=known)
         self._converter = Converter()
         self._is_in_order = False
 

@@ -2,11 +2,14 @@
 
 import csv
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidgn.data.datasets.listing import INDEX_COLUMNS
 from vidgn.data.datasets.sources import Source, other_columns
+from vidgn.data.decode import openings
+from vidgn.data.decode.base import OPENINGS_ENDING
 from vidgn.data.loading.pool import Limits
 from vidgn.data.tools.probe import OK, Probe, probe_all
 from vidgn.errors import ManifestError
@@ -32,6 +35,7 @@ def write_index(
     workers: int,
     limits: Limits,
     retry: bool = False,
+    decoders: Sequence[str] = (),
     on_done: Callable[[Source, str], object] = lambda source, status: None,
 ) -> IndexSummary:
     """Write the index of `sources` to the csv `out`: a row for each, in their order, with its label and other columns.
@@ -40,11 +44,13 @@ def write_index(
     replaced in one step at the end. A file whose size or time of change is another is looked at again, and with `retry`
     every file whose status was not ok. `on_done(source, status)`: after each file, those reused included.
 
+    What opening each file tells is kept in `out` + `.openings`, with the verdicts on `decoders`: see openings.py.
+
     Raises:
         ManifestError: where `out` can't be written.
     """
     sources = tuple(sources)
-    part = out + ".part"
+    part, table = out + ".part", out + OPENINGS_ENDING
     done = _reusable(sources, {**_read_rows(out), **_read_rows(part)}, retry=retry)
     for source in sources:
         if source.path in done:
@@ -55,7 +61,9 @@ def write_index(
         _write_rows(part, done.values(), INDEX_COLUMNS)
         with open(part, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, INDEX_COLUMNS)
-            for source, found in probe_all(todo, workers=workers, limits=limits):
+            for source, found in probe_all(todo, workers=workers, limits=limits, decoders=decoders):
+                if found.opening is not None:
+                    openings.write(table, [found.opening])
                 done[source.path] = _row(source, found)
                 writer.writerow(done[source.path])
                 file.flush()
@@ -63,8 +71,9 @@ def write_index(
         rows = [{**done[source.path], "label": source.label, **source.others} for source in sources]
         _write_rows(part, rows, columns)
         os.replace(part, out)
-    except OSError as error:
-        raise ManifestError(f"{out} can't be written ({error.strerror}); give another --out") from None
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ManifestError(f"{out} can't be written ({reason}); give another --out") from None
     good = [row for row in rows if row["status"] == OK]
     return IndexSummary(
         len(rows),

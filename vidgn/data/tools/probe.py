@@ -6,11 +6,13 @@ import random
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.sources import Source, Sources
+from vidgn.data.decode import openings, taken_over
 from vidgn.data.decode.base import OUT_OF_MEMORY, Box, ResolvedClip, VideoReader
 from vidgn.data.decode.image import FramesReader, ImageReader
 from vidgn.data.decode.pixels import AS_CODED
@@ -31,6 +33,7 @@ class Probe:
 
     `flags`: any of vfr, open_gop, edit_list, late_start, no_timestamps, rotated, mirrored, video_streams (several).
     `distrusted`: (decoder, why) of decoders that will give way to PyAV on this file.
+    `opening`: (digest, packed opening) for a table of openings.py, None where it must be found anew each time.
     """
 
     status: str
@@ -43,10 +46,13 @@ class Probe:
     codec: str = ""
     flags: tuple[str, ...] = ()
     distrusted: tuple[tuple[str, str], ...] = field(default=())
+    opening: tuple[str, bytes] | None = None
 
 
-def probe(path: str | os.PathLike[str]) -> Probe:
+def probe(path: str | os.PathLike[str], *, decoders: Sequence[str] = ()) -> Probe:
     """Decode the whole file and say what it holds; an image is a video of one frame.
+
+    `decoders` are looked at, beside PyAV, for the verdicts of its opening.
 
     Never raises DecodeError: what is wrong is in the answer.
     """
@@ -61,15 +67,16 @@ def probe(path: str | os.PathLike[str]) -> Probe:
             with ImageReader(name) as image:
                 return Probe(OK, num_frames=1, height=image.height, width=image.width, codec=image.codec)
         with PyavReader(name) as reader:
-            return _look(reader)
+            return _look(reader, decoders)
     except DecodeError as error:
         reason = str(error).removeprefix(f"{name}: ")
         return Probe(MEMORY if reason == OUT_OF_MEMORY else UNREADABLE, reason)
 
 
-def _look(reader: PyavReader) -> Probe:
+def _look(reader: PyavReader, decoders: Sequence[str]) -> Probe:
     from vidgn.data.decode.guided import READERS
 
+    digest = openings.digest_of(reader.path)
     reader.settle_size()
     number = random.Random(reader.num_frames).randrange(reader.num_frames)
     try:  # first: it shows whether keyframes and time stamps can be believed
@@ -95,7 +102,26 @@ def _look(reader: PyavReader) -> Probe:
         codec=reader.codec,
         flags=_flags(reader, seconds),
         distrusted=tuple((decoder, why) for decoder, why in doubts if why is not None),
+        opening=None if alone_HWC is None else _opening(reader, digest, number, alone_HWC, decoders),
     )
+
+
+def _opening(
+    reader: PyavReader, digest: str, number: int, picture_HWC: np.ndarray, decoders: Sequence[str]
+) -> tuple[str, bytes] | None:
+    """What is known of the file now, if a reader that is told it gives the same picture."""
+    known = reader.opening()
+    with PyavReader(reader.path, known=known) as told:
+        try:
+            if (_read_alone(told, number) != picture_HWC).any() or told.timeline is not known.timeline:
+                return None
+        except DecodeError:
+            return None
+    for decoder in decoders:
+        guide = PyavReader(reader.path, known=known)
+        with taken_over(guide, decoder):
+            known.verdicts.update(guide.verdicts)
+    return digest, openings.packed(known)
 
 
 def _decode_all(reader: PyavReader, number: int) -> tuple[int, str | None, np.ndarray | None]:
@@ -176,15 +202,18 @@ def _is_even(seconds: Sequence[float], tick_seconds: float) -> bool:
 _NUM_NAMED = 3
 
 
-def probe_all(sources: Iterable[Source], *, workers: int, limits: Limits) -> Iterator[tuple[Source, Probe]]:
+def probe_all(
+    sources: Iterable[Source], *, workers: int, limits: Limits, decoders: Sequence[str] = ()
+) -> Iterator[tuple[Source, Probe]]:
     """A Probe for every source, in order of completion; a file that breaks a limit gets it as its status.
 
     A file that is named several times is looked at once.
     """
+    look = partial(probe, decoders=tuple(decoders))
     by_path: dict[str, list[Source]] = {}
     for source in sources:
         by_path.setdefault(source.full_path, []).append(source)
-    for outcome in map_in_workers(probe, by_path, workers=workers, limits=limits, preload=(__name__,)):
+    for outcome in map_in_workers(look, by_path, workers=workers, limits=limits, preload=(__name__,)):
         found = outcome.value if outcome.failure is None else Probe(outcome.failure, outcome.reason_line)
         for source in by_path[outcome.item]:
             yield source, found

@@ -1,0 +1,148 @@
+"""What opening a video tells, kept, so that opening it again reads none of its packets.
+
+`vidgn data index` writes a table of these beside its csv. A row is found by what the file holds (its size, its first
+and last bytes), so that a set may be moved, and a file that was replaced finds none. Those of long videos are kept in
+memory too: segments of one film follow each other.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vidgn.data.decode.container import libraries
+from vidgn.data.decode.pixels import Orientation
+from vidgn.data.decode.timeline import Timeline
+
+_ENDS_BYTES = 2**16
+_LONG = 2000  # packets from which on an opening is kept in memory
+_MOST_LONG = 8
+_long: dict[str, "Opening"] = {}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a PyavReader knows of its file. `num_frames`: None where no time stamps say it and none were counted.
+
+    `verdicts`: decoder -> (its version, why it gives way to PyAV on this file or None).
+    """
+
+    timeline: Timeline | None
+    can_seek: bool
+    orientation: Orientation
+    coded_size: tuple[int, int]
+    num_streams: int
+    num_frames: int | None
+    verdicts: dict[str, tuple[str, str | None]] = field(default_factory=dict[str, tuple[str, str | None]])
+
+    @property
+    def is_long(self) -> bool:
+        return self.timeline is not None and len(self.timeline.pts_of) >= _LONG
+
+
+def digest_of(path: str) -> str:
+    """Of what a file holds, without reading all of it, and of the FFmpeg that will."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        hasher = hashlib.sha256(f"{size} {libraries()}".encode())
+        hasher.update(file.read(_ENDS_BYTES))
+        file.seek(max(0, size - _ENDS_BYTES))
+        hasher.update(file.read(_ENDS_BYTES))
+    return hasher.hexdigest()
+
+
+def find(tables: Sequence[str], path: str) -> tuple[str, Opening | None]:
+    """(digest of the file at `path`, what `tables` or this process know of it)."""
+    try:
+        digest = digest_of(path)
+    except OSError:  # said where it is opened
+        return "", None
+    if digest in _long:
+        return digest, _long[digest]
+    for table in tables:
+        with contextlib.suppress(sqlite3.Error, ValueError, KeyError, TypeError, zlib.error):
+            uri = f"{Path(table).absolute().as_uri()}?mode=ro&immutable=1"  # network file systems may have no locks
+            with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+                row = connection.execute("SELECT packed FROM openings WHERE digest = ?", (digest,)).fetchone()
+            if row is not None:
+                opening = unpacked(row[0])
+                remember(digest, opening)
+                return digest, opening
+    return digest, None
+
+
+def remember(digest: str, opening: Opening) -> None:
+    """Keep in memory what was found on a long video."""
+    if digest and opening.is_long:
+        _long.pop(digest, None)
+        _long[digest] = opening
+        while len(_long) > _MOST_LONG:
+            _long.pop(next(iter(_long)))
+
+
+def write(table: str, rows: Iterable[tuple[str, bytes]]) -> None:
+    """Add (digest, packed opening) rows to a table, which is made where it is not there or is none."""
+    try:
+        _insert(table, rows)
+    except sqlite3.DatabaseError:
+        os.unlink(table)
+        _insert(table, rows)
+
+
+def _insert(table: str, rows: Iterable[tuple[str, bytes]]) -> None:
+    with contextlib.closing(sqlite3.connect(table)) as connection, connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS openings (digest TEXT PRIMARY KEY, packed BLOB) WITHOUT ROWID")
+        connection.executemany("INSERT OR REPLACE INTO openings VALUES (?, ?)", rows)
+
+
+def packed(opening: Opening) -> bytes:
+    """As bytes that `unpacked` reads; they run nothing."""
+    timeline = opening.timeline
+    arrays = [] if timeline is None else [timeline.pts_of, timeline.keyframes, timeline.shown_pts]
+    told = {
+        "lengths": [len(array) for array in arrays],
+        "has_discarded": timeline is not None and timeline.has_discarded,
+        "can_seek": opening.can_seek,
+        "orientation": list(opening.orientation),
+        "coded_size": list(opening.coded_size),
+        "num_streams": opening.num_streams,
+        "num_frames": opening.num_frames,
+        "verdicts": opening.verdicts,
+    }
+    steps = b"".join(np.diff(np.array(array, "<i8"), prepend=0).tobytes() for array in arrays)
+    return zlib.compress(json.dumps(told).encode() + b"\n" + steps)
+
+
+def unpacked(data: bytes) -> Opening:
+    """What `packed` made.
+
+    Raises:
+        ValueError, KeyError, TypeError, zlib.error: it is something else.
+    """
+    head, _, steps = zlib.decompress(data).partition(b"\n")
+    told = json.loads(head)
+    timeline = None
+    if told["lengths"]:
+        ends = list(itertools.accumulate(told["lengths"]))
+        parts = np.split(np.frombuffer(steps, "<i8"), ends[:-1])
+        pts_of, keyframes, shown = (tuple(np.cumsum(part).tolist()) for part in parts)
+        order_of = {pts: order for order, pts in enumerate(pts_of)}
+        timeline = Timeline(shown, order_of, keyframes, pts_of, bool(told["has_discarded"]))
+    height, width = told["coded_size"]
+    return Opening(
+        timeline,
+        bool(told["can_seek"]),
+        Orientation(*map(bool, told["orientation"])),
+        (height, width),
+        told["num_streams"],
+        told["num_frames"],
+        {decoder: (version, reason) for decoder, (version, reason) in told["verdicts"].items()},
+    )
