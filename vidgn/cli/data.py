@@ -66,7 +66,7 @@ example: vidgn data transcode /data/k400/val /data/k400_256/val --short-side 256
 _BENCH_HELP = """usage: vidgn data bench [--seconds N] [KEY=VALUE ...]
 
 Reads clips of the configured training set with 1, 2, 4, ... workers, runs the configured model on this device,
-and says how many workers per process keep it fed. Keys as in vidgn train.
+and says in its last line what to set so that it need not wait. Keys as in vidgn train.
 
   vidgn data bench data=csv data.root=videos data.train=train.csv data.val=val.csv frames=32 span=64
   vidgn data bench model=i3d_tiny data=synthetic frames=8 span=16
@@ -253,17 +253,9 @@ def bench(argv: list[str]) -> int:
     from vidgn.config.compose import load_config
 
     config = load_config(argv)
-    from vidgn.training.throughput import measure
+    from vidgn.training.throughput import advice, measure
 
-    found = measure(config, seconds=seconds, log=print)
-    most_workers, most = found.by_workers[-1]
-    need = found.workers_needed
-    print(f"data.workers={need} for each process on {found.device} keeps the model fed")
-    if need > most_workers:
-        print(
-            f"this machine has cores for {most_workers}, which deliver {most / found.model:.0%} of that: "
-            f"shorter keyframe distance (vidgn data transcode) or smaller files help"
-        )
+    print(advice(measure(config, seconds=seconds, log=print), config.data))
     return 0
 
 

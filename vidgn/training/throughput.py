@@ -1,30 +1,44 @@
 """Clips per second that the loader delivers on this machine, and that the configured model trains on."""
 
+import contextlib
 import math
+import os
+import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
-from vidgn.config.schema import Config
+from vidgn.config.schema import Config, DataConfig
+from vidgn.data.clips.plan import short_side_at_test
+from vidgn.data.clips.read import default_cache
 from vidgn.data.datasets.manifest import Manifest, read_manifest
+from vidgn.data.decode import open_video
 from vidgn.data.loading.batches import Batch, train_batches
 from vidgn.distributed.ranks import Ranks, choose_device
+from vidgn.errors import DecodeError
 from vidgn.geometry import choose_geometry
 from vidgn.processes import num_cores
 from vidgn.training.setup import make_model, place_model, set_precision
 from vidgn.training.step import Layout, TrainStep, set_training_groups
 from vidgn.training.tasks import MadeUpClips
 
+_NUM_OPENED = 20
+
 
 @dataclass(frozen=True)
 class Throughput:
-    """Clips per second. `by_workers`: (workers, delivered), rising."""
+    """Clips per second. `by_workers`: (workers, delivered), rising.
+
+    `decoded_bytes`: of all frames of the set, reckoned from a few videos; 0 where it has none.
+    """
 
     by_workers: tuple[tuple[int, float], ...]
     model: float
     device: str
+    decoded_bytes: int
 
     @property
     def workers_needed(self) -> int:
@@ -35,7 +49,7 @@ class Throughput:
 
 
 def measure(config: Config, *, seconds: float, log: Callable[[str], None]) -> Throughput:
-    """Read and train for about `seconds` each: the loader at 1, 2, 4, ... workers up to the cores, then the model.
+    """Train and read for about `seconds` each: the model, then the loader at 1, 2, 4, ... workers up to the cores.
 
     Raises:
         ManifestError: if the training set can't be used.
@@ -44,6 +58,9 @@ def measure(config: Config, *, seconds: float, log: Callable[[str], None]) -> Th
     """
     set_precision(config)
     rows = read_manifest(config.data, "train")
+    device = choose_device(config, 0)
+    model = _model_rate(config, device, num_classes=len(rows.classes), seconds=seconds)
+    log(f"{config.model.name} on {device.type}: {model:.1f} clips/s, forward and backward")
     cores = num_cores()
     counts = sorted({min(2**i, cores) for i in range(cores.bit_length() + 1)})
     by_workers = []
@@ -51,10 +68,38 @@ def measure(config: Config, *, seconds: float, log: Callable[[str], None]) -> Th
         rate = _loader_rate(config, rows, workers=workers, seconds=seconds)
         log(f"{workers} worker{'s' if workers > 1 else ''}: {rate:.1f} clips/s")
         by_workers.append((workers, rate))
-    device = choose_device(config, 0)
-    rate = _model_rate(config, device, num_classes=len(rows.classes), seconds=seconds)
-    log(f"{config.model.name} on {device.type}: {rate:.1f} clips/s, forward and backward")
-    return Throughput(tuple(by_workers), rate, device.type)
+    return Throughput(tuple(by_workers), model, device.type, _decoded_bytes(rows))
+
+
+def _decoded_bytes(rows: Manifest) -> int:
+    """Of all frames of `rows`, from a few of them that can be opened; 0 where none is a video."""
+    found = list[int]()
+    for index in range(0, len(rows), max(1, len(rows) // _NUM_OPENED)):
+        with contextlib.suppress(DecodeError), open_video(rows[index].path) as reader:
+            found.append(3 * reader.num_frames * reader.height * reader.width)
+    return round(statistics.fmean(found) * len(rows)) if found else 0
+
+
+def advice(found: Throughput, data: DataConfig) -> str:
+    """One line: what to do so that the model need not wait for data."""
+    need, (most_workers, most) = found.workers_needed, found.by_workers[-1]
+    if need <= most_workers:
+        return f"set data.workers={need}: for each process on {found.device} that keeps the model fed"
+    lack = (
+        f"set data.workers={most_workers}, which is {most / found.model:.0%} of what the model takes on {found.device}"
+    )
+    folder = data.cache or default_cache()
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    gigabytes = math.ceil(found.decoded_bytes * 1.05 / 1e9)
+    if not found.decoded_bytes:
+        return f"{lack}; write the images smaller, or take a machine with more cores"
+    if data.cache_gb < gigabytes and 0 < gigabytes * 1e9 < shutil.disk_usage(folder).free:
+        return f"{lack}, and data.cache_gb={gigabytes}: decoded frames are kept in {folder}, and need no decoding again"
+    return (
+        f"{lack}, and write the videos anew for fast decoding: vidgn data transcode SOURCE FOLDER --profile fast "
+        f"--short-side {max(short_side_at_test(data.crop), data.short_side[1])}"
+    )
 
 
 def _positions(clips: int) -> Iterator[list[int]]:

@@ -135,7 +135,7 @@ class IndexedVideo(VideoReader):
 
     def shown_seconds(self) -> list[float]:
         """When each frame is shown, in seconds from the container's zero; empty without time stamps."""
-        return [] if self.timeline is None else [pts * self.tick_seconds for pts in self.timeline.shown_pts]
+        return [] if self.timeline is None else self.timeline.seconds(self.tick_seconds)
 
     @property
     def time_base(self) -> Fraction:

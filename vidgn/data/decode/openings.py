@@ -88,6 +88,11 @@ def remember(digest: str, opening: Opening) -> None:
             _long.pop(next(iter(_long)))
 
 
+def forget() -> None:
+    """Keep nothing in memory any more."""
+    _long.clear()
+
+
 def write(table: str, rows: Iterable[tuple[str, bytes]]) -> None:
     """Add (digest, packed opening) rows to a table, which is made where it is not there or is none."""
     try:

@@ -8,7 +8,10 @@ import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
+
+import numpy as np
 
 
 class PacketInfo(NamedTuple):
@@ -37,6 +40,14 @@ class Timeline:
     keyframes: tuple[int, ...]  # packet orders
     pts_of: tuple[int, ...]  # by packet order
     has_discarded: bool
+
+    @cached_property
+    def _shown(self) -> np.ndarray:
+        return np.array(self.shown_pts, np.float64)
+
+    def seconds(self, tick_seconds: float) -> list[float]:
+        """When each frame is shown, for time stamps in ticks of so many seconds."""
+        return (self._shown * tick_seconds).tolist()
 
     def frame_number(self, pts: int) -> int:
         return bisect_left(self.shown_pts, pts)
