@@ -122,6 +122,7 @@ def test_every_file_says_what_it_is():
         "data transcode",
         "data synth",
         "data bench",
+        "data get",
     ],
 )
 def test_help_needs_no_torch(verb):

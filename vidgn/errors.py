@@ -15,6 +15,10 @@ class ManifestError(VidgnError):
     """Annotation files or video folders that can't be used."""
 
 
+class GetError(VidgnError):
+    """A file that can't be fetched, or is not what was published."""
+
+
 class DecodeError(VidgnError):
     """A video that can't be read, or can't be read as asked."""
 

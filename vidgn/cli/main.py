@@ -36,7 +36,10 @@ _VERBS: dict[str, str | dict[str, str]] = {
     "predict": "vidgn.cli.predict",
     "convert": "vidgn.cli.convert",
     "doctor": "vidgn.cli.doctor",
-    "data": {verb: f"vidgn.cli.data:{verb}" for verb in ("index", "check", "transcode", "synth", "bench")},
+    "data": {
+        **{verb: f"vidgn.cli.data:{verb}" for verb in ("index", "check", "transcode", "synth", "bench")},
+        "get": "vidgn.cli.data_get",
+    },
 }
 
 
