@@ -50,6 +50,7 @@ def test_sweep(tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.long
 def test_interrupted_sweep_empties_the_queue_and_goes_on(tmp_path):
     """The first of four cells runs, three wait in the queue."""
     study = tmp_path / "runs" / "s"

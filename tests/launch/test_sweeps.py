@@ -29,7 +29,9 @@ def done(folder: Path) -> list[int]:
     return [seed for seed in range(3) if (run(folder, seed) / "result.json").exists()]
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.long) for name in ("joblib", "submitit_local"))]
+)
 def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
     run(tmp_path, 1).mkdir(parents=True)
     (run(tmp_path, 1) / "checkpoints").write_text("in the way")

@@ -207,10 +207,11 @@ def test_the_digest_tells_position_row_and_plan_apart():
     shifted = ClipPlan(math.nextafter(plan.start, 1), plan.scale, plan.top, plan.left, plan.flip)
     resized = ClipPlan(plan.start, plan.scale, plan.top, plan.left, plan.flip, ((0.1, 0.2),))
     digests = [
-        plan_digest(1, "a", plan),
-        plan_digest(2, "a", plan),
-        plan_digest(1, "b", plan),
-        *(plan_digest(1, "a", other) for other in (mirrored, shifted, resized)),
+        plan_digest(1, "a", plan, 7),
+        plan_digest(2, "a", plan, 7),
+        plan_digest(1, "b", plan, 7),
+        plan_digest(1, "a", plan, 8),
+        *(plan_digest(1, "a", other, 7) for other in (mirrored, shifted, resized)),
     ]
     assert len(set(digests)) == len(digests)
     assert all(0 <= digest < 2**128 for digest in digests)

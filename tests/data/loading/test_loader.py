@@ -13,8 +13,10 @@ import torch
 from vidgn.config.schema import DataConfig
 from vidgn.data.clips import read
 from vidgn.data.clips.plan import plan_clip, plan_digest, resolve_clip, resolve_views, row_at, substitute_row
+from vidgn.data.clips.read import clip_hash
 from vidgn.data.datasets.manifest import Manifest, check_data, read_manifest
 from vidgn.data.decode import open_video
+from vidgn.data.decode.write import Recoding, recode
 from vidgn.data.loading.batches import Batch, train_batches, view_videos
 from vidgn.errors import ConfigError, DecodeError, ManifestError
 from vidgn.rng_streams import Tag
@@ -57,7 +59,7 @@ def test_a_batch_holds_what_its_positions_plan(manifest, tiny_data):
             (expected_THWC,) = reader.read([clip])
         assert np.array_equal(batch.clip_NTHWC[slot].numpy(), expected_THWC)
         assert (batch.ids[slot], int(batch.label_N[slot])) == (row.id, row.label)
-        digest += plan_digest(position, row.id, plan)
+        digest += plan_digest(position, row.id, plan, clip_hash(clip, (12, 32, 32)))
     assert batch.digest == digest % 2**128
 
 
@@ -67,6 +69,20 @@ def test_workers_change_nothing(manifest, tiny_data, workers):
     alone = batches(manifest, tiny_data, positions)
     assert_same(batches(manifest, replace(tiny_data, workers=workers), positions), alone)
     assert [batch.positions for batch in alone] == [tuple(p) for p in positions]
+
+
+def test_copies_of_another_size_have_another_digest(manifest, tiny_data, tmp_path):
+    """The plan is fractions: on smaller copies under the same ids it is equal, and the clips are not."""
+    source = Path(manifest[0].path)
+    small = tmp_path / "small" / f"{source.stem}.mp4"
+    recode(str(source), str(small), Recoding(24, 12))
+    digests = []
+    for path in (source, small):
+        listing = replace(manifest.listing(), ids=["a"], paths=[str(path)], labels=["x"], num_frames=[], num_bytes=[])
+        own = Manifest(listing, np.array([0]), ("x",))
+        (batch,) = batches(own, tiny_data, [(3,)])
+        digests.append(batch.digest)
+    assert digests[0] != digests[1]
 
 
 def test_a_resumed_stream_goes_on_where_it_was(manifest, tiny_data):

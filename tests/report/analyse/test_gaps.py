@@ -1,6 +1,7 @@
 """What may be called a gap, and what the report says where it may not."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from vidgn.report.analyse.analysis import analyse
 from vidgn.report.read.study import read_study
-from vidgn.report.show.sections import accuracy_section, change_section, gap_section, group_section
+from vidgn.report.show.gap_sections import change_section, gap_section
+from vidgn.report.show.sections import accuracy_section, group_section
 
 
 def analysis_of(writer):
@@ -128,21 +130,107 @@ def test_machine_choices_do_not_matter(pair):
     assert pair(change=other_machine).gaps[0].is_gap
 
 
-def test_weights_and_input_means_that_differ_are_printed_and_do_not_refuse(pair):
-    roles = ({"role": "conv", "tensors": 14, "parameters": 400000, "weight_decay": 1e-4, "initial_value": "other"},)
-    analysis = pair(
-        change=lambda c: dataclasses.replace(c, weights="r50_gn.pkl"),
-        input_mean=[122.77, 115.95, 102.98],
-        audit=(
-            roles[0],
-            {"role": "norm_gamma", "tensors": 13, "parameters": 3000, "weight_decay": 0.0, "initial_value": 9},
-        ),
-    )
+def test_weights_and_input_means_that_differ_are_printed_and_do_not_refuse(writer, make_ranks):
+    other = {"role": "conv", "tensors": 14, "parameters": 400000, "weight_decay": 1e-4, "initial_value": "other"}
+    for norm, mean in (("bn", [114.75] * 3), ("gn", [122.77, 115.95, 102.98])):
+        config = dataclasses.replace(writer.config(norm=norm, gpus=2), weights=f"r50_{norm}.pkl")
+        roles = [other | {"initial_value": norm}]
+        writer.finish(config, make_ranks(200, 0.7, seed=len(norm)), input_mean=mean, audit=roles)
+    analysis = analysis_of(writer)
     (gap,) = analysis.gaps
     assert gap.is_gap
     text = gap_section(analysis)
-    assert "weights: gn starts from r50_gn.pkl, bn from random" in text
+    assert "weights: gn starts from r50_gn.pkl, bn from r50_bn.pkl" in text
     assert "input mean: gn [122.77, 115.95, 102.98], bn [114.75, 114.75, 114.75]" in text
+
+
+def test_one_arm_pre_trained_and_the_other_not_is_no_gap(pair):
+    (gap,) = pair(change=lambda c: dataclasses.replace(c, weights="r50_gn.pkl")).gaps
+    assert gap.refused == ("weights: gn starts from r50_gn.pkl, bn from random",)
+
+
+def test_another_eps_is_no_gap(pair):
+    (gap,) = pair(change=lambda c: dataclasses.replace(c, norm=dataclasses.replace(c.norm, eps=1e-3))).gaps
+    assert gap.refused == ("settings: norm.eps (0.001 / 1e-05)",)
+
+
+def two_batch_norms(writer, make_ranks, *, change=lambda config: config, **result):
+    writer.finish(writer.config(norm="bn", gpus=2), make_ranks(200, 0.7, seed=2))
+    writer.finish(change(writer.config(norm="sync_bn", gpus=2)), make_ranks(200, 0.7, seed=1), **result)
+    (gap,) = analysis_of(writer).gaps
+    return gap
+
+
+def test_momentum_counts_where_both_arms_have_one(writer, make_ranks):
+    def change(config):
+        return dataclasses.replace(config, norm=dataclasses.replace(config.norm, momentum=0.5))
+
+    assert two_batch_norms(writer, make_ranks, change=change).refused == ("settings: norm.momentum (0.5 / 0.1)",)
+
+
+def test_momentum_does_not_count_for_an_arm_without_statistics(pair):
+    (gap,) = pair(change=lambda c: dataclasses.replace(c, norm=dataclasses.replace(c.norm, momentum=0.5))).gaps
+    assert gap.is_gap
+
+
+def test_other_statistics_at_test_are_no_gap(writer, make_ranks):
+    gap = two_batch_norms(writer, make_ranks, change=lambda c: dataclasses.replace(c, bn_stats="ema"))
+    assert "statistics at test (ema / precise)" in gap.refused
+
+
+def test_other_steps_of_statistics_are_no_gap(writer, make_ranks):
+    gap = two_batch_norms(writer, make_ranks, change=lambda c: dataclasses.replace(c, bn_stats_steps=7))
+    assert gap.refused == ("the steps that statistics at test are taken over (bn_stats_steps 7 / 200)",)
+
+
+def test_statistics_of_the_test_batch_are_named(writer, make_ranks):
+    config = dataclasses.replace(writer.config(norm="bn", gpus=2), bn_stats="batch")
+    writer.finish(config, make_ranks(200, 0.7, seed=2))
+    gn = dataclasses.replace(writer.config(norm="gn", gpus=2), bn_stats="batch")
+    writer.finish(gn, make_ranks(200, 0.7, seed=1))
+    (gap,) = analysis_of(writer).gaps
+    assert gap.remarks == ("bn was tested with the statistics of each test batch, which no single video has",)
+
+
+def test_videos_that_one_arm_alone_could_not_read_are_left_out_of_both(writer, make_ranks):
+    ours = make_ranks(200, 0.8, seed=1)
+    theirs = ours.copy()
+    ours[:60] = -1
+    theirs[50:70] = -1  # ten of them in both
+    theirs[100:110] = 3
+    writer.finish(writer.config(norm="bn", gpus=2), theirs)
+    writer.finish(writer.config(norm="gn", gpus=2), ours)
+    (gap,) = analysis_of(writer).gaps
+    both = np.r_[50:60, 70:200]
+    assert gap.points.mean == pytest.approx(100 * np.mean((ours == 0)[both].astype(int) - (theirs == 0)[both]))
+    assert gap.points.mean >= 0
+    assert gap.videos.num_videos == 140
+    assert gap.remarks == (
+        "50 videos that gn's test alone could not read are left out of both",
+        "10 videos that bn's test alone could not read are left out of both",
+    )
+
+
+def test_what_a_run_says_of_itself_is_named(pair, writer):
+    pair(num_skipped=3, versions={"torch": "2.9.0"})
+    for norm, world_size in (("bn", 1), ("gn", 2)):
+        starts = [
+            {"from_step": 0, "world_size": world_size, "clips_per_forward": 4, "threads": 1, "policy": {"keep": 1}},
+            {"from_step": 9, "world_size": world_size, "clips_per_forward": 4, "threads": 1, "policy": {"keep": 2}},
+        ]
+        (writer.directory / f"i3d_tiny_32f_8x2_{norm}_s0" / "machine.json").write_text(json.dumps(starts))
+    analysis = analysis_of(writer)
+    (gap,) = analysis.gaps
+    assert gap.is_gap
+    assert gap.remarks == (
+        "version of torch: gn 2.9.0, bn None",
+        "training steps skipped as not finite: gn 3 of 400, bn 0 of 400",
+        "layout: gn 2 cpu × 4 clips a forward, 1 threads, bn 1 cpu × 4 clips a forward, 1 threads (sums in another "
+        "order: in float32 no more alike than two runs of one seed on two machines)",
+        "gn was changed on its way, after step 9: keep=2, before 1",
+        "bn was changed on its way, after step 9: keep=2, before 1",
+    )
+    assert "To be read with it:" in gap_section(analysis)
 
 
 def test_videos_in_another_order_are_paired_by_id(pair, writer, make_ranks):
@@ -163,9 +251,12 @@ def test_without_per_video_scores_there_is_a_gap_and_no_interval(pair, writer):
     assert "without per-video scores no interval" in gap_section(analysis)
 
 
-def test_results_that_contradict_their_scores_are_told(pair):
+def test_results_that_contradict_their_scores_are_told_and_not_compared(pair):
     analysis = pair(top1=99.0)
     assert "result.json says top-1 99.00 %" in analysis.faults[0]
+    (gap,) = analysis.gaps
+    (reason,) = gap.refused
+    assert reason.startswith("i3d_tiny_32f_8x2_gn_s0 contradicts itself: result.json says top-1 99.00 %")
 
 
 def test_seeds(writer, make_ranks):
@@ -182,13 +273,107 @@ def test_seeds(writer, make_ranks):
     (gap,) = analysis.gaps
     assert gap.points.mean == pytest.approx(np.mean(points))
     assert gap.points.deviation == pytest.approx(np.std(points, ddof=1))
-    assert gap.sign_flip.p == 0.25
+    assert gap.by_seed == pytest.approx(tuple(points))
+    assert gap.interval.points == pytest.approx(gap.points.mean)
+    assert gap.interval.low < gap.videos.low < gap.videos.high < gap.interval.high
+    assert gap.p_adjusted == gap.interval.p
     text = gap_section(analysis)
-    assert "p = 0.25 (at best 0.25)" in text
-    assert "so it fell in 3 of 3 seeds" in text
-    assert "With 3 seeds a paired sign-flip test can't go below p = 0.25" in text
-    assert "seed noise is not covered" not in text
+    assert "covers the choice of videos and how training happened to go" in text
+    assert "With one seed" not in text
     assert " ± " in accuracy_section(analysis)
+
+
+def study(writer, make_ranks, *, shares, seeds=3, num_videos=1000, shift=0.0):
+    """bn and others in one column; `shift`: what seeds differ by."""
+    for seed in range(seeds):
+        for norm, share in shares.items():
+            moved = share + (shift * (seed - 1) if norm != "bn" else 0)
+            ranks = make_ranks(num_videos, moved, seed=31 * seed + len(norm) + ord(norm[0]))
+            writer.finish(writer.config(norm=norm, gpus=2, seed=seed), ranks, plan_digest=f"seed {seed}")
+    return analysis_of(writer)
+
+
+def test_the_verdict_has_four_states(tmp_path, make_ranks):
+    from tests.report.conftest import Writer
+
+    apart = study(Writer(tmp_path / "apart"), make_ranks, shares={"bn": 0.6, "gn": 0.75})
+    here = study(Writer(tmp_path / "here"), make_ranks, shares={"bn": 0.6, "gn": 0.7}, shift=0.08)
+    alone = study(Writer(tmp_path / "alone"), make_ranks, shares={"bn": 0.6, "gn": 0.75}, seeds=1)
+    none = study(Writer(tmp_path / "none"), make_ranks, shares={"bn": 0.6, "gn": 0.6})
+    refused = Writer(tmp_path / "refused")
+    for norm in ("bn", "gn"):
+        refused.finish(refused.config(norm=norm, gpus=2), make_ranks(100, 0.5, seed=1), plan_digest=norm)
+    states = [found.gaps[0].state for found in (apart, here, alone, none)]
+    assert states == ["apart", "apart here", "apart here", "not seen"]
+    assert analysis_of(refused).gaps[0].state == "not comparable"
+    assert "points above bn, more than the choice of videos and of seeds explains" in gap_section(apart)
+    assert "that other seeds would say otherwise is not excluded (3 pairs of runs, ±" in gap_section(here)
+    assert "is not excluded (one seed can't tell)" in gap_section(alone)
+    assert "no difference between gn and bn is seen; one of" in gap_section(none)
+    assert alone.gaps[0].interval is None
+    assert "With one seed there is no interval for a gap" in gap_section(alone)
+
+
+def test_several_gaps_are_adjusted_for(writer, make_ranks):
+    shares = {"bn": 0.6, "gn": 0.64, "ln": 0.6, "in": 0.6}
+    analysis = study(writer, make_ranks, shares=shares)
+    raw = [gap.interval.p for gap in analysis.gaps]
+    assert [gap.p_adjusted for gap in analysis.gaps] != raw
+    assert min(gap.p_adjusted for gap in analysis.gaps) == pytest.approx(3 * min(raw))
+    assert "p is adjusted for 3 gaps (Holm)" in gap_section(analysis)
+
+
+@pytest.fixture
+def folds(writer, make_ranks):
+    """Three folds of 200 videos each, two seeds; `ids` of fold n begin with n."""
+
+    def write(seeds=2, *, ids=lambda fold: f"fold{fold}_"):
+        for fold, seed, norm in itertools.product(range(3), range(seeds), ("bn", "gn")):
+            config = writer.config(norm=norm, gpus=2, seed=seed)
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, fold=fold, folds=3))
+            ranks = make_ranks(200, 0.6 + 0.1 * (norm == "gn"), seed=10 * fold + seed + 100 * (norm == "gn"))
+            run = writer.finish(config, ranks, plan_digest=f"{fold} {seed}", rows=f"rows {fold}")
+            for file in (run / "tests").glob("*.csv"):
+                file.write_text(file.read_text().replace("video_", ids(fold)))
+        return analysis_of(writer)
+
+    return write
+
+
+def test_folds_are_pooled_each_video_once(folds):
+    analysis = folds()
+    (column,), (gap,) = analysis.columns, analysis.gaps
+    assert column.tag is None
+    assert (gap.folds, gap.seeds) == ((0, 1, 2), (0, 1))
+    assert gap.videos.num_videos == 600
+    cells = [c for c in analysis.study.cells if c.norm == "gn" and c.seed == 0]
+    assert analysis.arms[column, "gn"].values("top1")[0] == pytest.approx(np.mean([c.result["top1"] for c in cells]))
+    assert gap.by_seed[0] == pytest.approx(
+        np.mean([c.result["top1"] * (1 if c.norm == "gn" else -1) * 2 for c in analysis.study.cells if c.seed == 0])
+    )
+    assert "Folds are pooled: each of the videos is tested once a seed." in gap_section(analysis)
+
+
+def test_one_seed_of_several_folds_has_an_interval_over_folds(folds):
+    (gap,) = folds(seeds=1).gaps
+    assert gap.interval.freedom == 2
+    assert gap.interval.points == pytest.approx(gap.points.mean)
+
+
+def test_splits_that_share_test_videos_have_no_interval(folds):
+    analysis = folds(ids=lambda fold: "same_")
+    (gap,) = analysis.gaps
+    assert gap.interval is None
+    assert gap.videos is None
+    assert "a video is in several folds' tests" in gap.refused[0]
+
+
+def test_a_fold_that_is_missing_is_counted(folds, writer):
+    folds(seeds=1)
+    (writer.directory / "i3d_tiny_32f_8x2_gn_fold2_s0" / "result.json").unlink()
+    analysis = analysis_of(writer)
+    row = next(line for line in accuracy_section(analysis).splitlines() if line.startswith("| gn"))
+    assert "1 stopped" in row
 
 
 def test_a_seed_that_differs_is_left_out_and_named(writer, make_ranks):

@@ -33,14 +33,14 @@ def test_demo_report_is_written_and_printed(demo, capsys):
     assert "8 runs: 8 done. One seed (0)." in report
     for name in ("report.md", "curves.png", "gap.png"):
         assert str(demo.directory / name) in printed
-    assert "With one seed, seed noise is not covered" in report
+    assert "With one seed there is no interval for a gap" in report
     assert rows_of(report, "Wu & He 2018, table 8")["gn"] == ["73.0 / 90.6", "72.8 / 90.6", "74.5 / 91.7"]
     assert "Chance is 12.5 % (8 classes)." in report
     assert "i3d_tiny (160 videos, views paper, BN statistics precise)" in report
     assert [p.name for p in sorted(demo.directory.glob(".*"))] == []
     machine = json.loads((demo.directory / "report.json").read_text())
     assert [g["is_gap"] for g in machine["gaps"]] == [True] * 4
-    assert machine["format_version"] == 1
+    assert machine["format_version"] == 2
 
 
 def test_cells_show_their_accuracy(demo):
@@ -159,7 +159,7 @@ def test_images_are_reported_in_error_beside_the_paper(imagenet):
     assert table["ln, Wu & He 2018"] == ["25.3", "", ""]
     assert next(iter(table)) == "resnet50"
     assert table["resnet50"][0] == "32 images/GPU × 8"
-    assert "paired bootstrap over images" in report
+    assert "covers the choice of images alone" in report
 
 
 def test_gaps_of_images_are_in_error(imagenet):
@@ -169,7 +169,8 @@ def test_gaps_of_images_are_in_error(imagenet):
     assert gap["points"]["mean"] > 5  # accuracy, for machines
     cells = rows_of(report, "## Gap to bn: top-1 error")["gn − bn, 2 images/GPU × 8"]
     assert cells[0] == f"−{gap['points']['mean']:.1f}"
-    low, high = re.findall(r"[+−][\d.]+", cells[1])
+    assert cells[1] == "1 seed: none"
+    low, high = re.findall(r"[+−][\d.]+", cells[2])
     assert (low, high) == (f"−{gap['videos']['high']:.1f}", f"−{gap['videos']['low']:.1f}")
     assert f"the error of gn is {gap['points']['mean']:.1f} points below bn's" in report
 

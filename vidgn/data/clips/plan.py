@@ -216,10 +216,13 @@ def video_position(position: int, *, clips_per_video: int, slots_per_step: int) 
     return step * videos + slot % videos
 
 
-def plan_digest(position: int, row_id: str, plan: ClipPlan) -> int:
-    """128-bit hash of a clip trained on: where, of which row, and how. Sums modulo 2**128 know no order."""
+def plan_digest(position: int, row_id: str, plan: ClipPlan, resolved: int) -> int:
+    """128-bit hash of a clip trained on: where, of which row, and how. Sums modulo 2**128 know no order.
+
+    `resolved`: a hash of what the plan came to on the video.
+    """
     numbers = (plan.start, plan.scale, plan.top, plan.left, *(x for pair in plan.resized for x in pair), *plan.offsets)
-    packed = struct.pack(f"<q?{len(numbers)}d", position, plan.flip, *numbers)
+    packed = struct.pack(f"<q?Q{len(numbers)}d", position, plan.flip, resolved, *numbers)
     name = row_id.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(packed + name, digest_size=16).digest(), "little")
 

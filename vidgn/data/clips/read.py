@@ -1,7 +1,9 @@
 """What a worker does with one file: open it, and read all clips that are asked of it. Needs no torch of its own."""
 
+import hashlib
 import math
 import os
+import struct
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -93,8 +95,11 @@ class ReadTask:
         return self.num_clips * math.prod(self.geometry.clip_shape)
 
 
-def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
+def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> list[int]:
     """Read the task's clips into `out_VTHWC`, uint8 (num_clips, T, H, W, 3).
+
+    Returns:
+        A 64-bit hash of each: which frames of how many, which box of which size.
 
     Raises:
         DecodeError: if the file can't be read as asked; the message names it.
@@ -104,10 +109,27 @@ def read_clips(task: ReadTask, out_VTHWC: np.ndarray) -> None:
         _check_unchanged(task.row)
         with _open(path, geometry) as reader:
             _check_length(task.row, reader)
-            for slot, clip_THWC in enumerate(reader.read_planned(lambda reader: _resolve(task, reader))):
+            resolved: tuple[ResolvedClip, ...] = ()
+
+            def plan(reader: "VideoReader") -> tuple[ResolvedClip, ...]:
+                nonlocal resolved
+                resolved = _resolve(task, reader)
+                return resolved
+
+            for slot, clip_THWC in enumerate(reader.read_planned(plan)):
                 out_VTHWC[slot] = clip_THWC
+            size = (task.row.num_frames or reader.num_frames, reader.height, reader.width)
+            return [clip_hash(clip, size) for clip in resolved]
     except (OSError, MemoryError) as error:
         raise DecodeError(f"{path}: {error or type(error).__name__}") from error
+
+
+def clip_hash(clip: ResolvedClip, size: tuple[int, int, int]) -> int:
+    """`size`: (frames, height, width) of the video as shown. Copies of other sizes give other clips of one plan."""
+    box = (clip.box.top, clip.box.left, clip.box.height, clip.box.width)
+    numbers = (*size, *box, clip.height, clip.width, clip.flip, *clip.frame_indices)
+    packed = struct.pack(f"<{len(numbers)}q", *numbers)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
 
 
 def _check_unchanged(row: Row) -> None:
@@ -129,9 +151,9 @@ def _check_length(row: Row, reader: "VideoReader") -> None:
         )
 
 
-def read_into(task: ReadTask, buffer: memoryview) -> None:
+def read_into(task: ReadTask, buffer: memoryview) -> list[int]:
     """`read_clips` as a worker does it, into shared memory."""
-    read_clips(task, clips_in(buffer, task))
+    return read_clips(task, clips_in(buffer, task))
 
 
 def clips_in(buffer: memoryview, task: ReadTask) -> np.ndarray:

@@ -208,11 +208,12 @@ class TrainSource:
             reason = _why_unreadable(outcome, self._plan.data)
             return [self._replace(read, index, row, reason) for index in range(len(read.places))]
         clips_VTHWC = torch.from_numpy(clips_in(outcome.buffer, outcome.item))
-        for (batch, slot), plan, clip_THWC in zip(read.places, read.plans, clips_VTHWC, strict=True):
+        resolved = outcome.value
+        for (batch, slot), plan, clip_THWC, of_clip in zip(read.places, read.plans, clips_VTHWC, resolved, strict=True):
             batch.clip_NTHWC[slot].copy_(clip_THWC)
             batch.label_N[slot] = self._plan.label(row, plan)
             batch.ids[slot] = row.id
-            batch.digest += plan_digest(batch.positions[slot], row.id, plan)
+            batch.digest += plan_digest(batch.positions[slot], row.id, plan, of_clip)
             batch.num_open -= 1
         return []
 

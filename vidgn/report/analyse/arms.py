@@ -25,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Arm:
-    """One norm in one column: its finished cells, one a seed, and the others."""
+    """One norm in one column: its finished cells, one a seed and fold, and the others."""
 
     column: Column
     norm: str
@@ -34,12 +34,30 @@ class Arm:
     open: tuple[Cell, ...]  # asked for here and neither done nor served by a borrowed one
 
     @property
+    def folds(self) -> tuple[int, ...]:
+        """Those that it was asked for, none where its data have none."""
+        return tuple(sorted({c.fold for c in (*self.done, *self.open) if c.fold is not None}))
+
+    @property
     def top1(self) -> OverSeeds:
-        return over_seeds([c.result["top1"] for c in self.done if c.result])
+        return over_seeds(self.values("top1"))
 
     @property
     def top5(self) -> OverSeeds:
-        return over_seeds([c.result["top5"] for c in self.done if c.result])
+        return over_seeds(self.values("top5"))
+
+    def values(self, key: str) -> list[float]:
+        """One a seed; with folds their mean by videos, of seeds that have all folds (of what is there, if none has)."""
+        seeds: dict[int, list[Cell]] = {}
+        for cell in self.done:
+            seeds.setdefault(cell.seed, []).append(cell)
+        whole = [cells for cells in seeds.values() if len(cells) >= len(self.folds)]
+        found = []
+        for cells in whole or list(seeds.values()):
+            results = [c.result for c in cells if c.result]
+            videos = [int(r["num_videos"]) for r in results]
+            found.append(sum(n * float(r[key]) for n, r in zip(videos, results, strict=True)) / sum(videos))
+        return found
 
 
 @dataclass(frozen=True)
@@ -83,20 +101,25 @@ def _arm(cells: Sequence[Cell], column: Column, norm: str) -> Arm:
         c for c in cells if (c.model, c.frames, c.tag, c.norm) == (column.model, column.frames, column.tag, norm)
     ]
     own = [c for c in of_norm if (c.clips_per_gpu, c.gpus) == (column.clips_per_gpu, column.gpus)]
-    done = {c.seed: c for c in own if c.result}
+    done = {run_of(c): c for c in own if c.result}
     borrowed = {}
     for cell in of_norm:
         lends = cell.group_free and cell.result and cell.slots_per_step == column.slots_per_step
-        if lends and cell.seed not in done and cell.seed not in borrowed:
-            borrowed[cell.seed] = cell
+        if lends and run_of(cell) not in done and run_of(cell) not in borrowed:
+            borrowed[run_of(cell)] = cell
     served = {**done, **borrowed}
     return Arm(
         column=column,
         norm=norm,
         done=tuple(served[s] for s in sorted(served)),
         borrowed=tuple(borrowed[s] for s in sorted(borrowed)),
-        open=tuple(c for c in own if c.seed not in served),
+        open=tuple(c for c in own if run_of(c) not in served),
     )
+
+
+def run_of(cell: Cell) -> tuple[int, int]:
+    """(fold, seed): what tells the runs of an arm apart; a fold of 0 where there are none."""
+    return (cell.fold or 0, cell.seed)
 
 
 def groups_of(columns: Sequence[Column], norms: Sequence[str], arms: Arms) -> list[GroupSizes]:

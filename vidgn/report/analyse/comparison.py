@@ -1,16 +1,17 @@
 """When the difference of two runs is a gap, and what differs where it is none: pure functions over two cells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vidgn.config.fingerprint import CLASSES, DATA_ROWS
+from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.report.read.study import Cell, VideoScores
 
 _DECODER = "data.decoder"
 _GEOMETRY = ("clips_per_gpu", "gpus")
-_OF_THE_ARM = ("norm.", "weights")  # what may differ in a gap
+_OF_THE_ARM = ("norm.kind", "norm.groups", "norm.channels_per_group", "norm.momentum", "weights")  # may differ in a gap
 _UNREADABLE = "settings (a config.yaml can't be read by this version, so its keys can't be named)"
 _FIRST_VALUES = ("initial", "initial_value")  # of audit.json
 
@@ -18,21 +19,50 @@ _FIRST_VALUES = ("initial", "initial_value")  # of audit.json
 def why_no_gap(arm: Cell, baseline: Cell) -> list[str]:
     """Every condition of a gap that two finished runs miss, in words; empty if their difference is one.
 
-    The conditions: configs less norm and weights, audits less kind, training plans and tested videos agree. An arm
-    without a statistics group may come from another division of the same step: `clips_per_gpu` and `gpus` may then
-    differ, their product may not.
+    The conditions: configs less kind, groups and weights, audits less kind, training plans and tested videos agree;
+    both start from weights or neither does; statistics at test are of one kind where both have such; each result is
+    that of its per-video scores. An arm without a statistics group may come from another division of the same step:
+    `clips_per_gpu` and `gpus` may then differ, their product may not.
     """
     assert arm.result is not None
     assert baseline.result is not None
     same_start = _weights(arm) == _weights(baseline)
-    reasons = _differing_configs(arm, baseline)
+    reasons = _differing_configs(arm, baseline) + _differing_starts(arm, baseline)
     reasons += _differing_audits(arm.audit, baseline.audit, with_values=same_start)
     digests = arm.result.get("plan_digest"), baseline.result.get("plan_digest")
     if None in digests:
         reasons.append("plan_digest is missing in result.json, so the same training clips can't be shown")
     elif digests[0] != digests[1]:
         reasons.append(f"the clips trained on (plan_digest {_short(digests[0])} / {_short(digests[1])})")
-    return reasons + _differing_tests(arm, baseline)
+    return reasons + _differing_statistics(arm, baseline) + _differing_tests(arm, baseline) + _faults(arm, baseline)
+
+
+def _differing_starts(arm: Cell, baseline: Cell) -> list[str]:
+    """One arm pre-trained and the other not is a comparison of weights."""
+    weights = [_weights(c) for c in (arm, baseline)]
+    if (weights[0] is None) == (weights[1] is None):
+        return []
+    return [f"weights: {arm.norm} starts from {_named(weights[0])}, {baseline.norm} from {_named(weights[1])}"]
+
+
+def _differing_statistics(arm: Cell, baseline: Cell) -> list[str]:
+    """Of two arms with statistics: momentum in training, and how those of the test were taken."""
+    if not all(NORM_KINDS[c.norm].has_running_statistics for c in (arm, baseline) if c.norm in NORM_KINDS):
+        return []
+    told = [(c.result or {}).get("bn_stats") for c in (arm, baseline)]
+    configs = [c.config or {} for c in (arm, baseline)]
+    momenta = [(config.get("norm") or {}).get("momentum") for config in configs]
+    found = [f"settings: norm.momentum ({momenta[0]} / {momenta[1]})"] if momenta[0] != momenta[1] else []
+    if told[0] != told[1]:
+        return [*found, f"statistics at test ({told[0]} / {told[1]})"]
+    steps = [config.get("bn_stats_steps") for config in configs]
+    if told[0] == "precise" and steps[0] != steps[1]:
+        found.append(f"the steps that statistics at test are taken over (bn_stats_steps {steps[0]} / {steps[1]})")
+    return found
+
+
+def _faults(*cells: Cell) -> list[str]:
+    return [f"{c.run_name} contradicts itself: {c.fault}" for c in cells if c.fault]
 
 
 def is_borrowed(arm: Cell, baseline: Cell) -> bool:
@@ -42,37 +72,88 @@ def is_borrowed(arm: Cell, baseline: Cell) -> bool:
 
 
 def differences_to_know(arm: Cell, baseline: Cell) -> list[str]:
-    """What may differ in a gap and should be read with it: weights, input normalisation, statistics at test."""
+    """What may differ in a gap and should be read with it."""
+    assert arm.result is not None
+    assert baseline.result is not None
+    names = arm.norm, baseline.norm
+    results = arm.result, baseline.result
     remarks = []
-    weights = [_weights(c) for c in (arm, baseline)]
-    if weights[0] != weights[1]:
-        remarks.append(
-            f"weights: {arm.norm} starts from {_named(weights[0])}, {baseline.norm} from {_named(weights[1])}"
-        )
-    for name in ("mean", "std"):
-        values = [_input_statistic(c, name) for c in (arm, baseline)]
+
+    def differ(what: str, values: Sequence[str]) -> None:
         if values[0] != values[1]:
-            shown = [_vector(v) for v in values]
-            remarks.append(f"input {name}: {arm.norm} {shown[0]}, {baseline.norm} {shown[1]}")
-    statistics = [(c.result or {}).get("bn_stats") for c in (arm, baseline)]
-    if None not in statistics and statistics[0] != statistics[1]:
-        remarks.append(f"statistics at test: {arm.norm} {statistics[0]}, {baseline.norm} {statistics[1]}")
+            remarks.append(f"{what}: {names[0]} {values[0]}, {names[1]} {values[1]}")
+
+    weights = [_named(_weights(c)) for c in (arm, baseline)]
+    if weights[0] != weights[1]:
+        remarks.append(f"weights: {names[0]} starts from {weights[0]}, {names[1]} from {weights[1]}")
+    for name in ("mean", "std"):
+        differ(f"input {name}", [_vector(_input_statistic(c, name)) for c in (arm, baseline)])
+    for name, result in zip(names, results, strict=True):
+        if result.get("bn_stats") == "batch":
+            remarks.append(f"{name} was tested with the statistics of each test batch, which no single video has")
+    unreadable = [_unreadable_alone(*pair) for pair in ((arm, baseline), (baseline, arm))]
+    for name, number in zip(names, unreadable, strict=True):
+        if number:
+            remarks.append(f"{number} videos that {name}'s test alone could not read are left out of both")
+    for what in ("torch", "torchvision", "av"):
+        differ(f"version of {what}", [str((r.get("versions") or {}).get(what)) for r in results])
+    if any(r.get("num_skipped") for r in results):
+        remarks.append(
+            "training steps skipped as not finite: "
+            + ", ".join(
+                f"{n} {r.get('num_skipped') or 0} of {r.get('steps')}" for n, r in zip(names, results, strict=True)
+            )
+        )
+    layouts = [" and ".join(sorted(c.layouts)) for c in (arm, baseline)]
+    if all(layouts) and layouts[0] != layouts[1]:
+        differ("layout", layouts)
+        remarks[-1] += " (sums in another order: in float32 no more alike than two runs of one seed on two machines)"
+    changes = [", ".join(map(str, c.policy_changes())) for c in (arm, baseline)]
+    remarks += [f"{n} was changed on its way, {told}" for n, told in zip(names, changes, strict=True) if told]
     return remarks
 
 
 def align(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, np.ndarray] | None:
-    """(V,) top-1 outcomes of both on the same videos in one order; None if they were not tested on the same."""
-    if arm.ids == baseline.ids:
-        same = np.array_equal(arm.labels, baseline.labels)
-        return (arm.correct, baseline.correct) if same else None
+    """(V,) top-1 outcomes of both on the same videos in one order; None if they were not tested on the same.
+
+    Of a video that one of them alone could not read nothing can be said: it is left out of both.
+    """
+    rows = _paired_rows(arm, baseline)
+    if rows is None:
+        return None
+    ranks = arm.rank[rows[0]], baseline.rank[rows[1]]
+    both = (ranks[0] < 0) == (ranks[1] < 0)
+    return (ranks[0] == 0)[both], (ranks[1] == 0)[both]
+
+
+def shared_ids(arm: VideoScores, baseline: VideoScores) -> list[str]:
+    """Ids of what `align` gives, in its order."""
+    rows = _paired_rows(arm, baseline)
+    assert rows is not None
+    both = (arm.rank[rows[0]] < 0) == (baseline.rank[rows[1]] < 0)
+    return [arm.ids[row] for row in rows[0][both]]
+
+
+def _paired_rows(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, np.ndarray] | None:
+    """(V,) rows of either that are the same video; None if they were not tested on the same."""
     if len(arm.ids) != len(baseline.ids):
         return None
-    orders = [np.argsort(np.asarray(s.ids), kind="stable") for s in (arm, baseline)]
-    sorted_ids = [np.asarray(s.ids)[o] for s, o in zip((arm, baseline), orders, strict=True)]
-    sorted_labels = [s.labels[o] for s, o in zip((arm, baseline), orders, strict=True)]
-    if not (np.array_equal(sorted_ids[0], sorted_ids[1]) and np.array_equal(sorted_labels[0], sorted_labels[1])):
-        return None
-    return arm.correct[orders[0]], baseline.correct[orders[1]]
+    rows = (np.arange(len(arm.ids)),) * 2
+    if arm.ids != baseline.ids:
+        rows = tuple(np.argsort(np.asarray(s.ids), kind="stable") for s in (arm, baseline))
+        sorted_ids = [np.asarray(s.ids)[o] for s, o in zip((arm, baseline), rows, strict=True)]
+        if not np.array_equal(sorted_ids[0], sorted_ids[1]):
+            return None
+    return (rows[0], rows[1]) if np.array_equal(arm.labels[rows[0]], baseline.labels[rows[1]]) else None
+
+
+def _unreadable_alone(cell: Cell, other: Cell) -> int:
+    """Videos that the test of `cell` alone could not read."""
+    ours, theirs = cell.videos(), other.videos()
+    rows = None if ours is None or theirs is None else _paired_rows(ours, theirs)
+    if ours is None or theirs is None or rows is None:
+        return 0
+    return int(((ours.rank[rows[0]] < 0) & (theirs.rank[rows[1]] >= 0)).sum())
 
 
 def why_no_change(cell: Cell, larger: Cell) -> list[str]:
@@ -80,7 +161,7 @@ def why_no_change(cell: Cell, larger: Cell) -> list[str]:
     differing = _differing_keys(cell, larger, but=_GEOMETRY)
     if differing is None:
         return [_UNREADABLE]
-    return [*([_keys(differing)] if differing else []), *_differing_tests(cell, larger)]
+    return [*([_keys(differing)] if differing else []), *_differing_tests(cell, larger), *_faults(cell, larger)]
 
 
 def _differing_keys(cell: Cell, other: Cell, *, but: tuple[str, ...]) -> dict[str, tuple[Any, Any]] | None:
@@ -106,7 +187,8 @@ def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
     fingerprints = arm.result.get("pair_fingerprint"), baseline.result.get("pair_fingerprint")
     if None in fingerprints:
         return ["pair_fingerprint is missing in result.json, so equal settings can't be shown"]
-    if fingerprints[0] == fingerprints[1] and arm.decoders() == baseline.decoders():
+    eps = [((c.config or {}).get("norm") or {}).get("eps") for c in (arm, baseline)]
+    if fingerprints[0] == fingerprints[1] and arm.decoders() == baseline.decoders() and eps[0] == eps[1]:
         return []
     borrowed = is_borrowed(arm, baseline)
     differing = _differing_keys(arm, baseline, but=(*_OF_THE_ARM, *(_GEOMETRY if borrowed else ())))

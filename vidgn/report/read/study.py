@@ -1,6 +1,7 @@
 """A study read from its files: cells, what they were asked to be, where they stand and what they measured."""
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,8 @@ from vidgn.config.schema import Config, full_tag
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.report.read.history import PolicyChange, policy_changes, read_starts
 from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
+
+_ROUNDED = 0.006  # points: result.json may be rounded to 0.01
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Cell:
     clips_per_gpu: int
     gpus: int
     seed: int
-    tag: str | None
+    tag: str | None  # without the fold
+    fold: int | None
     asked: bool  # the sweep asked for it; else its directory was found
     progress: RunStatus
     config: Mapping[str, Any] | None  # config.yaml, plain
@@ -82,6 +86,27 @@ class Cell:
     @property
     def is_imagenet(self) -> bool:
         return bool(self.config) and (self.config or {}).get("data", {}).get("format") == "imagenet"
+
+    @property
+    def fault(self) -> str | None:
+        """How the result contradicts the per-video scores of its test, None where it does not."""
+        videos = self.videos() if self.result else None
+        if videos is None or self.result is None:
+            return None
+        reported, counted = self.result["top1"], videos.top(1)
+        if abs(reported - counted) <= _ROUNDED:
+            return None
+        return f"result.json says top-1 {reported:.2f} %, its per-video scores {counted:.2f} %"
+
+    @property
+    def layouts(self) -> set[str]:
+        """How its starts divided the work: processes, clips of a forward, threads; none where they did not say."""
+        return {
+            f"{start['world_size']} {start.get('device', 'cpu')} × {start['clips_per_forward']} clips a forward, "
+            f"{start.get('threads', '?')} threads"
+            for start in read_starts(self.directory)
+            if "world_size" in start and "clips_per_forward" in start
+        }
 
     @property
     def test_name(self) -> str:
@@ -224,6 +249,7 @@ def _read_cell(directory: Path, values: Mapping[str, Any] | None, refused: str |
             f"{directory.parent / 'study.json'}: the cell {directory.name} does not say its {', '.join(missing)} "
             f"and has no config.yaml: start the sweep again to write it anew"
         )
+    tag, fold = _without_fold(_tag(directory.name, known))
     return Cell(
         run_name=directory.name,
         directory=directory,
@@ -233,7 +259,8 @@ def _read_cell(directory: Path, values: Mapping[str, Any] | None, refused: str |
         clips_per_gpu=int(known["clips_per_gpu"]),
         gpus=int(known["gpus"]),
         seed=int(known.get("seed", 0)),
-        tag=_tag(directory.name, known),
+        tag=tag,
+        fold=fold,
         asked=values is not None,
         progress=RunStatus("refused", error=refused) if refused else read_run_status(directory),
         config=config,
@@ -261,6 +288,12 @@ def _tag(run_name: str, known: Mapping[str, Any]) -> str | None:
     size = f"{known['frames']}f_{known['clips_per_gpu']}x{known['gpus']}"
     rest = run_name.removeprefix(f"{known['model']}_{size}_{known['norm']}")
     return rest.removesuffix(f"_s{known.get('seed', 0)}").strip("_") or None
+
+
+def _without_fold(tag: str | None) -> tuple[str | None, int | None]:
+    """Both halves of `schema.full_tag`."""
+    found = re.fullmatch(r"(?:(.+)_)?fold(\d+)", tag or "")
+    return (found[1], int(found[2])) if found else (tag, None)
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any] | None:

@@ -1,14 +1,16 @@
 """A report for machines."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
 from vidgn.report.analyse.analysis import Analysis, Comparison
 from vidgn.report.analyse.arms import Arm, Column
+from vidgn.report.analyse.statistics import GapInterval
 from vidgn.report.read import published
 from vidgn.report.read.study import Cell
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _FROM_RESULT = (
     "top1",
@@ -59,6 +61,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "clips_per_gpu": cell.clips_per_gpu,
         "gpus": cell.gpus,
         "tag": cell.tag,
+        "fold": cell.fold,
         "seed": cell.seed,
         "step": cell.progress.step,
         "steps_total": cell.progress.steps_total,
@@ -90,10 +93,20 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     return {
         "arm": {"norm": comparison.arm.norm, **asdict(comparison.arm.column)},
         "baseline": {"norm": comparison.baseline.norm, **asdict(comparison.baseline.column)},
+        "state": comparison.state,
         "seeds": list(comparison.seeds),
+        "folds": list(comparison.folds),
         "points": asdict(comparison.points) if comparison.points else None,
         "videos": asdict(comparison.videos) if comparison.videos else None,
-        "sign_flip": asdict(comparison.sign_flip) if comparison.sign_flip else None,
+        "interval": _interval(comparison.interval),
+        "p_adjusted": comparison.p_adjusted,
         "refused": list(comparison.refused),
         "remarks": list(comparison.remarks),
     }
+
+
+def _interval(interval: GapInterval | None) -> dict[str, Any] | None:
+    """None stands for what is not known: JSON has no NaN."""
+    if interval is None:
+        return None
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(interval).items()}

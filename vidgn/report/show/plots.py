@@ -125,7 +125,10 @@ def gaps(analysis: Analysis) -> Figure | None:
     ax.set_xlabel(("images" if analysis.is_imagenet else "frames, clips") + "/GPU × GPUs")
     what = "error" if analysis.is_imagenet else "accuracy"
     ax.set_ylabel(f"gap to {analysis.baseline}, top-1 {what} (points)")
-    ax.plot([], [], color=GREY, linewidth=2, label=f"{100 * LEVEL:.0f} % over {analysis.unit_tested}")
+    level, tested = f"{100 * LEVEL:.0f} %", analysis.unit_tested
+    ax.plot([], [], color=GREY, linewidth=4, alpha=0.45, label=f"{level}, these networks\n(choice of {tested})")
+    if any(g.interval is not None for g in found):
+        ax.plot([], [], color=GREY, linewidth=1, marker="_", label=f"{level}, {tested} and seeds")
     ax.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside right center", frameon=False)
     return figure
@@ -218,13 +221,15 @@ def _of(values: Sequence[str], i: int) -> str:
 def _draw_gap(ax: Axes, analysis: Analysis, gap: Comparison, x: float, colour: str, marker: str) -> None:
     assert gap.points is not None
     sign = -1 if analysis.is_imagenet else 1  # images are shown in error, as in the table
+    if gap.interval is not None:
+        ends = [sign * gap.interval.low, sign * gap.interval.high]
+        ax.plot([x, x], ends, color=colour, linewidth=1, marker="_", markersize=8)
     if gap.videos is not None:
         ends = [sign * gap.videos.low, sign * gap.videos.high]
-        ax.plot([x, x], ends, color=colour, linewidth=2, solid_capstyle="butt")
+        ax.plot([x, x], ends, color=colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
     ax.plot([x], [sign * gap.points.mean], color=colour, marker=marker, markersize=7, linestyle="")
-    if len(gap.seeds) > 1:
-        ours, theirs = ({c.seed: c.result["top1"] for c in a.done if c.result} for a in (gap.arm, gap.baseline))
-        each = [sign * (ours[s] - theirs[s]) for s in gap.seeds]
+    if len(gap.by_seed) > 1:
+        each = [sign * points for points in gap.by_seed]
         ax.plot([x + 0.07] * len(each), each, color=colour, marker=".", linestyle="", alpha=0.6)
     if (published := _published_gap(analysis, gap)) is not None:
         ax.plot([x - 0.07], [sign * published], color=colour, marker=marker, fillstyle="none", linestyle="")

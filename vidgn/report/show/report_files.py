@@ -7,7 +7,7 @@ from pathlib import Path
 from vidgn.atomic_files import write_atomic, write_text
 from vidgn.report.analyse.analysis import Analysis, analyse
 from vidgn.report.read.study import read_study
-from vidgn.report.show import sections
+from vidgn.report.show import gap_sections, sections
 from vidgn.report.show.as_json import as_json
 from vidgn.report.show.status import open_section, run_counts, unreadable_section
 from vidgn.terminal import visible
@@ -56,8 +56,8 @@ def _sections(analysis: Analysis) -> list[str]:
         run_counts(analysis),
         sections.summary(analysis),
         sections.accuracy_section(analysis),
-        sections.gap_section(analysis),
-        sections.change_section(analysis),
+        gap_sections.gap_section(analysis),
+        gap_sections.change_section(analysis),
         sections.group_section(analysis),
         sections.test_section(analysis),
         open_section(analysis),
