@@ -93,6 +93,7 @@ def _result(task: ClipsTask, state: RunState, scores: SplitScores, identity: dic
         "model": config.model.name,
         "data": config.data.name,
         "classes": len(task.val_rows.classes),
+        "transcoded_as": sorted({*task.train_rows.transcoded_as, *task.val_rows.transcoded_as}),
         "seed": config.seed,
         "precision": config.trainer.precision,
         "steps": state.step,

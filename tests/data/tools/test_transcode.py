@@ -9,8 +9,11 @@ import pytest
 
 from tests.data.encoded_videos import HEIGHT, KINDS, NUM_FRAMES, WIDTH, number_shown
 from vidgn.cli import data as verbs
+from vidgn.config.compose import load_config
+from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.decode import open_video
 from vidgn.data.decode.base import Box, ResolvedClip
+from vidgn.data.decode.openings import ends_digest
 from vidgn.data.decode.pixels import AS_CODED
 from vidgn.data.decode.write import Recoding, recode
 from vidgn.errors import ConfigError, DecodeError, ManifestError
@@ -108,10 +111,12 @@ def test_an_annotation_gets_its_manifest_with_its_own_columns(tmp_path: Path) ->
     assert verbs.transcode(words) == 0
     with open(out / "manifest.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    assert header == ["path", "label", "scene", "transcoded_from_bytes", "transcoded_as"]
-    sizes = [str((tmp_path / name).stat().st_size) for name in ("h264_closed.mp4", "mpeg4.avi")]
+    assert header == ["path", "label", "scene", "transcoded_from", "transcoded_as"]
+    made_of = [ends_digest(str(tmp_path / name)) for name in ("h264_closed.mp4", "mpeg4.avi")]
     how = "small, short side 32, GOP 30, crf 20, veryfast"
-    assert rows == [["h264_closed.mp4", "1", "park", sizes[0], how], ["mpeg4.mp4", "0", "street", sizes[1], how]]
+    assert rows == [["h264_closed.mp4", "1", "park", made_of[0], how], ["mpeg4.mp4", "0", "street", made_of[1], how]]
+    lists = [f"data.{split}={out}/manifest.csv" for split in ("train", "val")]
+    assert read_manifest(load_config(["data=csv", *lists]).data, "train").transcoded_as == (how,)
     with open_video(out / "mpeg4.mp4") as reader:
         assert reader.num_frames == NUM_FRAMES
 
@@ -135,7 +140,7 @@ def test_an_annotation_of_which_nothing_comes_out_gets_an_empty_manifest(tmp_pat
     (tmp_path / "list.txt").write_text("a.mp4 1\nb.mp4 0\n")
     words = [str(tmp_path / "list.txt"), "--short-side", "32", "--workers", "1"]
     assert verbs.transcode([words[0], str(tmp_path / "new"), *words[1:]]) == 1
-    assert (tmp_path / "new" / "manifest.csv").read_text().split() == ["path,label,transcoded_from_bytes,transcoded_as"]
+    assert (tmp_path / "new" / "manifest.csv").read_text().split() == ["path,label,transcoded_from,transcoded_as"]
     (tmp_path / "file").touch()
     with pytest.raises(ManifestError, match=r"file/manifest.csv can't be written \(.*\); give another folder"):
         verbs.transcode([words[0], str(tmp_path / "file"), *words[1:]])

@@ -96,6 +96,12 @@ def test_unreadable_and_missing_videos_are_counted(writer, make_ranks):
     assert "_bn_s0: 1 step skipped, loss or gradient not finite" in report
 
 
+def test_how_videos_were_transcoded_is_said(writer, make_ranks):
+    writer.finish(writer.config(norm="bn"), make_ranks(60, 0.7, seed=1), transcoded_as=["fast, short side 256"])
+    writer.finish(writer.config(norm="gn"), make_ranks(60, 0.7, seed=2), transcoded_as=["fast, short side 256"])
+    assert "Videos were transcoded: fast, short side 256." in report_of(writer)
+
+
 def test_an_arm_at_chance_is_named(writer, make_ranks):
     writer.finish(writer.config(norm="bn"), make_ranks(160, 0.13, seed=1))
     writer.finish(writer.config(norm="gn"), make_ranks(160, 0.80, seed=1))

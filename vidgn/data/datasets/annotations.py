@@ -115,6 +115,7 @@ def _csv(data: DataConfig, split: Split) -> Listing:
     """A header with `path` and `label`; columns that `vidgn data index` writes are used where they are there."""
     path = annotation_path(data, split)
     listing = Listing(root_folder(data, default=folder_of(path)))
+    transcoded: dict[str, None] = {}
     for row in csv_rows(path, ("path", "label")):
         status = row.get("status") or "ok"
         if status != "ok" and split == "train":
@@ -125,9 +126,11 @@ def _csv(data: DataConfig, split: Split) -> Listing:
         listing.segments.append(segment)
         listing.num_frames.append(_number(row, "num_frames", path, most_digits=9) if status == "ok" else 0)
         listing.num_bytes.append(_number(row, "bytes", path, most_digits=18))
+        transcoded.setdefault(row.get("transcoded_as", ""))
     for name in ("num_frames", "num_bytes", "segments"):
         if not any(getattr(listing, name)):
             setattr(listing, name, [])
+    listing.transcoded_as = [how or "as they were" for how in transcoded] if any(transcoded) else []
     listing.notes += unread_columns(path, data.group)
     return keep_existing(listing)
 
@@ -146,7 +149,7 @@ def _segment_id(file: str, segment: tuple[float, float] | None) -> str:
 
 def unread_columns(path: str, group: str | None) -> list[str]:
     """A line that names the columns of a csv that mean nothing here, none where there are none."""
-    known = (*INDEX_COLUMNS, group, "start", "end", "transcoded_from_bytes", "transcoded_as")
+    known = (*INDEX_COLUMNS, group, "start", "end", "transcoded_from", "transcoded_from_bytes", "transcoded_as")
     unread = [name for name in csv_header(path) if name not in known]
     return [f"{path}: columns that are not read: {', '.join(unread)}"] if unread else []
 

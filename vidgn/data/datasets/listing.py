@@ -55,6 +55,7 @@ class Listing:
     `num_frames`, `num_bytes`: from an index, 0 where not known; empty where no row has any.
     `segments`: (start, end) in seconds of the part of the file that a row is; None: all of it. Empty where all are.
     `unreadable`: ids that an index marks as not decodable, left out of training (a test counts them as wrong).
+    `transcoded_as`: each way in which some were, as their manifest says; empty where none was.
     `notes`: what is to be said of the annotation. `others`: a row's columns that are not read here, where asked for.
     """
 
@@ -67,6 +68,7 @@ class Listing:
     missing: list[str] = field(default_factory=list)
     segments: list[tuple[float, float] | None] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    transcoded_as: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     others: list[dict[str, str]] = field(default_factory=list)
 

@@ -46,6 +46,7 @@ class Manifest:
         self.classes = classes
         self.missing = tuple(listing.missing)
         self.unreadable = tuple(listing.unreadable)
+        self.transcoded_as = tuple(listing.transcoded_as)
         self._base = listing.base
         self._ids = _Strings(listing.ids)
         self._paths = self._ids if listing.paths == listing.ids else _Strings(listing.paths)
@@ -76,6 +77,7 @@ class Manifest:
             segments=[] if self._segments is None else [self._segment(i) for i in range(len(self))],
             missing=list(self.missing),
             unreadable=list(self.unreadable),
+            transcoded_as=list(self.transcoded_as),
         )
 
     def __len__(self) -> int:

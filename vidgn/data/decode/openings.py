@@ -49,10 +49,15 @@ class Opening:
 
 
 def digest_of(path: str) -> str:
-    """Of what a file holds, without reading all of it, and of the FFmpeg that will."""
+    """Of what a file holds, and of the FFmpeg that reads it."""
+    return ends_digest(path, salt=libraries())
+
+
+def ends_digest(path: str, *, salt: str = "") -> str:
+    """sha256 (hex) of a file's size, its first and its last 64 KiB."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        hasher = hashlib.sha256(f"{size} {libraries()}".encode())
+        hasher = hashlib.sha256(f"{size} {salt}".encode())
         hasher.update(file.read(_ENDS_BYTES))
         file.seek(max(0, size - _ENDS_BYTES))
         hasher.update(file.read(_ENDS_BYTES))

@@ -12,6 +12,7 @@ from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.sources import Source, Sources, other_columns
 from vidgn.data.decode import open_video
 from vidgn.data.decode.base import VideoReader
+from vidgn.data.decode.openings import ends_digest
 from vidgn.data.decode.write import Recoding, recode
 from vidgn.data.loading.pool import Limits, map_in_workers
 from vidgn.errors import DecodeError, ManifestError
@@ -96,7 +97,7 @@ def transcode(
 def write_manifest(jobs: Sequence[TranscodeJob], folder: str, path: str) -> None:
     """A csv with path, label and the annotation's other columns of the new files that are there.
 
-    `transcoded_from_bytes` and `transcoded_as` say what each was made of and how.
+    `transcoded_from` (size, first and last bytes as a digest) and `transcoded_as` say what each was made of and how.
 
     Raises:
         ManifestError: where it can't be written.
@@ -105,12 +106,12 @@ def write_manifest(jobs: Sequence[TranscodeJob], folder: str, path: str) -> None
         os.makedirs(folder, exist_ok=True)  # no video may have come out
         with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             others = [name for name in other_columns(job.source for job in jobs) if not name.startswith("transcoded_")]
-            writer = csv.DictWriter(file, ("path", "label", *others, "transcoded_from_bytes", "transcoded_as"))
+            writer = csv.DictWriter(file, ("path", "label", *others, "transcoded_from", "transcoded_as"))
             writer.writeheader()
             for job in jobs:
                 if os.path.exists(job.target):
                     made = {
-                        "transcoded_from_bytes": os.path.getsize(job.source.full_path),
+                        "transcoded_from": ends_digest(job.source.full_path),
                         "transcoded_as": job.recoding,
                     }
                     there = {"path": os.path.relpath(job.target, folder), "label": job.source.label}

@@ -168,6 +168,8 @@ def _notes(analysis: Analysis) -> list[str]:
             f"† {norms}: no statistics group, so not run again: served by another division of the same step "
             f"({', '.join(runs)})."
         )
+    if ways := {str(way) for c in analysis.study.cells if c.result for way in c.result.get("transcoded_as") or ()}:
+        notes.append(f"Videos were transcoded: {'; '.join(sorted(ways))}.")
     if analysis.num_classes:
         chance = 100 / analysis.num_classes
         notes.append(
