@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ _SLOW = {
     "tests/distributed/test_launcher.py": "",
     "tests/data/datasets/test_synthetic.py": "",
     "tests/report/show/test_notebooks.py": "",
+    "tests/report/show/test_page_in_browser.py": "page",
+    "tests/data/tools/test_get.py::test_a_killed": "",
     "tests/data/loading/test_loader_faults.py": "",
     "tests/data/datasets/test_manifest.py::test_240000": "",
     "tests/cli/test_sweep_list.py::test_sweeps_started_at_once": "",
@@ -98,6 +101,10 @@ _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "slurm": (lambda: bool(missing_programs()), "apt-get install slurm-wlm munge"),
     "torchcodec": (_no_torchcodec, "apt-get install ffmpeg, whose libraries it loads"),
     "decord": (lambda: importlib.util.find_spec("decord") is None, "pip install decord, on Linux on x86-64"),
+    "browser": (
+        lambda: not (shutil.which("chromium") and shutil.which("chromedriver")),
+        "apt-get install chromium chromium-driver",
+    ),
     "root": (lambda: os.geteuid() != 0, "root, to mount a file system and to make process namespaces"),
 }
 _is_missing = functools.cache(lambda marker: _NEEDS[marker][0]())

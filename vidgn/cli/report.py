@@ -7,6 +7,7 @@ from vidgn.errors import ConfigError
 SUMMARY = "make a study's table and pictures again from its files; plan: how many seeds a gap needs"
 _EPILOG = """\
 example: vidgn report runs/demo
+         vidgn report runs/demo --serve
          vidgn report plan --videos 19796 --points 0.5
          vidgn report plan --points 1 --pilot runs/demo
 """
@@ -20,7 +21,7 @@ example: vidgn report plan --videos 19796 --points 0.5
 
 
 def run(argv: list[str]) -> int:
-    """Exit code 0 once report.md, report.json and the pictures are written."""
+    """Exit code 0 once report.html, report.md, report.json, tables and pictures are written."""
     if argv[:1] == ["plan"]:
         return _plan(argv[1:])
     parser = argparse.ArgumentParser(
@@ -29,13 +30,21 @@ def run(argv: list[str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", help="the study's directory, runs_dir/study")
+    parser.add_argument("study", help="the study's directory, runs_dir/study; or a run's")
     parser.add_argument("--json", action="store_true", help="print report.json instead of the tables")
+    parser.add_argument("--serve", action="store_true", help="show the page of a study that runs, on 127.0.0.1 alone")
+    parser.add_argument("--port", type=int, default=0, help="to serve on (default: a free one)")
     arguments = parser.parse_args(argv)
 
+    from vidgn.cli.report_pictures import picture_of
     from vidgn.report.show.report_files import write_report
 
-    written = write_report(arguments.study)
+    if arguments.serve:
+        from vidgn.cli.report_server import serve
+        from vidgn.report.read.study import read_study
+
+        return serve(read_study(arguments.study).directory, arguments.port)
+    written = write_report(arguments.study, picture=picture_of)
     print(written.json if arguments.json else written.console)
     return 0
 

@@ -180,8 +180,8 @@ def _twin_of_other_tag(arms: Arms, column: Column, norm: str) -> Arm | None:
 
 def _gap(arm: Arm, baseline: Arm) -> Comparison:
     gap = _compare(arm, baseline, why_no_gap)
-    remarks = dict.fromkeys(r for pair in _pairs(gap) for r in differences_to_know(*pair))
-    for one, other in _pairs(gap):
+    remarks = dict.fromkeys(r for pair in pairs_of(gap) for r in differences_to_know(*pair))
+    for one, other in pairs_of(gap):
         if is_borrowed(one, other):
             where = f"{one.clips_per_gpu}×{one.gpus}"
             remarks[f"{arm.norm} has no statistics group: its run at {where} serves this column, not run again"] = None
@@ -201,8 +201,8 @@ def _compare(arm: Arm, baseline: Arm, why_not: Callable[[Cell, Cell], list[str]]
     return _measure(arm, baseline, [(ours[run], theirs[run]) for run in common if not refusals[run]], named)
 
 
-def _pairs(comparison: Comparison) -> list[tuple[Cell, Cell]]:
-    """The cells that are compared, one pair a run."""
+def pairs_of(comparison: Comparison) -> list[tuple[Cell, Cell]]:
+    """The cells that a comparison is of, one pair a run."""
     ours, theirs = ({run_of(c): c for c in a.done} for a in (comparison.arm, comparison.baseline))
     return [(ours[run], theirs[run]) for run in comparison.runs]
 
@@ -249,7 +249,7 @@ def _measure(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], refuse
 
 def crossed_differences(gap: Comparison) -> list[np.ndarray]:
     """Of each fold, the (S, V) differences that `gap` was measured on; none without per-video scores."""
-    known = [(run_of(one)[0], _outcomes(one, other)) for one, other in _pairs(gap)]
+    known = [(run_of(one)[0], _outcomes(one, other)) for one, other in pairs_of(gap)]
     folds = [[o for f, o in known if f == fold and o is not None] for fold in gap.folds]
     crossed = [_crossed(outcomes) for outcomes in folds if outcomes]
     return [o.astype(np.int8) - t.astype(np.int8) for _, o, t in crossed]

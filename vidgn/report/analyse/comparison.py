@@ -118,7 +118,7 @@ def align(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, np.ndarr
 
     Of a video that one of them alone could not read nothing can be said: it is left out of both.
     """
-    rows = _paired_rows(arm, baseline)
+    rows = paired_rows(arm, baseline)
     if rows is None:
         return None
     ranks = arm.rank[rows[0]], baseline.rank[rows[1]]
@@ -128,13 +128,13 @@ def align(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, np.ndarr
 
 def shared_ids(arm: VideoScores, baseline: VideoScores) -> list[str]:
     """Ids of what `align` gives, in its order."""
-    rows = _paired_rows(arm, baseline)
+    rows = paired_rows(arm, baseline)
     assert rows is not None
     both = (arm.rank[rows[0]] < 0) == (baseline.rank[rows[1]] < 0)
     return [arm.ids[row] for row in rows[0][both]]
 
 
-def _paired_rows(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, np.ndarray] | None:
+def paired_rows(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, np.ndarray] | None:
     """(V,) rows of either that are the same video; None if they were not tested on the same."""
     if len(arm.ids) != len(baseline.ids):
         return None
@@ -150,7 +150,7 @@ def _paired_rows(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, n
 def _unreadable_alone(cell: Cell, other: Cell) -> int:
     """Videos that the test of `cell` alone could not read."""
     ours, theirs = cell.videos(), other.videos()
-    rows = None if ours is None or theirs is None else _paired_rows(ours, theirs)
+    rows = None if ours is None or theirs is None else paired_rows(ours, theirs)
     if ours is None or theirs is None or rows is None:
         return 0
     return int(((ours.rank[rows[0]] < 0) & (theirs.rank[rows[1]] >= 0)).sum())

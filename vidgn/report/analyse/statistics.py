@@ -18,7 +18,7 @@ from vidgn.rng_streams import Tag, stream
 LEVEL = 0.95
 POWER = 0.80
 _RESAMPLES = 10_000
-_LEAST = 1 / 8  # of the mean square over videos: a variance estimate is never less
+_LEAST = 1 / 4  # of the mean square over videos: a variance estimate is never less
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,11 @@
 """A study read from its files: cells, what they were asked to be, where they stand and what they measured."""
 
 import csv
+import gzip
+import json
+import math
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +20,7 @@ from vidgn.config.fingerprint import CLASSES, DATA_ROWS, fingerprint, identity, 
 from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config, full_tag
 from vidgn.errors import ConfigError, ManifestError
+from vidgn.report.read.cost import Cost, read_cost
 from vidgn.report.read.history import PolicyChange, policy_changes, read_starts
 from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
 
@@ -29,6 +34,8 @@ class VideoScores:
     ids: tuple[str, ...]
     labels: np.ndarray  # (V,)
     rank: np.ndarray  # (V,) place of the label's score from 0; -1 unreadable
+    prediction: np.ndarray  # (V,) class with the best score; -1 where it is not told
+    score: np.ndarray  # (V,) of that class; NaN where it is not told
 
     @property
     def correct(self) -> np.ndarray:
@@ -86,6 +93,18 @@ class Cell:
     @property
     def is_imagenet(self) -> bool:
         return bool(self.config) and (self.config or {}).get("data", {}).get("format") == "imagenet"
+
+    def class_names(self) -> tuple[str, ...]:
+        """In label order; none where the run has not kept them."""
+        try:
+            kept = json.loads(gzip.decompress((self.directory / "videos" / "val.json.gz").read_bytes()))
+            return tuple(map(str, kept["classes"]))
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error):
+            return ()
+
+    def cost(self) -> Cost | None:
+        """What its training took; None before its first step."""
+        return read_cost(self.directory)
 
     @property
     def fault(self) -> str | None:
@@ -205,19 +224,28 @@ def read_videos(path: Path, mtime_ns: int) -> VideoScores:
         OSError: if the file is not there.
         ManifestError: if it is not such a file.
     """
-    ids, labels, ranks = [], [], []
+    ids, labels, ranks, predictions, scores = [], [], [], [], []
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         try:
             for row in csv.DictReader(file):
                 if row["status"] != "missing":
                     ids.append(row["id"])
                     labels.append(int(row["label"]))
-                    ranks.append(int(row["rank"]) if row["status"] == "ok" else -1)
+                    is_ok = row["status"] == "ok"
+                    ranks.append(int(row["rank"]) if is_ok else -1)
+                    predictions.append(int(row.get("prediction") or -1) if is_ok else -1)
+                    scores.append(float(row.get("prediction_score") or "nan") if is_ok else math.nan)
         except (KeyError, TypeError, ValueError) as error:
             raise ManifestError(
                 f"{path} is no file of per-video scores: needs id,label,status,rank ({error})"
             ) from None
-    return VideoScores(tuple(ids), np.asarray(labels, dtype=np.int64), np.asarray(ranks, dtype=np.int64))
+    return VideoScores(
+        tuple(ids),
+        np.asarray(labels, dtype=np.int64),
+        np.asarray(ranks, dtype=np.int64),
+        np.asarray(predictions, dtype=np.int64),
+        np.asarray(scores, dtype=np.float64),
+    )
 
 
 def _asked(path: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:

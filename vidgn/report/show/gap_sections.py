@@ -2,56 +2,84 @@
 
 from vidgn.report.analyse.analysis import Analysis, Comparison
 from vidgn.report.analyse.statistics import LEVEL, POWER
-from vidgn.report.show.markdown import MINUS, column_name, interval, plural, probability, signed, table
+from vidgn.report.show.markdown import MINUS, column_name, interval, plural, probability, signed
+from vidgn.report.show.tables import Table
+
+
+def gap_table(analysis: Analysis) -> Table | None:
+    """Every arm against the baseline, a row a column."""
+    gaps = [g for g in analysis.gaps if g.is_gap]
+    title = f"Gap to {analysis.baseline}: top-1 {'error' if analysis.is_imagenet else 'accuracy'}, points"
+    return Table.of("gaps", title, _gap_header(), [_gap_row(analysis, g) for g in gaps]) if gaps else None
+
+
+def verdicts(analysis: Analysis) -> list[str]:
+    """A sentence for each gap: what was measured, whichever way it falls."""
+    return [_verdict(analysis, g) for g in analysis.gaps if g.is_gap]
+
+
+def refusals(analysis: Analysis) -> list[tuple[str, str, str]]:
+    """(where, `no gap` or what was left out, why) of everything that differs in more than the norm."""
+    found = []
+    for g in analysis.gaps:
+        if g.refused:
+            where = column_name(g.arm.column, unit=analysis.unit, with_model=True)
+            verdict = "no gap" if not g.is_gap else "seeds left out of the gap"
+            found.append((f"{where}, {g.arm.norm} and {g.baseline.norm}", verdict, "; ".join(g.refused)))
+    return found
+
+
+def remarks(analysis: Analysis) -> list[str]:
+    """What is to be read with the gaps, and with which."""
+    found: dict[str, list[str]] = {}
+    for g in analysis.gaps:
+        for remark in g.remarks if g.is_gap else ():
+            found.setdefault(remark, []).append(column_name(g.arm.column, unit=analysis.unit, short=True))
+    return [f"{remark} ({', '.join(columns)})" for remark, columns in found.items()]
 
 
 def gap_section(analysis: Analysis) -> str:
-    """Every arm against the baseline, a row a column, then what the numbers cover and what was refused."""
-    gaps = [g for g in analysis.gaps if g.is_gap]
-    refused = [g for g in analysis.gaps if g.refused]
+    """The gaps, what the numbers cover and what was refused, as markdown."""
     if not analysis.gaps:
         return ""
-    title = f"## Gap to {analysis.baseline}: top-1 {'error' if analysis.is_imagenet else 'accuracy'}, points"
-    parts = [title]
-    if gaps:
-        parts += [table(_gap_header(), [_gap_row(analysis, g) for g in gaps]), "\n".join(_gap_reading(analysis, gaps))]
-    if refused:
-        lines = []
-        for g in refused:
-            where = (
-                f"{column_name(g.arm.column, unit=analysis.unit, with_model=True)}, {g.arm.norm} and {g.baseline.norm}"
-            )
-            verdict = "no gap" if not g.is_gap else "seeds left out of the gap"
-            lines.append(f"- {where}: **{verdict}**. More than the norm differs: {'; '.join(g.refused)}.")
-        parts.append("\n".join(lines))
-    remarks = {}
-    for g in gaps:
-        for remark in g.remarks:
-            remarks.setdefault(remark, []).append(column_name(g.arm.column, unit=analysis.unit, short=True))
-    if remarks:
-        parts.append("To be read with it:\n\n" + "\n".join(f"- {r} ({', '.join(c)})." for r, c in remarks.items()))
+    parts = []
+    if found := gap_table(analysis):
+        lines = [f"- {line}" for line in (*verdicts(analysis), *coverage(analysis))]
+        parts += [f"## {found.title}", found.markdown(), "\n".join(lines)]
+    else:
+        parts.append(f"## Gap to {analysis.baseline}")
+    refused = [
+        f"- {where}: **{verdict}**. More than the norm differs: {why}." for where, verdict, why in refusals(analysis)
+    ]
+    parts += ["\n".join(refused)] if refused else []
+    told = [f"- {remark}." for remark in remarks(analysis)]
+    parts += ["To be read with it:\n\n" + "\n".join(told)] if told else []
     return "\n\n".join(parts)
 
 
-def change_section(analysis: Analysis) -> str:
+CHANGE_NOTE = "Step and statistics group fall together here, as in the paper; the learning rate follows the step."
+
+
+def change_table(analysis: Analysis) -> Table | None:
     """What a smaller batch costs each arm."""
-    if not analysis.changes:
-        return ""
     with_model = len(analysis.models) > 1
     rows = []
     for c in analysis.changes:
         if c.is_gap:
             at = column_name(c.arm.column, unit=analysis.unit)
             net = [c.arm.column.model] if with_model else []
-            rows.append([c.arm.norm, *net, at, f"{c.baseline.column.clips_per_gpu}/GPU", *_difference(analysis, c)])
-    header = ["norm", *(["net"] if with_model else []), "at", "against", "change", "95 % interval", "over seeds"]
+            points, these, deviation = _difference(analysis, c)
+            against = f"{c.baseline.column.clips_per_gpu}/GPU"
+            rows.append([c.arm.norm, *net, at, against, points, _interval(analysis, c), these, deviation])
+    net = ["net"] if with_model else []
+    header = ["norm", *net, "at", "against", "change", "95 % interval", "these networks", "over seeds"]
     what = "error" if analysis.is_imagenet else "accuracy"
-    parts = [
-        f"## What the smaller batch changes: top-1 {what}, points",
-        "Step and statistics group fall together here, as in the paper; the learning rate follows the step.",
-    ]
-    parts += [table(header, rows)] if rows else []
-    lines = []
+    return Table.of("changes", f"What the smaller batch changes: top-1 {what}, points", header, rows) if rows else None
+
+
+def change_section(analysis: Analysis) -> str:
+    """`change_table` and what was not compared, as markdown."""
+    found, lines = change_table(analysis), []
     for c in analysis.changes:
         if c.refused:
             at = column_name(c.arm.column, unit=analysis.unit, with_model=True)
@@ -61,7 +89,10 @@ def change_section(analysis: Analysis) -> str:
                 f"- {c.arm.norm}, {at} against {against}: **{verdict}**. More than the batch differs: "
                 f"{'; '.join(c.refused)}."
             )
-    return "\n\n".join([*parts, *(["\n".join(lines)] if lines else [])])
+    if found is None and not lines:
+        return ""
+    table = [f"## {found.title}", CHANGE_NOTE, found.markdown()] if found else ["## What the smaller batch changes"]
+    return "\n\n".join([*table, *(["\n".join(lines)] if lines else [])])
 
 
 def _gap_header() -> list[str]:
@@ -110,25 +141,25 @@ def _detectable(points: float | None) -> str:
     return "?" if points is None else f"{points:.1f}"
 
 
-def _gap_reading(analysis: Analysis, gaps: list[Comparison]) -> list[str]:
-    """What was measured, in words, whichever way it falls; then what the numbers cover."""
-    tested = analysis.unit_tested
-    lines = [f"- {_verdict(analysis, g)}" for g in gaps]
+def coverage(analysis: Analysis) -> list[str]:
+    """Sentences on what the numbers of the gaps cover."""
+    tested, lines = analysis.unit_tested, list[str]()
+    gaps = [g for g in analysis.gaps if g.is_gap]
     several = [g for g in gaps if g.p_adjusted is not None]
     if several:
         lines.append(
-            f"- The 95 % interval covers the choice of {tested} and how training happened to go (the seeds' runs), as "
+            f"The 95 % interval covers the choice of {tested} and how training happened to go (the seeds' runs), as "
             "crossed random effects; *these networks* covers the choice of "
             f"{tested} alone (a paired bootstrap). *Could have seen*: the true difference that such a study finds with "
             f"{100 * POWER:.0f} % power." + _for_several(several)
         )
     if len(several) < len(gaps):
         lines.append(
-            f"- With one seed there is no interval for a gap: *these networks* covers the choice of {tested} alone, "
+            f"With one seed there is no interval for a gap: *these networks* covers the choice of {tested} alone, "
             "and another seed may move the difference by more. `vidgn report plan` says how many seeds would do."
         )
     if any(len(g.folds) > 1 for g in gaps):
-        lines.append(f"- Folds are pooled: each of the {tested} is tested once a seed.")
+        lines.append(f"Folds are pooled: each of the {tested} is tested once a seed.")
     return lines
 
 

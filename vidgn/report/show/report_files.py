@@ -1,15 +1,20 @@
-"""Write a study's report: report.md, report.json, pictures, all from files and all replaced in one move."""
+"""Write a report: report.html, report.md, report.json, tables, pictures; from files, each replaced in one move."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from vidgn.atomic_files import write_atomic, write_text
 from vidgn.report.analyse.analysis import Analysis, analyse
 from vidgn.report.read.study import read_study
-from vidgn.report.show import gap_sections, sections
+from vidgn.report.show import gap_sections, plots, sections
 from vidgn.report.show.as_json import as_json
+from vidgn.report.show.page import Picture, origins_of, page_html, run_page_html, study_tables
 from vidgn.report.show.status import open_section, run_counts, unreadable_section
+from vidgn.report.show.tables import Table
 from vidgn.terminal import visible
 
 
@@ -26,22 +31,61 @@ class WrittenReport:
         return self.console
 
 
-def write_report(study_dir: Path | str) -> WrittenReport:
-    """Make report.md, report.json and the pictures of a study from its files.
+def write_report(place: Path | str, *, picture: Picture | None = None, refresh: int | None = None) -> WrittenReport:
+    """Make the report of a study from its files: report.html, report.md, report.json, pictures, tables/.
+
+    Of a run's directory: its report.html alone.
+
+    Args:
+        picture: see `page_html`.
+        refresh: seconds after which a browser that shows the page asks for it again.
 
     Raises:
-        ManifestError: if `study_dir` is no study.
+        ManifestError: if `place` is neither a study nor a run.
     """
-    analysis = analyse(read_study(study_dir))
+    if (Path(place) / "config.yaml").is_file():
+        return _write_run(Path(place), picture)
+    analysis = analyse(read_study(place))
     directory = analysis.study.directory
-    pictures = _write_pictures(analysis)
-    machine = json.dumps(as_json(analysis), indent=1, ensure_ascii=False, allow_nan=False)
+    figures = _write_pictures(analysis)
+    pictures = [directory / f"{name}.png" for name in figures]
+    origins = origins_of(analysis)
+    _write_tables(directory / "tables", study_tables(analysis, origins))
+    told = {**as_json(analysis), "tables": [table.as_json() for table in study_tables(analysis, origins)]}
+    machine = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(directory / "report.json", machine + "\n", alone=False)
     markdown = report_markdown(analysis, pictures=[p.name for p in pictures])
     write_text(directory / "report.md", visible(markdown), alone=False)
-    paths = "\n".join(str(p) for p in (directory / "report.md", *pictures))
+    page = page_html(analysis, origins, figures=figures, picture=picture, refresh=refresh)
+    write_text(directory / "report.html", page, alone=False)
+    paths = "\n".join(str(p) for p in (directory / "report.html", directory / "report.md", *pictures))
     console = "\n\n".join([*_sections(analysis), paths])
     return WrittenReport(console, machine, directory / "report.md", tuple(pictures))
+
+
+def _write_run(directory: Path, picture: Picture | None) -> WrittenReport:
+    whole = read_study(directory.absolute().parent)
+    (cell,) = (c for c in whole.cells if c.run_name == directory.absolute().name)
+    analysis = analyse(replace(whole, cells=(cell,), was_swept=True))
+    figures = {name: figure for name, figure in _drawn(analysis).items() if name == "curves"}
+    page = run_page_html(analysis, cell, figures={n: plots.svg(f) for n, f in figures.items()}, picture=picture)
+    write_text(directory / "report.html", page, alone=False)
+    machine = json.dumps(as_json(analysis), indent=1, ensure_ascii=False, allow_nan=False)
+    console = "\n\n".join([*_sections(analysis), str(directory / "report.html")])
+    return WrittenReport(console, machine, directory / "report.html", ())
+
+
+def _write_tables(folder: Path, tables: Sequence[Table]) -> None:
+    """As csv and LaTeX; those of an earlier state are removed."""
+    folder.mkdir(exist_ok=True)
+    written = set[str]()
+    for table in tables:
+        for ending, text in (("csv", table.csv()), ("tex", table.latex())):
+            write_text(folder / f"{table.name}.{ending}", visible(text), alone=False)
+            written.add(f"{table.name}.{ending}")
+    for path in folder.iterdir():
+        if path.suffix in (".csv", ".tex") and path.name not in written:
+            path.unlink()
 
 
 def report_markdown(analysis: Analysis, *, pictures: list[str]) -> str:
@@ -66,18 +110,20 @@ def _sections(analysis: Analysis) -> list[str]:
     return [s for s in found if s]
 
 
-def _write_pictures(analysis: Analysis) -> list[Path]:
-    from vidgn.report.show import plots  # matplotlib takes a second to import: only where a picture is drawn
+def _drawn(analysis: Analysis) -> dict[str, Figure]:
+    found = {"curves": plots.curves(analysis), "gap": plots.gaps(analysis), "batch": plots.batches(analysis)}
+    return {name: figure for name, figure in found.items() if figure is not None}
 
-    written = []
-    drawings = {"curves.png": plots.curves, "gap.png": plots.gaps, "batch.png": plots.batches}
-    for name, draw in drawings.items():
-        figure = draw(analysis)
-        path = analysis.study.directory / name
-        if figure is None:
-            path.unlink(missing_ok=True)  # a picture of an earlier state would lie
-        else:
-            content = plots.png(figure)
-            write_atomic(path, lambda f, content=content: f.write(content), alone=False)
-            written.append(path)
-    return written
+
+def _write_pictures(analysis: Analysis) -> dict[str, str]:
+    """PNG and PDF beside the report; SVG text by name for the page. A picture of an earlier state would lie."""
+    figures = _drawn(analysis)
+    for name in ("curves", "gap", "batch"):
+        for ending, content_of in (("png", plots.png), ("pdf", plots.pdf)):
+            path = analysis.study.directory / f"{name}.{ending}"
+            if name not in figures:
+                path.unlink(missing_ok=True)
+            else:
+                content = content_of(figures[name])
+                write_atomic(path, lambda f, content=content: f.write(content), alone=False)
+    return {name: plots.svg(figure) for name, figure in figures.items()}

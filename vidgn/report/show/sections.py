@@ -7,6 +7,7 @@ from vidgn.report.analyse.arms import Arm, Column
 from vidgn.report.analyse.statistics import over_seeds, wilson_interval
 from vidgn.report.read import published
 from vidgn.report.show.markdown import column_name, listed, percent, plural, signed, table
+from vidgn.report.show.tables import Table
 
 
 def summary(analysis: Analysis) -> str:
@@ -46,10 +47,10 @@ def _ranges(analysis: Analysis, by_norm: dict[str, list[float]]) -> str:
     )
 
 
-def accuracy_section(analysis: Analysis) -> str:
+def accuracy_tables(analysis: Analysis) -> list[Table]:
     """Table 8: arms by columns, the published cells beside those of the same net, geometry and data."""
-    parts = []
-    for model in dict.fromkeys(c.model for c in analysis.columns):
+    found = []
+    for model in analysis.models:
         columns = [c for c in analysis.columns if c.model == model]
         rows = []
         for norm in analysis.norms:
@@ -59,44 +60,62 @@ def accuracy_section(analysis: Analysis) -> str:
             if any(beside):
                 rows.append([f"{norm}, {published.SOURCE}", *(_published(analysis, p) for p in beside)])
         header = [model, *(column_name(c, unit=analysis.unit) for c in columns)]
-        parts.append(f"## {_accuracy_title(analysis, model)}\n\n{table(header, rows)}")
-    return "\n\n".join([*parts, *_notes(analysis)])
+        found.append(Table.of(f"accuracy_{model}", _accuracy_title(analysis, model), header, rows))
+    return found
 
 
-def group_section(analysis: Analysis) -> str:
+def accuracy_section(analysis: Analysis) -> str:
+    """`accuracy_tables` and what is to be known of them."""
+    parts = [f"## {t.title}\n\n{t.markdown()}" for t in accuracy_tables(analysis)]
+    return "\n\n".join([*parts, *accuracy_notes(analysis)])
+
+
+def group_tables(analysis: Analysis) -> list[Table]:
     """Sweeps with a step of fixed size: only the statistics group changes."""
-    parts = []
-    for g in analysis.groups:
+    found = []
+    for place, g in enumerate(analysis.groups):
         rows = [[norm, *(_accuracy(analysis, by_size.get(s)) for s in g.sizes)] for norm, by_size in g.arms.items()]
         tag = f" [{g.tag}]" if g.tag else ""
         items = analysis.unit
         clip = "" if analysis.is_imagenet else f", {g.frames} frames"
         header = [f"{g.model}{clip}{tag}", *(f"{s} {items}/GPU × {g.slots_per_step // s}" for s in g.sizes)]
-        parts.append(f"Step of {g.slots_per_step} {items}:\n\n{table(header, rows)}")
-    if not parts:
-        return ""
-    notes = [
-        "The step is the same in every column; what changes is how many share BN's statistics. sync_bn's group is the "
-        "whole step. Arms marked † have no statistics group: one run serves every column."
-    ]
-    return "## Statistics group apart from the step\n\n" + "\n\n".join(parts + notes)
+        found.append(Table.of(f"groups_{place}", f"Step of {g.slots_per_step} {items}", header, rows))
+    return found
 
 
-def test_section(analysis: Analysis) -> str:
+GROUPS_NOTE = (
+    "The step is the same in every column; what changes is how many share BN's statistics. sync_bn's group is the "
+    "whole step. Arms marked † have no statistics group: one run serves every column."
+)
+
+
+def group_section(analysis: Analysis) -> str:
+    """`group_tables` as markdown."""
+    parts = [f"{t.title}:\n\n{t.markdown()}" for t in group_tables(analysis)]
+    return "## Statistics group apart from the step\n\n" + "\n\n".join([*parts, GROUPS_NOTE]) if parts else ""
+
+
+def test_table(analysis: Analysis) -> Table | None:
     """Every test a run has had, where there is more than the configured one: what BN loses at test shows here."""
     cells = [c for c in analysis.study.cells if c.result]
     tests = {c.run_name: c.tests() for c in cells}
     names = list(dict.fromkeys(name for of_run in tests.values() for name in of_run))
     configured = {c.test_name for c in cells}
     if len(names) <= len(configured) and all(len(of_run) <= 1 for of_run in tests.values()):
-        return ""
+        return None
     rows = [
         [c.run_name, *(f"{_top(analysis, t[n]['top1']):.1f}" if n in t else "" for n in names)]
         for c in cells
         if (t := tests[c.run_name])
     ]
     what = "error" if analysis.is_imagenet else "accuracy"
-    return f"## Other tests: top-1 {what} (%), by views and statistics at test\n\n{table(['run', *names], rows)}"
+    return Table.of("tests", f"Other tests: top-1 {what} (%), by views and statistics at test", ["run", *names], rows)
+
+
+def test_section(analysis: Analysis) -> str:
+    """`test_table` as markdown."""
+    found = test_table(analysis)
+    return f"## {found.title}\n\n{found.markdown()}" if found else ""
 
 
 def reference_section(analysis: Analysis) -> str:
@@ -143,7 +162,7 @@ def _accuracy(analysis: Analysis, arm: Arm | None) -> str:
 def _shown(analysis: Analysis, arm: Arm) -> str:
     if not analysis.is_imagenet:
         return f"{percent(arm.top1)} / {percent(arm.top5)}"
-    return percent(over_seeds([100 - c.result["top1"] for c in arm.done if c.result]))
+    return percent(over_seeds([100 - top1 for top1 in arm.values("top1")]))
 
 
 def _published(analysis: Analysis, cell: published.Published | None) -> str:
@@ -158,7 +177,8 @@ def _top(analysis: Analysis, accuracy: float) -> float:
     return 100 - accuracy if analysis.is_imagenet else accuracy
 
 
-def _notes(analysis: Analysis) -> list[str]:
+def accuracy_notes(analysis: Analysis) -> list[str]:
+    """Sentences: who serves whom, how videos were stored, what chance is."""
     notes = []
     served = [a for a in analysis.arms.values() if a.borrowed]
     if served:

@@ -89,22 +89,26 @@ def run_counts(analysis: Analysis) -> str:
     return "\n".join([text, *(f"\n**Files disagree.** {fault}." for fault in analysis.faults)])
 
 
-def open_section(analysis: Analysis) -> str:
+def open_lines(analysis: Analysis) -> list[str]:
     """Cells without a result, with the reason; those another cell serves are not missed."""
     open_cells = [c for c in analysis.study.cells if not c.result]
-    if not open_cells:
-        return ""
     needed = {c.run_name for arm in analysis.arms.values() for c in arm.open}
     lines = []
     for cell in open_cells:
         word = "missing" if cell.state == "pending" else cell.state
         text = describe(cell)
         served = "" if cell.run_name in needed else "; not needed, another division of the same step serves it"
-        lines.append(f"- {cell.run_name}: {word}" + (f", {text}" if text else "") + served)
-    return "## Not done\n\n" + "\n".join(lines)
+        lines.append(f"{cell.run_name}: {word}" + (f", {text}" if text else "") + served)
+    return lines
 
 
-def unreadable_section(analysis: Analysis) -> str:
+def open_section(analysis: Analysis) -> str:
+    """`open_lines` as markdown."""
+    lines = [f"- {line}" for line in open_lines(analysis)]
+    return "## Not done\n\n" + "\n".join(lines) if lines else ""
+
+
+def left_out_lines(analysis: Analysis) -> list[str]:
     """Videos that could not be read, in the test or in training, those that were not there, and steps not taken."""
     lines = []
     for cell in analysis.study.cells:
@@ -112,18 +116,20 @@ def unreadable_section(analysis: Analysis) -> str:
             unreadable, missing = (int(cell.result.get(f"num_{k}") or 0) for k in ("unreadable", "missing"))
             if unreadable:
                 share = 100 * unreadable / int(cell.result["num_videos"])
-                lines.append(
-                    f"- {cell.run_name}: {unreadable} unreadable, counted as wrong ({share:.2g} % of the test)"
-                )
+                lines.append(f"{cell.run_name}: {unreadable} unreadable, counted as wrong ({share:.2g} % of the test)")
             if missing:
-                lines.append(f"- {cell.run_name}: {missing} listed but not there, left out")
+                lines.append(f"{cell.run_name}: {missing} listed but not there, left out")
             if replaced := int(cell.result.get("num_substituted") or 0):
-                lines.append(
-                    f"- {cell.run_name}: {plural(replaced, 'training clip')} unreadable and replaced by others"
-                )
+                lines.append(f"{cell.run_name}: {plural(replaced, 'training clip')} unreadable and replaced by others")
             if skipped := int(cell.result.get("num_skipped") or 0):
-                lines.append(f"- {cell.run_name}: {plural(skipped, 'step')} skipped, loss or gradient not finite")
-        lines += [f"- {cell.run_name}: {change}" for change in cell.policy_changes()]
+                lines.append(f"{cell.run_name}: {plural(skipped, 'step')} skipped, loss or gradient not finite")
+        lines += [f"{cell.run_name}: {change}" for change in cell.policy_changes()]
+    return lines
+
+
+def unreadable_section(analysis: Analysis) -> str:
+    """`left_out_lines` as markdown."""
+    lines = [f"- {line}" for line in left_out_lines(analysis)]
     return "## Left out, unreadable, skipped or changed on the way\n\n" + "\n".join(lines) if lines else ""
 
 

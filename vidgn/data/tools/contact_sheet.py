@@ -1,0 +1,40 @@
+"""A few frames of a video side by side, for a page."""
+
+import io
+import os
+
+from PIL import Image
+
+from vidgn.data.decode import open_frames, open_video
+from vidgn.data.decode.base import Box, ResolvedClip
+from vidgn.data.loading.pool import Limits, map_in_workers
+from vidgn.errors import DecodeError
+
+_NUM_FRAMES, _HEIGHT = 4, 90
+_SECONDS = 10.0
+
+
+def contact_sheet(path: str) -> bytes | None:
+    """A JPEG of four frames in a row; None for a video that can't be read.
+
+    It is read in a process of its own: a decoder that crashes takes no report with it.
+    """
+    (outcome,) = map_in_workers(_sheet, [path], workers=1, limits=Limits(_SECONDS, 4096), preload=(__name__,))
+    return outcome.value if outcome.failure is None else None
+
+
+def _sheet(path: str) -> bytes | None:
+    try:
+        with open_frames(path) if os.path.isdir(path) else open_video(path, timeout_seconds=_SECONDS) as reader:
+            width = max(2, round(reader.width * _HEIGHT / reader.height))
+            numbers = tuple((2 * i + 1) * reader.num_frames // (2 * _NUM_FRAMES) for i in range(_NUM_FRAMES))
+            whole = Box(0, 0, reader.height, reader.width)
+            (frames_THWC,) = reader.read([ResolvedClip(numbers, whole, _HEIGHT, width, flip=False)])
+    except DecodeError:
+        return None
+    sheet = Image.new("RGB", (width * _NUM_FRAMES, _HEIGHT))
+    for place, frame_HWC in enumerate(frames_THWC):
+        sheet.paste(Image.fromarray(frame_HWC), (place * width, 0))
+    out = io.BytesIO()
+    sheet.save(out, "JPEG", quality=75)
+    return out.getvalue()

@@ -1,0 +1,322 @@
+"""One HTML file for a study or a run: everything in it, nothing fetched when it is looked at."""
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vidgn.report.analyse.analysis import Analysis, Comparison, pairs_of
+from vidgn.report.analyse.classes import Flip, Origin, origin_of
+from vidgn.report.analyse.proof import proof_of
+from vidgn.report.read.study import Cell
+from vidgn.report.show import gap_sections, sections
+from vidgn.report.show.markdown import MINUS, column_name, signed
+from vidgn.report.show.status import left_out_lines, open_lines, run_counts
+from vidgn.report.show.tables import Table
+from vidgn.terminal import visible
+
+Picture = Callable[[Path, str], bytes | None]  # (run's directory, id of a video) -> JPEG
+_MOST_CONFUSED = 20
+
+
+def page_html(
+    analysis: Analysis,
+    origins: Sequence[tuple[Comparison, Origin]],
+    *,
+    figures: Mapping[str, str],
+    picture: Picture | None = None,
+    refresh: int | None = None,
+) -> str:
+    """The page of a study.
+
+    Args:
+        origins: `origins_of` it.
+        figures: SVG text by name: curves, gap, batch.
+        picture: frames of a video, where they can be had.
+        refresh: seconds after which a browser asks for it again.
+    """
+    shown = [_origin(analysis, gap, origin, place, picture) for place, (gap, origin) in enumerate(origins)]
+    return _render(
+        title=f"Study {analysis.study.name}",
+        counts=run_counts(analysis).partition("\n")[0],
+        verdicts=_verdicts(analysis),
+        summary=sections.summary(analysis),
+        accuracy=sections.accuracy_tables(analysis),
+        accuracy_notes=sections.accuracy_notes(analysis),
+        runs=[_run(c) for c in analysis.study.cells],
+        proofs=[{"title": _name(analysis, g), "checks": proof_of(g)} for g in analysis.gaps if g.arm.done],
+        refusals=gap_sections.refusals(analysis),
+        gaps=gap_sections.gap_table(analysis),
+        coverage=gap_sections.coverage(analysis),
+        remarks=gap_sections.remarks(analysis),
+        changes=gap_sections.change_table(analysis),
+        change_note=gap_sections.CHANGE_NOTE,
+        groups=sections.group_tables(analysis),
+        groups_note=sections.GROUPS_NOTE,
+        tests=sections.test_table(analysis),
+        split=_split(analysis),
+        origins=shown,
+        confusion=None,
+        cost=cost_table(analysis.study.cells),
+        data=data_table(analysis.study.cells),
+        unreadable=left_out_lines(analysis),
+        open=open_lines(analysis),
+        faults=analysis.faults,
+        command=f"vidgn report {analysis.study.directory}",
+        downloads=[t.name for t in study_tables(analysis, origins)],
+        figures=figures,
+        refresh=refresh,
+    )
+
+
+def run_page_html(analysis: Analysis, cell: Cell, *, figures: Mapping[str, str], picture: Picture | None = None) -> str:
+    """The page of one run: `analysis` of a study that is this run alone."""
+    return _render(
+        title=cell.run_name,
+        counts=run_counts(analysis).partition("\n")[0],
+        verdicts=[],
+        summary="",
+        accuracy=sections.accuracy_tables(analysis),
+        accuracy_notes=sections.accuracy_notes(analysis),
+        runs=[_run(cell) | {"href": "."}],
+        proofs=[],
+        refusals=[],
+        gaps=None,
+        coverage=[],
+        remarks=[],
+        changes=None,
+        change_note="",
+        groups=[],
+        groups_note="",
+        tests=sections.test_table(analysis),
+        split="",
+        origins=_own_classes(cell, picture),
+        confusion=_confusion(cell),
+        cost=cost_table([cell]),
+        data=data_table([cell]),
+        unreadable=left_out_lines(analysis),
+        open=open_lines(analysis),
+        faults=analysis.faults,
+        command=f"vidgn report {cell.directory}",
+        downloads=[],
+        figures=figures,
+        refresh=None,
+    )
+
+
+def study_tables(analysis: Analysis, origins: Sequence[tuple[Comparison, Origin]]) -> list[Table]:
+    """Every table of a study that stands in a file of its own."""
+    found = [
+        *sections.accuracy_tables(analysis),
+        gap_sections.gap_table(analysis),
+        gap_sections.change_table(analysis),
+        *sections.group_tables(analysis),
+        sections.test_table(analysis),
+        *(_class_table(analysis, gap, origin, place) for place, (gap, origin) in enumerate(origins)),
+        cost_table(analysis.study.cells),
+        data_table(analysis.study.cells),
+    ]
+    return [t for t in found if t is not None]
+
+
+def _render(**context: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("vidgn.report.show"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["plain"] = lambda text: str(text).replace("*", "").replace("`", "")  # marks of markdown
+    environment.finalize = lambda value: visible(value) if isinstance(value, str) else value
+    return environment.get_template("page.html").render(**context)
+
+
+def _verdicts(analysis: Analysis) -> list[dict[str, str]]:
+    shown = [g for g in analysis.gaps if g.is_gap]
+    kinds = {"apart": "apart"}
+    found = [
+        {"kind": kinds.get(g.state, ""), "text": text}
+        for g, text in zip(shown, gap_sections.verdicts(analysis), strict=True)
+    ]
+    for where, verdict, why in gap_sections.refusals(analysis):
+        found.append({"kind": "refused", "text": f"{where}: {verdict}. More than the norm differs: {why}."})
+    return found
+
+
+def _run(cell: Cell) -> dict[str, str]:
+    result = cell.result or {}
+    shown = {name: f"{result[name]:.2f}" if name in result else "" for name in ("top1", "top5")}
+    return {"name": cell.run_name, "href": quote(cell.run_name) + "/", "state": cell.state, **shown}
+
+
+def _name(analysis: Analysis, gap: Comparison) -> str:
+    where = column_name(gap.arm.column, unit=analysis.unit, with_model=len(analysis.models) > 1)
+    return f"{gap.arm.norm} {MINUS} {gap.baseline.norm}, {where}"
+
+
+def origins_of(analysis: Analysis) -> list[tuple[Comparison, Origin]]:
+    """What each gap is made of, of those that have per-video scores."""
+    found = [(gap, origin_of(gap)) for gap in analysis.gaps if gap.is_gap]
+    return [(gap, origin) for gap, origin in found if origin is not None]
+
+
+def _class_table(analysis: Analysis, gap: Comparison, origin: Origin, place: int) -> Table:
+    sign = -1 if analysis.is_imagenet else 1
+    shown = [
+        [
+            row.name,
+            str(row.num_videos),
+            f"{_side(analysis, row.arm):.1f}",
+            f"{_side(analysis, row.baseline):.1f}",
+            signed(sign * row.points),
+            "" if math.isnan(row.low) else f"± {(row.high - row.low) / 2:.1f}",
+            f"{row.won:.1f}",
+            f"{row.lost:.1f}",
+        ]
+        for row in origin.rows
+    ]
+    header = ["class", analysis.unit_tested, gap.arm.norm, gap.baseline.norm, "points", "95 %", "won", "lost"]
+    return Table.of(f"classes_{place}", f"Per class: {_name(analysis, gap)}", header, shown)
+
+
+def _side(analysis: Analysis, accuracy: float) -> float:
+    return 100 - accuracy if analysis.is_imagenet else accuracy
+
+
+def _origin(analysis: Analysis, gap: Comparison, origin: Origin, place: int, picture: Picture | None) -> dict[str, Any]:
+    arm, baseline = gap.arm.norm, gap.baseline.norm
+    means = [_side(analysis, value) for value in origin.mean_class]
+    text = f"Mean over classes: {arm} {means[0]:.1f}, {baseline} {means[1]:.1f} %."
+    if origin.absent:
+        text += f" Classes without one of the tested {analysis.unit_tested}: {', '.join(origin.absent)}."
+    rows = [[f"{label} taken for {said}", f"{a:.1f}", f"{b:.1f}"] for label, said, a, b in origin.confusions]
+    first = pairs_of(gap)[0][0]
+    return {
+        "title": _name(analysis, gap),
+        "text": text,
+        "table": _class_table(analysis, gap, origin, place),
+        "confusions": Table.of("confusions", "Confusions that changed most, a run", ["class", arm, baseline], rows),
+        "flips_title": f"{origin.num_flips} {analysis.unit_tested} decided otherwise (seed {first.seed}), surest first",
+        "flips": [_flip(flip, (arm, baseline), first, picture) for flip in origin.flips],
+    }
+
+
+def _flip(flip: Flip, norms: tuple[str, str], cell: Cell, picture: Picture | None) -> dict[str, Any]:
+    said = ((norms[0], flip.arm, flip.arm_score), (norms[1], flip.baseline, flip.baseline_score))
+    lines = [f"{norm}: {name} ({score:.2f})" for norm, name, score in said]
+    return {"id": flip.id, "label": flip.label, "lines": lines, "picture": _as_uri(picture, cell, flip.id)}
+
+
+def _as_uri(picture: Picture | None, cell: Cell, id: str) -> str | None:
+    data = picture(cell.directory, id) if picture is not None else None
+    return None if data is None else "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+def _split(analysis: Analysis) -> str:
+    """What BN loses in training and what in its statistics at test, where the tests tell."""
+    found = []
+    for cell in analysis.study.cells:
+        if not cell.result or not cell.result.get("bn_stats"):
+            continue
+        tests = {str(t.get("bn_stats")): t["top1"] for t in cell.tests().values() if t["views"] == cell.result["views"]}
+        if {"precise", "batch"} <= tests.keys():
+            told = [f"{name} {tests[name]:.1f}" for name in ("precise", "ema", "batch") if name in tests]
+            found.append(f"{cell.run_name}: {', '.join(told)}")
+    if not found:
+        return ""
+    return (
+        "Precise statistics are taken anew over training clips; ema are the running ones of training; batch those of "
+        "each test batch, as in training. What batch has over precise is lost between training and test, the rest in "
+        "training. Top-1 (%) of " + "; ".join(found) + "."
+    )
+
+
+def _own_classes(cell: Cell, picture: Picture | None) -> list[dict[str, Any]]:
+    """Accuracy by class of one run, and the videos that it is surest of and wrong."""
+    videos = cell.videos() if cell.result else None
+    if videos is None:
+        return []
+    names = cell.class_names()
+
+    def name(label: int) -> str:
+        return "?" if label < 0 else names[label] if label < len(names) else str(label)
+
+    counts = Counter(videos.labels.tolist())
+    right = Counter(videos.labels[videos.correct].tolist())
+    rows = [[name(k), str(counts[k]), f"{100 * right[k] / counts[k]:.1f}"] for k in sorted(counts)]
+    wrong = [row for row in range(len(videos.ids)) if videos.rank[row] > 0 and not math.isnan(videos.score[row])]
+    worst = sorted(wrong, key=lambda row: (-float(videos.score[row]), row))[:12]
+    flips = [
+        {
+            "id": videos.ids[row],
+            "label": name(int(videos.labels[row])),
+            "lines": [f"said: {name(int(videos.prediction[row]))} ({videos.score[row]:.2f})"],
+            "picture": _as_uri(picture, cell, videos.ids[row]),
+        }
+        for row in worst
+    ]
+    table = Table.of("classes", "Per class", ["class", "videos", "right (%)"], rows)
+    return [
+        {
+            "title": "Per class, and the surest of the wrong",
+            "text": f"Mean over classes: {sum(100 * right[k] / counts[k] for k in counts) / len(counts):.1f} %.",
+            "table": table,
+            "confusions": Table.of("none", "", ["", ""], []),
+            "flips_title": "Wrong, and sure of it",
+            "flips": flips,
+        }
+    ]
+
+
+def _confusion(cell: Cell) -> Table | None:
+    videos = cell.videos() if cell.result else None
+    if videos is None:
+        return None
+    names, wrong = cell.class_names(), (videos.rank > 0) & (videos.prediction >= 0)
+    counts = Counter(zip(videos.labels[wrong].tolist(), videos.prediction[wrong].tolist(), strict=True))
+    shown = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_CONFUSED]
+    rows = [[*(names[k] if k < len(names) else str(k) for k in pair), str(number)] for pair, number in shown]
+    return (
+        Table.of("confusion", "Classes taken for others most", ["class", "taken for", "videos"], rows) if rows else None
+    )
+
+
+def cost_table(cells: Sequence[Cell]) -> Table | None:
+    """Hours, speed, waiting, starts, machine and versions of each run; accuracy an hour."""
+    rows = []
+    for cell in cells:
+        cost = cell.cost()
+        if cost is None:
+            continue
+        top1 = f"{cell.result['top1'] / cost.hours:.3g}" if cell.result else ""
+        rows.append(
+            [
+                cell.run_name,
+                f"{cost.hours:.3g}",
+                f"{cost.clips_per_second:.3g}",
+                f"{100 * cost.wait:.0f} %",
+                str(cost.num_starts),
+                str(cost.num_skipped),
+                str(cost.num_changes),
+                top1,
+                ", ".join(cost.machines),
+                cost.versions,
+            ]
+        )
+    header = ["run", "hours", "clips/s", "waiting for data", "starts", "steps skipped", "changes on the way"]
+    return Table.of("cost", "What it cost", [*header, "top-1 an hour", "on", "with"], rows) if rows else None
+
+
+def data_table(cells: Sequence[Cell]) -> Table | None:
+    """What each run was tested on and trained from."""
+    rows = []
+    for cell in cells:
+        if cell.result:
+            r = cell.result
+            shown = [r.get("data"), r.get("classes"), r["num_videos"], r.get("num_unreadable"), r.get("num_missing")]
+            stored = ", ".join(map(str, r.get("transcoded_as") or ())) or "as it was"
+            rows.append([cell.run_name, *("" if v is None else str(v) for v in shown), stored])
+    header = ["run", "data", "classes", "tested", "unreadable", "missing", "stored"]
+    return Table.of("data", "Data", header, rows) if rows else None
