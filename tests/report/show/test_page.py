@@ -16,7 +16,7 @@ from tests.report.conftest import fill_demo
 from vidgn.cli.report import run
 from vidgn.cli.report_server import _Server
 from vidgn.report.analyse.analysis import analyse
-from vidgn.report.analyse.classes import origin_of
+from vidgn.report.analyse.origin import origin_of
 from vidgn.report.read.study import read_study
 from vidgn.report.show.report_files import write_report
 from vidgn.report.show.tables import Table

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vidgn.report.analyse.analysis import Analysis, Comparison, pairs_of
-from vidgn.report.analyse.classes import Flip, Origin, origin_of
+from vidgn.report.analyse.origin import Flip, Origin, origin_of
 from vidgn.report.analyse.proof import proof_of
 from vidgn.report.read.study import Cell
 from vidgn.report.show import gap_sections, sections
