@@ -84,7 +84,8 @@ def main() -> None:
     held = [float(line[26:36]) for line in lines]
     called = [float(line[36:46]) for line, (_, gap, _, _) in zip(lines, cases, strict=True) if gap == 0]
     mean = sum(called) / len(called)
-    text += f"\nholds the gap: {min(held)} to {max(held)} %; called where there is none: {mean:.1f} %, {max(called)} at most\n"
+    text += f"\nholds the gap: {min(held)} to {max(held)} %; "
+    text += f"called where there is none: {mean:.1f} %, {max(called)} at most\n"
     print(text)
     if arguments.out:
         arguments.out.write_text(text)

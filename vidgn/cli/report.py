@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--port", type=int, default=0, help="to serve on (default: a free one)")
     arguments = parser.parse_args(argv)
 
-    from vidgn.cli.report_pictures import picture_of
+    from vidgn.cli.report_pictures import pictures_of
     from vidgn.report.show.report_files import write_report
 
     if arguments.serve:
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> int:
         from vidgn.report.read.study import read_study
 
         return serve(read_study(arguments.study).directory, arguments.port)
-    written = write_report(arguments.study, picture=picture_of)
+    written = write_report(arguments.study, pictures=pictures_of)
     print(written.json if arguments.json else written.console)
     return 0
 

@@ -1,6 +1,7 @@
 """Frames of tested videos for a report's page, where the videos are still there."""
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,13 +20,15 @@ def _paths(run_dir: Path) -> dict[str, str]:
     return {} if rows is None else {(row := rows[i]).id: row.path for i in range(len(rows))}
 
 
-@cache
-def picture_of(run_dir: Path, id: str) -> bytes | None:
-    """A JPEG of four frames, None where there are none to be had."""
-    path = _paths(run_dir).get(id)
-    if path is None or not os.path.exists(path):
-        return None
+def pictures_of(wanted: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], bytes]:
+    """(run's directory, id of a video) -> a JPEG of four frames, of the videos that there are."""
     from vidgn.data.datasets.listing import is_image
-    from vidgn.data.tools.contact_sheet import contact_sheet
 
-    return None if is_image(path) else contact_sheet(path)
+    paths = {(run_dir, id): _paths(run_dir).get(id) for run_dir, id in wanted}
+    there = {key: path for key, path in paths.items() if path and os.path.exists(path) and not is_image(path)}
+    if not there:
+        return {}
+    from vidgn.data.tools.contact_sheet import contact_sheets
+
+    made = contact_sheets(dict.fromkeys(there.values()))
+    return {key: made[path] for key, path in there.items() if path in made}

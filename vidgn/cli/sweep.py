@@ -265,10 +265,10 @@ def _print_unfinished(
 
 
 def _report(study: Path) -> None:
-    from vidgn.cli.report_pictures import picture_of
+    from vidgn.cli.report_pictures import pictures_of
     from vidgn.report.show.report_files import write_report
 
     try:
-        print(write_report(study, picture=picture_of), flush=True)  # before the lines about cells, which go to stderr
+        print(write_report(study, pictures=pictures_of), flush=True)  # before the lines about cells, which go to stderr
     except VidgnError as error:
         print(f"no report: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterable
 
 from PIL import Image
 
@@ -9,18 +10,20 @@ from vidgn.data.decode import open_frames, open_video
 from vidgn.data.decode.base import Box, ResolvedClip
 from vidgn.data.loading.pool import Limits, map_in_workers
 from vidgn.errors import DecodeError
+from vidgn.processes import num_cores
 
 _NUM_FRAMES, _HEIGHT = 4, 90
 _SECONDS = 10.0
 
 
-def contact_sheet(path: str) -> bytes | None:
-    """A JPEG of four frames in a row; None for a video that can't be read.
+def contact_sheets(paths: Iterable[str]) -> dict[str, bytes]:
+    """Path -> JPEG of four frames in a row, of the videos that can be read.
 
-    It is read in a process of its own: a decoder that crashes takes no report with it.
+    They are read in processes of their own: a decoder that crashes takes no report with it.
     """
-    (outcome,) = map_in_workers(_sheet, [path], workers=1, limits=Limits(_SECONDS, 4096), preload=(__name__,))
-    return outcome.value if outcome.failure is None else None
+    limits = Limits(_SECONDS, 4096)
+    outcomes = map_in_workers(_sheet, paths, workers=num_cores(), limits=limits, preload=(__name__,))
+    return {outcome.item: outcome.value for outcome in outcomes if outcome.value is not None}
 
 
 def _sheet(path: str) -> bytes | None:

@@ -20,7 +20,8 @@ from vidgn.report.show.status import left_out_lines, open_lines, run_counts
 from vidgn.report.show.tables import Table
 from vidgn.terminal import visible
 
-Picture = Callable[[Path, str], bytes | None]  # (run's directory, id of a video) -> JPEG
+Wanted = tuple[Path, str]  # a run's directory, the id of a video that it was tested on
+Pictures = Callable[[Sequence[Wanted]], Mapping[Wanted, bytes]]  # JPEGs of those that there are
 _MOST_CONFUSED = 20
 
 
@@ -29,7 +30,7 @@ def page_html(
     origins: Sequence[tuple[Comparison, Origin]],
     *,
     figures: Mapping[str, str],
-    picture: Picture | None = None,
+    pictures: Pictures | None = None,
     refresh: int | None = None,
 ) -> str:
     """The page of a study.
@@ -37,10 +38,11 @@ def page_html(
     Args:
         origins: `origins_of` it.
         figures: SVG text by name: curves, gap, batch.
-        picture: frames of a video, where they can be had.
+        pictures: frames of videos, where they can be had.
         refresh: seconds after which a browser asks for it again.
     """
-    shown = [_origin(analysis, gap, origin, place, picture) for place, (gap, origin) in enumerate(origins)]
+    shown = [_origin(analysis, gap, origin, place) for place, (gap, origin) in enumerate(origins)]
+    _add_pictures(shown, pictures)
     return _render(
         title=f"Study {analysis.study.name}",
         counts=run_counts(analysis).partition("\n")[0],
@@ -74,8 +76,12 @@ def page_html(
     )
 
 
-def run_page_html(analysis: Analysis, cell: Cell, *, figures: Mapping[str, str], picture: Picture | None = None) -> str:
+def run_page_html(
+    analysis: Analysis, cell: Cell, *, figures: Mapping[str, str], pictures: Pictures | None = None
+) -> str:
     """The page of one run: `analysis` of a study that is this run alone."""
+    shown = _own_classes(cell)
+    _add_pictures(shown, pictures)
     return _render(
         title=cell.run_name,
         counts=run_counts(analysis).partition("\n")[0],
@@ -95,7 +101,7 @@ def run_page_html(analysis: Analysis, cell: Cell, *, figures: Mapping[str, str],
         groups_note="",
         tests=sections.test_table(analysis),
         split="",
-        origins=_own_classes(cell, picture),
+        origins=shown,
         confusion=_confusion(cell),
         cost=cost_table([cell]),
         data=data_table([cell]),
@@ -185,7 +191,7 @@ def _side(analysis: Analysis, accuracy: float) -> float:
     return 100 - accuracy if analysis.is_imagenet else accuracy
 
 
-def _origin(analysis: Analysis, gap: Comparison, origin: Origin, place: int, picture: Picture | None) -> dict[str, Any]:
+def _origin(analysis: Analysis, gap: Comparison, origin: Origin, place: int) -> dict[str, Any]:
     arm, baseline = gap.arm.norm, gap.baseline.norm
     means = [_side(analysis, value) for value in origin.mean_class]
     text = f"Mean over classes: {arm} {means[0]:.1f}, {baseline} {means[1]:.1f} %."
@@ -199,19 +205,23 @@ def _origin(analysis: Analysis, gap: Comparison, origin: Origin, place: int, pic
         "table": _class_table(analysis, gap, origin, place),
         "confusions": Table.of("confusions", "Confusions that changed most, a run", ["class", arm, baseline], rows),
         "flips_title": f"{origin.num_flips} {analysis.unit_tested} decided otherwise (seed {first.seed}), surest first",
-        "flips": [_flip(flip, (arm, baseline), first, picture) for flip in origin.flips],
+        "flips": [_flip(flip, (arm, baseline), first) for flip in origin.flips],
     }
 
 
-def _flip(flip: Flip, norms: tuple[str, str], cell: Cell, picture: Picture | None) -> dict[str, Any]:
+def _flip(flip: Flip, norms: tuple[str, str], cell: Cell) -> dict[str, Any]:
     said = ((norms[0], flip.arm, flip.arm_score), (norms[1], flip.baseline, flip.baseline_score))
     lines = [f"{norm}: {name} ({score:.2f})" for norm, name, score in said]
-    return {"id": flip.id, "label": flip.label, "lines": lines, "picture": _as_uri(picture, cell, flip.id)}
+    return {"id": flip.id, "label": flip.label, "lines": lines, "wanted": (cell.directory, flip.id)}
 
 
-def _as_uri(picture: Picture | None, cell: Cell, id: str) -> str | None:
-    data = picture(cell.directory, id) if picture is not None else None
-    return None if data is None else "data:image/jpeg;base64," + base64.b64encode(data).decode()
+def _add_pictures(origins: Sequence[dict[str, Any]], pictures: Pictures | None) -> None:
+    """To every video shown its frames, as an address that holds them."""
+    flips: list[dict[str, Any]] = [flip for origin in origins for flip in origin["flips"]]
+    found = pictures([flip["wanted"] for flip in flips]) if pictures is not None and flips else {}
+    for flip in flips:
+        data = found.get(flip["wanted"])
+        flip["picture"] = None if data is None else "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
 def _split(analysis: Analysis) -> str:
@@ -233,7 +243,7 @@ def _split(analysis: Analysis) -> str:
     )
 
 
-def _own_classes(cell: Cell, picture: Picture | None) -> list[dict[str, Any]]:
+def _own_classes(cell: Cell) -> list[dict[str, Any]]:
     """Accuracy by class of one run, and the videos that it is surest of and wrong."""
     videos = cell.videos() if cell.result else None
     if videos is None:
@@ -253,7 +263,7 @@ def _own_classes(cell: Cell, picture: Picture | None) -> list[dict[str, Any]]:
             "id": videos.ids[row],
             "label": name(int(videos.labels[row])),
             "lines": [f"said: {name(int(videos.prediction[row]))} ({videos.score[row]:.2f})"],
-            "picture": _as_uri(picture, cell, videos.ids[row]),
+            "wanted": (cell.directory, videos.ids[row]),
         }
         for row in worst
     ]

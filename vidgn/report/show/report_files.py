@@ -12,7 +12,7 @@ from vidgn.report.analyse.analysis import Analysis, analyse
 from vidgn.report.read.study import read_study
 from vidgn.report.show import gap_sections, plots, sections
 from vidgn.report.show.as_json import as_json
-from vidgn.report.show.page import Picture, origins_of, page_html, run_page_html, study_tables
+from vidgn.report.show.page import Pictures, origins_of, page_html, run_page_html, study_tables
 from vidgn.report.show.status import open_section, run_counts, unreadable_section
 from vidgn.report.show.tables import Table
 from vidgn.terminal import visible
@@ -31,44 +31,44 @@ class WrittenReport:
         return self.console
 
 
-def write_report(place: Path | str, *, picture: Picture | None = None, refresh: int | None = None) -> WrittenReport:
+def write_report(place: Path | str, *, pictures: Pictures | None = None, refresh: int | None = None) -> WrittenReport:
     """Make the report of a study from its files: report.html, report.md, report.json, pictures, tables/.
 
     Of a run's directory: its report.html alone.
 
     Args:
-        picture: see `page_html`.
+        pictures: see `page_html`.
         refresh: seconds after which a browser that shows the page asks for it again.
 
     Raises:
         ManifestError: if `place` is neither a study nor a run.
     """
     if (Path(place) / "config.yaml").is_file():
-        return _write_run(Path(place), picture)
+        return _write_run(Path(place), pictures)
     analysis = analyse(read_study(place))
     directory = analysis.study.directory
     figures = _write_pictures(analysis)
-    pictures = [directory / f"{name}.png" for name in figures]
+    drawn = [directory / f"{name}.png" for name in figures]
     origins = origins_of(analysis)
     _write_tables(directory / "tables", study_tables(analysis, origins))
     told = {**as_json(analysis), "tables": [table.as_json() for table in study_tables(analysis, origins)]}
     machine = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(directory / "report.json", machine + "\n", alone=False)
-    markdown = report_markdown(analysis, pictures=[p.name for p in pictures])
+    markdown = report_markdown(analysis, pictures=[p.name for p in drawn])
     write_text(directory / "report.md", visible(markdown), alone=False)
-    page = page_html(analysis, origins, figures=figures, picture=picture, refresh=refresh)
+    page = page_html(analysis, origins, figures=figures, pictures=pictures, refresh=refresh)
     write_text(directory / "report.html", page, alone=False)
-    paths = "\n".join(str(p) for p in (directory / "report.html", directory / "report.md", *pictures))
+    paths = "\n".join(str(p) for p in (directory / "report.html", directory / "report.md", *drawn))
     console = "\n\n".join([*_sections(analysis), paths])
-    return WrittenReport(console, machine, directory / "report.md", tuple(pictures))
+    return WrittenReport(console, machine, directory / "report.md", tuple(drawn))
 
 
-def _write_run(directory: Path, picture: Picture | None) -> WrittenReport:
+def _write_run(directory: Path, pictures: Pictures | None) -> WrittenReport:
     whole = read_study(directory.absolute().parent)
     (cell,) = (c for c in whole.cells if c.run_name == directory.absolute().name)
     analysis = analyse(replace(whole, cells=(cell,), was_swept=True))
     figures = {name: figure for name, figure in _drawn(analysis).items() if name == "curves"}
-    page = run_page_html(analysis, cell, figures={n: plots.svg(f) for n, f in figures.items()}, picture=picture)
+    page = run_page_html(analysis, cell, figures={n: plots.svg(f) for n, f in figures.items()}, pictures=pictures)
     write_text(directory / "report.html", page, alone=False)
     machine = json.dumps(as_json(analysis), indent=1, ensure_ascii=False, allow_nan=False)
     console = "\n\n".join([*_sections(analysis), str(directory / "report.html")])
