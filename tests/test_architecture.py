@@ -123,6 +123,7 @@ def test_every_file_says_what_it_is():
         "data synth",
         "data bench",
         "data get",
+        "data compare",
     ],
 )
 def test_help_needs_no_torch(verb):

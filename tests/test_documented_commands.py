@@ -171,7 +171,8 @@ def test_the_demo_runs_and_shows_its_table(place: Path, tmp_path: Path) -> None:
 
 def test_every_option_that_pages_name_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     """Those in the text between blocks as well."""
-    verbs = "train|evaluate|status|memory|report|predict|convert|doctor|data (?:index|check|transcode|synth|bench|get)"
+    of_data = "index|check|transcode|synth|bench|get|compare"
+    verbs = f"train|evaluate|status|memory|report|predict|convert|doctor|data (?:{of_data})"
     said: dict[str, str] = {}
     named = 0
     for page in [*PAGES, REPO / "launch/README.md", REPO / "CONTRIBUTING.md"]:

@@ -155,3 +155,27 @@ def test_tasks_of_srun_are_ranks_or_refused(moved, capsys, monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "3")
     assert main(["evaluate", str(RUN), "launch.nproc_per_node=2"]) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_every_run_of_a_study_with_every_kind_of_statistics(trained, moved, capsys):
+    """What was tested before is left alone, a second start has nothing to do, and the report shows the split."""
+    before = (RUN / "tests/image-precise.json").read_bytes()
+    words = ["evaluate", "runs/study", "bn_stats=precise,ema,batch"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert f"1/1 {RUN.name}: image-ema" in said
+    assert "image-precise" not in [line.rpartition(": ")[2] for line in said.splitlines() if line.startswith("1/1")]
+    assert {path.stem for path in (RUN / "tests").glob("*.json")} == {f"image-{n}" for n in ("precise", "ema", "batch")}
+    assert (RUN / "tests/image-precise.json").read_bytes() == before
+    assert "Precise statistics are taken anew" in Path("runs/study/report.html").read_text()
+    assert main(words) == 0
+    assert "1/1" not in capsys.readouterr().out
+
+
+def test_a_study_without_a_result_is_one_line(moved, capsys):
+    (RUN / "result.json").unlink()
+    assert main(["evaluate", "runs/study", "bn_stats=ema"]) == 1
+    assert (
+        "runs/study: no run of it is done, so none can be tested; see vidgn status runs/study"
+        in capsys.readouterr().err
+    )

@@ -1,22 +1,25 @@
-"""`vidgn evaluate RUN`: test a trained run with other views, or with other BN statistics."""
+"""`vidgn evaluate RUN`: test a trained run, or all of a study, with other views or other BN statistics."""
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from vidgn.cli.cell import print_errors_once
-from vidgn.errors import ConfigError
+from vidgn.errors import ConfigError, VidgnError
 
 SUMMARY = "test a trained run with other views or BN statistics"
 
-_HELP = """usage: vidgn evaluate RUN [KEY=VALUE ...] [--debug]
+_HELP = """usage: vidgn evaluate RUN|STUDY [KEY=VALUE ...] [--debug]
 
 Tests the last checkpoint of a run (runs_dir/study/run_name) and writes tests/{views}-{bn_stats}.json and .csv there;
-with other videos than the run's own, to a name that says so.
+with other videos than the run's own, to a name that says so. Of a study: every run that is done, but for tests that are
+there already; then its report is made anew.
 
   vidgn evaluate runs/study/i3d_r50_32f_8x8_bn_s0 views=center
   vidgn evaluate runs/study/i3d_r50_32f_8x8_bn_s0 bn_stats=ema
+  vidgn evaluate runs/study bn_stats=precise,ema,batch     what BN loses in training, and what at test
   vidgn evaluate RUN launch.nproc_per_node=8
   torchrun --nproc-per-node=8 -m vidgn evaluate RUN      joins the ranks that are there
 
@@ -53,7 +56,45 @@ def run(argv: list[str]) -> int:
     if not argv or "=" in argv[0]:
         print(_HELP)
         return 2
-    return print_errors_once(lambda: _run(Path(argv[0]), argv[1:]))
+    return print_errors_once(lambda: _evaluate(Path(argv[0]), argv[1:]))
+
+
+def _evaluate(path: Path, overrides: list[str]) -> int:
+    """One run, or every run of a study that is done; each with every value that bn_stats lists."""
+    plain = [text for text in overrides if not text.startswith("bn_stats=")]
+    named = [text.removeprefix("bn_stats=") for text in overrides if text.startswith("bn_stats=")]
+    values = named[-1].split(",") if named else []
+    if (path / "config.yaml").is_file() or not path.is_dir():
+        for value in values or [None]:
+            _run(path, plain if value is None else [*plain, f"bn_stats={value}"])
+        return 0
+    from vidgn.report.read.study import read_study
+
+    cells = [cell for cell in read_study(path).cells if cell.result]
+    if not cells:
+        raise ConfigError(
+            f"{path}: no run of it is done, so none can be tested; vidgn status {path} says where they are"
+        )
+    failed = 0
+    for number, cell in enumerate(cells, start=1):
+        told = cell.result or {}
+        views = next((text.removeprefix("views=") for text in plain if text.startswith("views=")), told["views"])
+        for value in values if not cell.group_free and values else [None]:
+            name = f"{views}-{value or told.get('bn_stats') or 'none'}"
+            moved = any(not text.startswith(("views=", "launch.", "trainer.")) for text in plain)
+            if name in cell.tests() and not moved:
+                continue
+            print(f"{number}/{len(cells)} {cell.run_name}: {name}", flush=True)
+            try:
+                _run(cell.directory, plain if value is None else [*plain, f"bn_stats={value}"])
+            except VidgnError as error:
+                failed += 1
+                print(f"{cell.run_name}: {error}", file=sys.stderr)
+    from vidgn.cli.report_pictures import pictures_of
+    from vidgn.report.show.report_files import write_report
+
+    print(f"report: {write_report(path, pictures=pictures_of).report}")
+    return 1 if failed else 0
 
 
 def _run(path: Path, overrides: list[str]) -> int:

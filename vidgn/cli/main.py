@@ -39,6 +39,7 @@ _VERBS: dict[str, str | dict[str, str]] = {
     "data": {
         **{verb: f"vidgn.cli.data:{verb}" for verb in ("index", "check", "transcode", "synth", "bench")},
         "get": "vidgn.cli.data_get",
+        "compare": "vidgn.cli.data_compare",
     },
 }
 

@@ -34,6 +34,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print report.json instead of the tables")
     parser.add_argument("--serve", action="store_true", help="show the page of a study that runs, on 127.0.0.1 alone")
     parser.add_argument("--port", type=int, default=0, help="to serve on (default: a free one)")
+    parser.add_argument(
+        "--only", metavar="FILE", help="judge by these videos alone, a name a line (vidgn data compare writes it)"
+    )
     arguments = parser.parse_args(argv)
 
     from vidgn.cli.report_pictures import pictures_of
@@ -44,7 +47,7 @@ def run(argv: list[str]) -> int:
         from vidgn.report.read.study import read_study
 
         return serve(read_study(arguments.study).directory, arguments.port)
-    written = write_report(arguments.study, pictures=pictures_of)
+    written = write_report(arguments.study, pictures=pictures_of, only=arguments.only)
     print(written.json if arguments.json else written.console)
     return 0
 

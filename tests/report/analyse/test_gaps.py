@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from vidgn.cli.report import run as run_report
+from vidgn.errors import ManifestError
 from vidgn.report.analyse.analysis import analyse
 from vidgn.report.read.study import read_study
 from vidgn.report.show.gap_sections import change_section, gap_section
@@ -497,3 +499,31 @@ def test_a_changed_batch_where_another_division_serves(writer, make_ranks):
     assert changes["bn"].is_gap
     assert changes["gn"].is_gap
     assert [c.run_name for c in changes["gn"].arm.borrowed] == ["i3d_tiny_32f_8x1_gn_s0"]
+
+
+def test_arms_tested_on_other_copies_are_compared_on_the_videos_they_share(writer, make_ranks, tmp_path):
+    """gn's copy of the test lacks the first 50 videos; what was trained on is the same."""
+    ranks = {"bn": make_ranks(200, 0.6, seed=1), "gn": make_ranks(200, 0.7, seed=2)}
+    writer.finish(writer.config(norm="bn", gpus=2), ranks["bn"], rows="all")
+    run = writer.finish(writer.config(norm="gn", gpus=2), ranks["gn"][50:], rows="some")
+    for file in (run / "tests").glob("*.csv"):
+        header, *lines = file.read_text().splitlines()
+        moved = []
+        for number, line in enumerate(lines, start=50):
+            cells = line.split(",")
+            moved.append(",".join([f"video_{number:05d}", str(number % 8), *cells[2:]]))
+        file.write_text("\n".join([header, *moved]) + "\n")
+    assert not analysis_of(writer).gaps[0].is_gap
+    names = tmp_path / "common.txt"
+    names.write_text("".join(f"video_{number:05d}\n" for number in range(50, 300)))
+    assert run_report([str(writer.directory), "--only", str(names)]) == 0
+    told = json.loads((writer.directory / "only_common" / "report.json").read_text())
+    (gap,) = told["gaps"]
+    right = {norm: (of_norm == 0)[50:] for norm, of_norm in ranks.items()}
+    assert gap["points"]["mean"] == pytest.approx(100 * (right["gn"].mean() - right["bn"].mean()))
+    assert gap["videos"]["num_videos"] == 150
+    assert {c["num_videos"] for c in told["cells"]} == {150}
+    assert not (writer.directory / "report.json").exists()
+    names.write_text("nothing\n")
+    with pytest.raises(ManifestError, match="none of its tested videos is in the list"):
+        run_report([str(writer.directory), "--only", str(names)])

@@ -236,6 +236,12 @@ def kinetics_listing(path: str, root: str, split: Split) -> Listing:
     return listing
 
 
+def kinetics_ids(path: str) -> Iterator[tuple[str, str]]:
+    """(clip name, label) of every row of a Kinetics csv, whatever its split."""
+    for row in csv_rows(path, _KINETICS_COLUMNS):
+        yield _clip_name(row["youtube_id"], row, path), row["label"].strip()
+
+
 def _kinetics_labels(data: DataConfig, split: Split) -> Iterable[str]:
     """All labels of `split`, present or not."""
     return (row["label"].strip() for row in _kinetics_rows(annotation_path(data, split), split))

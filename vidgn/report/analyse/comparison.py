@@ -7,7 +7,8 @@ import numpy as np
 
 from vidgn.config.fingerprint import CLASSES, DATA_ROWS
 from vidgn.config.norm_kinds import NORM_KINDS
-from vidgn.report.read.study import Cell, VideoScores
+from vidgn.report.read.study import Cell
+from vidgn.report.read.video_scores import VideoScores
 
 _DECODER = "data.decoder"
 _GEOMETRY = ("clips_per_gpu", "gpus")
@@ -194,7 +195,9 @@ def _differing_configs(arm: Cell, baseline: Cell) -> list[str]:
     differing = _differing_keys(arm, baseline, but=(*_OF_THE_ARM, *(_GEOMETRY if borrowed else ())))
     if differing is None:
         return [_UNREADABLE]
-    if not differing and borrowed:
+    if arm.only is not None:  # the plan digests show what was trained on, and the test is that of the videos named
+        differing.pop(DATA_ROWS, None)
+    if not differing and (borrowed or arm.only is not None):
         return []
     if not differing:
         return [

@@ -1,18 +1,14 @@
 """A study read from its files: cells, what they were asked to be, where they stand and what they measured."""
 
-import csv
 import gzip
 import json
-import math
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from vidgn.config.build import build
@@ -23,28 +19,9 @@ from vidgn.errors import ConfigError, ManifestError
 from vidgn.report.read.cost import Cost, read_cost
 from vidgn.report.read.history import PolicyChange, policy_changes, read_starts
 from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
+from vidgn.report.read.video_scores import VideoScores, read_videos
 
 _ROUNDED = 0.006  # points: result.json may be rounded to 0.01
-
-
-@dataclass(frozen=True)
-class VideoScores:
-    """Per-video outcome of one test, in the order of the file; rows that were missing at test are left out."""
-
-    ids: tuple[str, ...]
-    labels: np.ndarray  # (V,)
-    rank: np.ndarray  # (V,) place of the label's score from 0; -1 unreadable
-    prediction: np.ndarray  # (V,) class with the best score; -1 where it is not told
-    score: np.ndarray  # (V,) of that class; NaN where it is not told
-
-    @property
-    def correct(self) -> np.ndarray:
-        """(V,) booleans: top-1."""
-        return self.rank == 0
-
-    def top(self, k: int) -> float:
-        """Top-k accuracy in percent; an unreadable video is wrong."""
-        return 100 * float(np.mean((self.rank >= 0) & (self.rank < k)))
 
 
 @dataclass(frozen=True)
@@ -75,6 +52,7 @@ class Cell:
     config: Mapping[str, Any] | None  # config.yaml, plain
     result: Mapping[str, Any] | None
     audit: Mapping[str, Any] | None
+    only: frozenset[str] | None = None  # ids or names of the videos that it is judged by; None: all that were tested
 
     @property
     def state(self) -> str:
@@ -144,12 +122,15 @@ class Cell:
         """Per-video scores of the configured test or of another; None if the file is not there or not whole."""
         path = self.directory / "tests" / f"{test_name or self.test_name}.csv"
         try:
-            return read_videos(path, path.stat().st_mtime_ns)
+            found = read_videos(path, path.stat().st_mtime_ns)
         except OSError:
             return None
+        return found if self.only is None else found.of(self.only)
 
     def tests(self) -> dict[str, Mapping[str, Any]]:
-        """Results of every test there is, by `views-bn_stats`."""
+        """Results of every test there is, by `views-bn_stats`; none of those where only some videos count."""
+        if self.only is not None:
+            return {}
         found = {p.stem: json_or_none(p) for p in sorted((self.directory / "tests").glob("*.json"))}
         return {name: r for name, r in found.items() if isinstance(r, Mapping) and "top1" in r}
 
@@ -216,36 +197,24 @@ def read_study(directory: Path | str) -> Study:
     return Study(directory.absolute().name, directory, cells, bool(asked))
 
 
-@cache
-def read_videos(path: Path, mtime_ns: int) -> VideoScores:
-    """Per-video scores of one test file (`id, label, status, rank, ...`). `mtime_ns` only tells versions apart.
+def restricted(study: Study, only: frozenset[str]) -> Study:
+    """The study judged by some of the tested videos alone.
 
     Raises:
-        OSError: if the file is not there.
-        ManifestError: if it is not such a file.
+        ManifestError: none of them was tested in some run.
     """
-    ids, labels, ranks, predictions, scores = [], [], [], [], []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        try:
-            for row in csv.DictReader(file):
-                if row["status"] != "missing":
-                    ids.append(row["id"])
-                    labels.append(int(row["label"]))
-                    is_ok = row["status"] == "ok"
-                    ranks.append(int(row["rank"]) if is_ok else -1)
-                    predictions.append(int(row.get("prediction") or -1) if is_ok else -1)
-                    scores.append(float(row.get("prediction_score") or "nan") if is_ok else math.nan)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ManifestError(
-                f"{path} is no file of per-video scores: needs id,label,status,rank ({error})"
-            ) from None
-    return VideoScores(
-        tuple(ids),
-        np.asarray(labels, dtype=np.int64),
-        np.asarray(ranks, dtype=np.int64),
-        np.asarray(predictions, dtype=np.int64),
-        np.asarray(scores, dtype=np.float64),
-    )
+    cells = []
+    for cell in study.cells:
+        part = replace(cell, only=only)
+        videos = part.videos() if cell.result else None
+        if cell.result is None or videos is None:
+            cells.append(replace(part, result=None))
+            continue
+        if not videos.ids:
+            raise ManifestError(f"{cell.run_name}: none of its tested videos is in the list; give one with their names")
+        counted = {"top1": videos.top(1), "top5": videos.top(5), "num_videos": len(videos.ids)}
+        cells.append(replace(part, result={**cell.result, **counted}))
+    return replace(study, cells=tuple(cells))
 
 
 def _asked(path: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:

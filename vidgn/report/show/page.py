@@ -63,6 +63,8 @@ def page_html(
         tests=sections.test_table(analysis),
         split=_split(analysis),
         origins=shown,
+        origins_title="Where the gaps come from",
+        has_files=True,
         confusion=None,
         cost=cost_table(analysis.study.cells),
         data=data_table(analysis.study.cells),
@@ -102,6 +104,8 @@ def run_page_html(
         tests=sections.test_table(analysis),
         split="",
         origins=shown,
+        origins_title="Classes and videos",
+        has_files=False,
         confusion=_confusion(cell),
         cost=cost_table([cell]),
         data=data_table([cell]),
@@ -300,11 +304,11 @@ def cost_table(cells: Sequence[Cell]) -> Table | None:
         cost = cell.cost()
         if cost is None:
             continue
-        top1 = f"{cell.result['top1'] / cost.hours:.3g}" if cell.result else ""
+        top1 = f"{cell.result['top1'] / cost.hours:,.1f}" if cell.result else ""
         rows.append(
             [
                 cell.run_name,
-                f"{cost.hours:.3g}",
+                f"{cost.hours:.3f}",
                 f"{cost.clips_per_second:.3g}",
                 f"{100 * cost.wait:.0f} %",
                 str(cost.num_starts),

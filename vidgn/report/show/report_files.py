@@ -8,8 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from vidgn.atomic_files import write_atomic, write_text
+from vidgn.errors import ManifestError
 from vidgn.report.analyse.analysis import Analysis, analyse
-from vidgn.report.read.study import read_study
+from vidgn.report.read.study import read_study, restricted
 from vidgn.report.show import gap_sections, plots, sections
 from vidgn.report.show.as_json import as_json
 from vidgn.report.show.page import Pictures, origins_of, page_html, run_page_html, study_tables
@@ -31,23 +32,35 @@ class WrittenReport:
         return self.console
 
 
-def write_report(place: Path | str, *, pictures: Pictures | None = None, refresh: int | None = None) -> WrittenReport:
+def write_report(
+    place: Path | str,
+    *,
+    pictures: Pictures | None = None,
+    refresh: int | None = None,
+    only: Path | str | None = None,
+) -> WrittenReport:
     """Make the report of a study from its files: report.html, report.md, report.json, pictures, tables/.
 
     Of a run's directory: its report.html alone.
 
     Args:
         pictures: see `page_html`.
+        only: file with the names of the videos that count, one a line; the report then goes into a folder of its name.
         refresh: seconds after which a browser that shows the page asks for it again.
 
     Raises:
         ManifestError: if `place` is neither a study nor a run.
     """
-    if (Path(place) / "config.yaml").is_file():
+    if (Path(place) / "config.yaml").is_file() and only is None:
         return _write_run(Path(place), pictures)
-    analysis = analyse(read_study(place))
-    directory = analysis.study.directory
-    figures = _write_pictures(analysis)
+    study = read_study(place)
+    directory = study.directory
+    if only is not None:
+        study = restricted(study, _names(Path(only)))
+        directory = directory / f"only_{Path(only).stem}"
+        directory.mkdir(exist_ok=True)
+    analysis = analyse(study)
+    figures = _write_pictures(analysis, directory)
     drawn = [directory / f"{name}.png" for name in figures]
     origins = origins_of(analysis)
     _write_tables(directory / "tables", study_tables(analysis, origins))
@@ -61,6 +74,14 @@ def write_report(place: Path | str, *, pictures: Pictures | None = None, refresh
     paths = "\n".join(str(p) for p in (directory / "report.html", directory / "report.md", *drawn))
     console = "\n\n".join([*_sections(analysis), paths])
     return WrittenReport(console, machine, directory / "report.md", tuple(drawn))
+
+
+def _names(path: Path) -> frozenset[str]:
+    try:
+        names = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise ManifestError(f"--only {path}: {error.strerror}; give a file with a name a line") from None
+    return frozenset(name.strip() for name in names if name.strip())
 
 
 def _write_run(directory: Path, pictures: Pictures | None) -> WrittenReport:
@@ -115,12 +136,12 @@ def _drawn(analysis: Analysis) -> dict[str, Figure]:
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def _write_pictures(analysis: Analysis) -> dict[str, str]:
+def _write_pictures(analysis: Analysis, directory: Path) -> dict[str, str]:
     """PNG and PDF beside the report; SVG text by name for the page. A picture of an earlier state would lie."""
     figures = _drawn(analysis)
     for name in ("curves", "gap", "batch"):
         for ending, content_of in (("png", plots.png), ("pdf", plots.pdf)):
-            path = analysis.study.directory / f"{name}.{ending}"
+            path = directory / f"{name}.{ending}"
             if name not in figures:
                 path.unlink(missing_ok=True)
             else:
