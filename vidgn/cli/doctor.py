@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -83,8 +84,7 @@ def _packages() -> Iterator[Finding]:
     except PackageNotFoundError:
         yield Finding("packages", "vidgn is not installed, so what it asks for is not known", "absent", "pip install .")
         return
-    lines = [line.partition(";")[0] for line in asked if "extra ==" not in line]
-    names = sorted({line.split("[")[0].rstrip("<>=!~.0123456789, ") for line in lines})
+    names = sorted({re.split(r"[\[<>=!~; ]", line)[0] for line in asked if "extra ==" not in line})
     found, missing = [], []
     for name in names:
         try:
