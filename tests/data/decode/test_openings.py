@@ -112,7 +112,7 @@ def test_a_table_that_is_none_is_made_anew(tmp_path: Path) -> None:
     with PyavReader(str(path)) as reader:
         opening = reader.opening()
     openings.write(str(table), [(openings.digest_of(str(path)), openings.packed(opening))])
-    assert openings.find((str(table),), str(path))[1] == opening
+    assert openings.find((str(table),), str(path)) == opening
 
 
 def test_what_is_packed_comes_back(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_long_video_is_looked_at_once_a_process(
     unlooked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openings, "_LONG", NUM_FRAMES)
-    monkeypatch.setattr(openings, "_MOST_LONG", 2)
+    monkeypatch.setattr(openings, "_MOST_PACKETS", 2 * NUM_FRAMES)
     monkeypatch.setattr(openings, "_long", {})
     paths = [encode(tmp_path / f"{n}.mp4", "libx264", gop=5 + n) for n in range(3)]
     for path in (paths[0], paths[0], paths[1], paths[0]):

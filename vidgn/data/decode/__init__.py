@@ -41,10 +41,10 @@ def open_video(
     if decoder not in DECODERS:
         raise ConfigError(f"data.decoder={decoder} is unknown; use one of {', '.join(DECODERS)}")
     name = os.fspath(path)
-    digest, known = find(openings, name)
+    known = find(openings, name)
     guide = PyavReader(name, timeout_seconds=timeout_seconds, known=known)
     if known is None:
-        remember(digest, guide.opening())
+        remember(name, guide.opening())
     if decoder in ("auto", "pyav"):
         return guide
     try:

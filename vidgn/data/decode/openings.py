@@ -24,7 +24,7 @@ from vidgn.data.decode.timeline import Timeline
 
 _ENDS_BYTES = 2**16
 _LONG = 2000  # packets from which on an opening is kept in memory
-_MOST_LONG = 8
+_MOST_PACKETS = 400_000  # that are kept there in all, about 200 bytes each; one film may have more
 _long: dict[str, "Opening"] = {}
 
 
@@ -44,8 +44,9 @@ class Opening:
     verdicts: dict[str, tuple[str, str | None]] = field(default_factory=dict[str, tuple[str, str | None]])
 
     @property
-    def is_long(self) -> bool:
-        return self.timeline is not None and len(self.timeline.pts_of) >= _LONG
+    def num_packets(self) -> int:
+        """0 without time stamps."""
+        return 0 if self.timeline is None else len(self.timeline.pts_of)
 
 
 def digest_of(path: str) -> str:
@@ -64,14 +65,16 @@ def ends_digest(path: str, *, salt: str = "") -> str:
     return hasher.hexdigest()
 
 
-def find(tables: Sequence[str], path: str) -> tuple[str, Opening | None]:
-    """(digest of the file at `path`, what `tables` or this process know of it)."""
+def find(tables: Sequence[str], path: str) -> Opening | None:
+    """What `tables` or this process know of the file at `path`."""
+    if not tables and not _long:
+        return None
     try:
         digest = digest_of(path)
     except OSError:  # said where it is opened
-        return "", None
+        return None
     if digest in _long:
-        return digest, _long[digest]
+        return _long[digest]
     for table in tables:
         with contextlib.suppress(sqlite3.Error, ValueError, KeyError, TypeError, zlib.error):
             uri = f"{Path(table).absolute().as_uri()}?mode=ro&immutable=1"  # network file systems may have no locks
@@ -79,17 +82,23 @@ def find(tables: Sequence[str], path: str) -> tuple[str, Opening | None]:
                 row = connection.execute("SELECT packed FROM openings WHERE digest = ?", (digest,)).fetchone()
             if row is not None:
                 opening = unpacked(row[0])
-                remember(digest, opening)
-                return digest, opening
-    return digest, None
+                _keep(digest, opening)
+                return opening
+    return None
 
 
-def remember(digest: str, opening: Opening) -> None:
-    """Keep in memory what was found on a long video."""
-    if digest and opening.is_long:
+def remember(path: str, opening: Opening) -> None:
+    """Keep in memory what was found on the file at `path`, if it is long."""
+    if opening.num_packets >= _LONG:
+        with contextlib.suppress(OSError):
+            _keep(digest_of(path), opening)
+
+
+def _keep(digest: str, opening: Opening) -> None:
+    if opening.num_packets >= _LONG:
         _long.pop(digest, None)
         _long[digest] = opening
-        while len(_long) > _MOST_LONG:
+        while len(_long) > 1 and sum(kept.num_packets for kept in _long.values()) > _MOST_PACKETS:
             _long.pop(next(iter(_long)))
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ def page_html(
     origins: Sequence[tuple[Comparison, Origin]],
     *,
     figures: Mapping[str, str],
+    downloads: Sequence[str],
     pictures: Pictures | None = None,
     refresh: int | None = None,
 ) -> str:
@@ -38,6 +40,7 @@ def page_html(
     Args:
         origins: `origins_of` it.
         figures: SVG text by name: curves, gap, batch.
+        downloads: names of the tables that lie in tables/.
         pictures: frames of videos, where they can be had.
         refresh: seconds after which a browser asks for it again.
     """
@@ -71,8 +74,8 @@ def page_html(
         unreadable=left_out_lines(analysis),
         open=open_lines(analysis),
         faults=analysis.faults,
-        command=f"vidgn report {analysis.study.directory}",
-        downloads=[t.name for t in study_tables(analysis, origins)],
+        command=f"vidgn report {shlex.quote(str(analysis.study.directory))}",
+        downloads=downloads,
         figures=figures,
         refresh=refresh,
     )
@@ -112,7 +115,7 @@ def run_page_html(
         unreadable=left_out_lines(analysis),
         open=open_lines(analysis),
         faults=analysis.faults,
-        command=f"vidgn report {cell.directory}",
+        command=f"vidgn report {shlex.quote(str(cell.directory))}",
         downloads=[],
         figures=figures,
         refresh=None,

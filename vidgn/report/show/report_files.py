@@ -63,13 +63,15 @@ def write_report(
     figures = _write_pictures(analysis, directory)
     drawn = [directory / f"{name}.png" for name in figures]
     origins = origins_of(analysis)
-    _write_tables(directory / "tables", study_tables(analysis, origins))
-    told = {**as_json(analysis), "tables": [table.as_json() for table in study_tables(analysis, origins)]}
+    tables = study_tables(analysis, origins)
+    _write_tables(directory / "tables", tables)
+    told = {**as_json(analysis), "tables": [table.as_json() for table in tables]}
     machine = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(directory / "report.json", machine + "\n", alone=False)
     markdown = report_markdown(analysis, pictures=[p.name for p in drawn])
     write_text(directory / "report.md", visible(markdown), alone=False)
-    page = page_html(analysis, origins, figures=figures, pictures=pictures, refresh=refresh)
+    downloads = [table.name for table in tables]
+    page = page_html(analysis, origins, figures=figures, downloads=downloads, pictures=pictures, refresh=refresh)
     write_text(directory / "report.html", page, alone=False)
     paths = "\n".join(str(p) for p in (directory / "report.html", directory / "report.md", *drawn))
     console = "\n\n".join([*_sections(analysis), paths])
