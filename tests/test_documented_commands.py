@@ -167,6 +167,7 @@ def test_commands_run_as_they_stand(page: Path, place: Path, tmp_path: Path) -> 
 def test_the_demo_runs_and_shows_its_table(place: Path, tmp_path: Path) -> None:
     run("vidgn train sweep=demo data.synthetic.num_train=16 data.synthetic.num_val=16", place, tmp_path)
     assert "8 done" in (tmp_path / "runs/demo/report.md").read_text()
+    assert "data:image/jpeg" in (tmp_path / "runs/demo/report.html").read_text()  # of videos that flipped
 
 
 def test_every_option_that_pages_name_is_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,7 +167,10 @@ def test_every_run_of_a_study_with_every_kind_of_statistics(trained, moved, caps
     assert "image-precise" not in [line.rpartition(": ")[2] for line in said.splitlines() if line.startswith("1/1")]
     assert {path.stem for path in (RUN / "tests").glob("*.json")} == {f"image-{n}" for n in ("precise", "ema", "batch")}
     assert (RUN / "tests/image-precise.json").read_bytes() == before
-    assert "Precise statistics are taken anew" in Path("runs/study/report.html").read_text()
+    page = Path("runs/study/report.html").read_text()
+    assert "Precise statistics are taken anew" in page
+    assert "The first training clips, as the network saw them" in page
+    assert page.count("data:image/jpeg") >= 4
     assert main(words) == 0
     assert "1/1" not in capsys.readouterr().out
 

@@ -90,10 +90,10 @@ def _evaluate(path: Path, overrides: list[str]) -> int:
             except VidgnError as error:
                 failed += 1
                 print(f"{cell.run_name}: {error}", file=sys.stderr)
-    from vidgn.cli.report_pictures import pictures_of
+    from vidgn.cli.report_pictures import PICTURES
     from vidgn.report.show.report_files import write_report
 
-    print(f"report: {write_report(path, pictures=pictures_of).report}")
+    print(f"report: {write_report(path, pictures=PICTURES).report}")
     return 1 if failed else 0
 
 

@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
 
-    from vidgn.cli.report_pictures import pictures_of
+    from vidgn.cli.report_pictures import PICTURES
     from vidgn.report.show.report_files import write_report
 
     if arguments.serve:
@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
         from vidgn.report.read.study import read_study
 
         return serve(read_study(arguments.study).directory, arguments.port)
-    written = write_report(arguments.study, pictures=pictures_of, only=arguments.only)
+    written = write_report(arguments.study, pictures=PICTURES, only=arguments.only)
     print(written.json if arguments.json else written.console)
     return 0
 

@@ -1,11 +1,15 @@
-"""Frames of tested videos for a report's page, where the videos are still there."""
+"""Frames of videos for a report's page, where the videos are still there."""
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from vidgn.errors import VidgnError
+from vidgn.report.show.page import Pictures
+
+_NUM_CLIPS = 8
 
 
 @cache
@@ -32,3 +36,33 @@ def pictures_of(wanted: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], by
 
     made = contact_sheets(dict.fromkeys(there.values()))
     return {key: made[path] for key, path in there.items() if path in made}
+
+
+def training_clips(run_dir: Path) -> list[tuple[str, bytes]]:
+    """(class, JPEG of four frames) of a run's first training clips, cut, scaled and flipped as the network saw them."""
+    import torch
+
+    from vidgn.config.compose import load_run_config
+    from vidgn.data.loading.batches import train_batches
+    from vidgn.data.tools.contact_sheet import sheet_of
+    from vidgn.runs.kept_rows import kept_rows
+
+    try:
+        config, rows = load_run_config(run_dir), kept_rows(run_dir, "train")
+        if rows is None or not os.path.exists(rows[0].path):
+            return []
+        data = replace(config.data, workers=1)
+        with train_batches(
+            rows, data, seed=config.seed, frames=config.frames, stride=config.stride, positions=[range(_NUM_CLIPS)]
+        ) as batches:
+            batch = next(batches)
+    except VidgnError:
+        return []
+    frames = torch.linspace(0, config.frames - 1, min(4, config.frames)).round().long()
+    labels = [rows.classes[label] for label in batch.label_N.tolist()]
+    clips = batch.clip_NTHWC[:, frames].numpy()
+    return [(label, sheet_of(clip_THWC)) for label, clip_THWC in zip(labels, clips, strict=True)]
+
+
+PICTURES = Pictures(pictures_of, training_clips)
+TESTED_ALONE = Pictures(pictures_of, lambda run_dir: [])  # without torch, whose import takes seconds

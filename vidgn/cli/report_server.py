@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vidgn.cli.report_pictures import pictures_of
+from vidgn.cli.report_pictures import TESTED_ALONE
 from vidgn.errors import ConfigError, VidgnError
 
 REFRESH_SECONDS = 10
@@ -42,7 +42,7 @@ class _Server(http.server.ThreadingHTTPServer):
             ]
             if found != self._seen:
                 with contextlib.suppress(VidgnError):  # a cell that is being written: the next time
-                    write_report(self.study, pictures=pictures_of, refresh=REFRESH_SECONDS)
+                    write_report(self.study, pictures=TESTED_ALONE, refresh=REFRESH_SECONDS)
                     self._seen = found
 
 

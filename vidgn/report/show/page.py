@@ -5,6 +5,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,8 +23,18 @@ from vidgn.report.show.tables import Table
 from vidgn.terminal import visible
 
 Wanted = tuple[Path, str]  # a run's directory, the id of a video that it was tested on
-Pictures = Callable[[Sequence[Wanted]], Mapping[Wanted, bytes]]  # JPEGs of those that there are
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """JPEGs of those that there are: of tested videos, and of a run's first training clips with their classes."""
+
+    of_tested: Callable[[Sequence[Wanted]], Mapping[Wanted, bytes]]
+    of_training: Callable[[Path], Sequence[tuple[str, bytes]]]
+
+
 _MOST_CONFUSED = 20
+_MOST_PICTURES = 96
 
 
 def page_html(
@@ -71,6 +82,7 @@ def page_html(
         confusion=None,
         cost=cost_table(analysis.study.cells),
         data=data_table(analysis.study.cells),
+        clips=_clips(analysis.study.cells, pictures),
         unreadable=left_out_lines(analysis),
         open=open_lines(analysis),
         faults=analysis.faults,
@@ -112,6 +124,7 @@ def run_page_html(
         confusion=_confusion(cell),
         cost=cost_table([cell]),
         data=data_table([cell]),
+        clips=_clips([cell], pictures),
         unreadable=left_out_lines(analysis),
         open=open_lines(analysis),
         faults=analysis.faults,
@@ -225,10 +238,24 @@ def _flip(flip: Flip, norms: tuple[str, str], cell: Cell) -> dict[str, Any]:
 def _add_pictures(origins: Sequence[dict[str, Any]], pictures: Pictures | None) -> None:
     """To every video shown its frames, as an address that holds them."""
     flips: list[dict[str, Any]] = [flip for origin in origins for flip in origin["flips"]]
-    found = pictures([flip["wanted"] for flip in flips]) if pictures is not None and flips else {}
+    each = max(1, _MOST_PICTURES // max(1, len(origins)))  # so that the page stays small
+    shown: list[dict[str, Any]] = [flip for origin in origins for flip in origin["flips"][:each]]
+    found = pictures.of_tested([flip["wanted"] for flip in shown]) if pictures is not None and shown else {}
     for flip in flips:
         data = found.get(flip["wanted"])
-        flip["picture"] = None if data is None else "data:image/jpeg;base64," + base64.b64encode(data).decode()
+        flip["picture"] = None if data is None else _uri(data)
+
+
+def _uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def _clips(cells: Sequence[Cell], pictures: Pictures | None) -> list[dict[str, str]]:
+    """The first training clips of the first run that is done: those of every arm with its seed."""
+    first = next((c for c in cells if c.result), None)
+    if first is None or pictures is None:
+        return []
+    return [{"text": name, "picture": _uri(jpeg)} for name, jpeg in pictures.of_training(first.directory)]
 
 
 def _split(analysis: Analysis) -> str:
