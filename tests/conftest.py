@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
@@ -18,6 +19,9 @@ from tests.killing import Videos, overrides, run_dir
 from tests.launch.slurm_cluster import missing_programs
 from tests.warm import Warm
 from vidgn.config.schema import DataConfig, SyntheticConfig, ViewsConfig
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one takes its time
+hypothesis.settings.load_profile("any machine")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so every process they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -124,21 +124,25 @@ def test_a_test_clip_of_segments_has_the_frame_at_the_same_place_of_each_part(vi
     fps=st.sampled_from([None, 10.0]),
     position=st.integers(0, 10**6),
     ends=st.tuples(st.integers(0, 30), st.integers(1, 40)),
+    unit=st.sampled_from(["seconds", "frames"]),
 )
-def test_a_clip_never_leaves_its_segment(videos, tiny_data, name, fps, position, ends):
+def test_a_clip_never_leaves_its_segment(videos, tiny_data, name, fps, position, ends, unit):
     """Times of segments are those of frames, so that it shows on which side of an end a frame lies."""
     path, all_frames = videos[name]
     times = [Fraction(time, FPS) for time in (HELD if name == "vfr" else range(len(all_frames)))]
     start, end = Fraction(ends[0], FPS), Fraction(ends[0] + ends[1], FPS)
     inside = [number for number, time in enumerate(times) if start <= time - times[0] < end]
+    segment, message = (float(start), float(end)), r"has no frame between .* s; mend start and end of its row"
+    if unit == "frames":
+        segment, message = (float(ends[0]), float(sum(ends))), "and a segment ends at .*; mend end_frame of its row"
+        inside = list(range(ends[0], sum(ends))) if sum(ends) <= len(all_frames) else []
     data = replace(tiny_data, fps=fps, crop=28, short_side=(28, 28))
     plan = plan_for(data, 3, position, frames=3)
-    task = ReadTask(
-        0, Row("x", path, 0, None, None, (float(start), float(end))), (plan,), ClipGeometry.of(data, frames=3, stride=2)
-    )
+    row = Row("x", path, 0, None, None, segment, unit)
+    task = ReadTask(0, row, (plan,), ClipGeometry.of(data, frames=3, stride=2))
     buffer = bytearray(task.num_bytes)
     if not inside:
-        with pytest.raises(DecodeError, match=r"has no frame between .* s; mend start and end of its row"):
+        with pytest.raises(DecodeError, match=message):
             read_into(task, memoryview(buffer))
         return
     read_into(task, memoryview(buffer))

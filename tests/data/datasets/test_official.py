@@ -256,3 +256,23 @@ def test_folders_that_are_no_video_are_refused(tmp_path: Path, change, message: 
     with pytest.raises(DecodeError, match=message), open_frames(folder) as reader:
         reader.read([clip(0, 4)])
     assert probe(folder).status == "unreadable"
+
+
+def test_segments_in_frames(data: DataConfig, tmp_path: Path) -> None:
+    touch(tmp_path, "0.mp4")
+    path = tmp_path / "list.csv"
+    path.write_text("path,label,start_frame,end_frame\n0.mp4,x,3,12\n0.mp4,y,12,40\n")
+    own = replace(data, format="csv", train=str(path), val=str(path))
+    manifest = read_manifest(own, "train")
+    assert [(manifest[i].segment, manifest[i].segment_unit) for i in range(2)] == [
+        ((3.0, 12.0), "frames"),
+        ((12.0, 40.0), "frames"),
+    ]
+    assert manifest.listing().segment_unit == "frames"
+    for row, message in (("12,3", "no numbers of frames that rise"), ("a,3", "start_frame 'a', end_frame '3' are no")):
+        path.write_text(f"path,label,start_frame,end_frame\n0.mp4,x,{row}\n")
+        with pytest.raises(ManifestError, match=message):
+            read_manifest(own, "train")
+    path.write_text("path,label,start,end,start_frame,end_frame\n0.mp4,x,0,1,0,25\n")
+    with pytest.raises(ManifestError, match="has columns start and start_frame; leave one pair of them out"):
+        read_manifest(own, "train")

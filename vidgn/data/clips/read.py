@@ -180,7 +180,7 @@ def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:
     geometry, numbers = task.geometry, None
     num_frames = task.row.num_frames or reader.num_frames
     if geometry.fps is not None or task.row.segment is not None:
-        numbers = _by_time(reader, num_frames, geometry.fps, task.row.segment)
+        numbers = _part_of(reader, num_frames, geometry.fps, task.row)
         num_frames = len(numbers)
     sizes: ClipSizes = {
         "num_frames": num_frames,
@@ -201,10 +201,15 @@ def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:
     return tuple(replace(clip, frame_indices=tuple(numbers[k] for k in clip.frame_indices)) for clip in clips)
 
 
-def _by_time(
-    reader: "VideoReader", num_frames: int, fps: float | None, segment: tuple[float, float] | None
-) -> list[int]:
+def _part_of(reader: "VideoReader", num_frames: int, fps: float | None, row: Row) -> list[int]:
     """The frames of a segment, counted from the first frame on; at `fps`, the last one shown by each tick."""
+    segment, first, last = row.segment, 0, num_frames
+    if segment is not None and row.segment_unit == "frames":
+        first, last = int(segment[0]), int(segment[1])
+        if last > num_frames:
+            raise reader.error(f"has {num_frames} frames, and a segment ends at {last}; mend end_frame of its row")
+        if fps is None:
+            return list(range(first, last))
     seconds = reader.shown_seconds()[:num_frames]
     if not seconds and reader.nominal_fps:
         seconds = [number / reader.nominal_fps for number in range(num_frames)]
@@ -212,8 +217,7 @@ def _by_time(
         raise reader.error(
             "has no times of its frames, by which data.fps or a segment takes them; give a video that has"
         )
-    first, last = 0, len(seconds)
-    if segment is not None:
+    if segment is not None and row.segment_unit == "seconds":
         rounded = _SAME_TIME * (seconds[-1] - seconds[0]) / max(1, len(seconds) - 1)
         first, last = (bisect_left(seconds, seconds[0] + end - rounded) for end in segment)
         if first == last:

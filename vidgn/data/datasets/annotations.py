@@ -13,6 +13,7 @@ from vidgn.data.datasets.listing import (
     IMAGE_EXTENSIONS,
     INDEX_COLUMNS,
     OFFICIAL,
+    SEGMENT_COLUMNS,
     SPLIT_NAMES,
     VIDEO_EXTENSIONS,
     Listing,
@@ -26,7 +27,7 @@ from vidgn.data.datasets.listing import (
     read_lines,
     root_folder,
 )
-from vidgn.data.datasets.official import check_no_flags, official_rows, seconds_of
+from vidgn.data.datasets.official import check_no_flags, official_rows, segment_id, segment_of
 from vidgn.errors import ManifestError
 
 _MAX_DEPTH = 3  # folders below Kinetics' root that are searched
@@ -52,7 +53,7 @@ def _rows_of_folds(data: DataConfig) -> Iterator[tuple[str, str, str]]:
         path = annotation_path(data, "train")
         columns = ("path", "label") if data.group is None else ("path", "label", data.group)
         for row in csv_rows(path, columns):
-            yield _segment_id(row["path"], _segment(row, path)), row["label"].strip(), row[data.group or "path"]
+            yield segment_id(row["path"], segment_of(row, path)), row["label"].strip(), row[data.group or "path"]
     elif data.format == "list":
         for file, label, _ in _list_rows(data, "train"):
             yield file, label, file
@@ -115,14 +116,18 @@ def _csv(data: DataConfig, split: Split) -> Listing:
     """A header with `path` and `label`; columns that `vidgn data index` writes are used where they are there."""
     path = annotation_path(data, split)
     listing = Listing(root_folder(data, default=folder_of(path)))
+    header = csv_header(path)
+    if {"start", "start_frame"} <= set(header):
+        raise ManifestError(f"{path}: has columns start and start_frame; leave one pair of them out")
+    listing.segment_unit = "frames" if "start_frame" in header else "seconds"
     transcoded: dict[str, None] = {}
     for row in csv_rows(path, ("path", "label")):
         status = row.get("status") or "ok"
         if status != "ok" and split == "train":
-            listing.unreadable.append(_segment_id(row["path"], _segment(row, path)))
+            listing.unreadable.append(segment_id(row["path"], segment_of(row, path)))
             continue
-        segment = _segment(row, path)
-        listing.add(_segment_id(row["path"], segment), row["path"], row["label"].strip())
+        segment = segment_of(row, path)
+        listing.add(segment_id(row["path"], segment), row["path"], row["label"].strip())
         listing.segments.append(segment)
         listing.num_frames.append(_number(row, "num_frames", path, most_digits=9) if status == "ok" else 0)
         listing.num_bytes.append(_number(row, "bytes", path, most_digits=18))
@@ -135,21 +140,9 @@ def _csv(data: DataConfig, split: Split) -> Listing:
     return keep_existing(listing)
 
 
-def _segment(row: dict[str, str], path: str) -> tuple[float, float] | None:
-    """The columns `start` and `end` of a csv, in seconds; None where they are not there or empty."""
-    texts = [row.get(name, "").strip() for name in ("start", "end")]
-    if not any(texts):
-        return None
-    return seconds_of(texts[0], texts[1], f"{path}: {row['path']}")
-
-
-def _segment_id(file: str, segment: tuple[float, float] | None) -> str:
-    return file if segment is None else f"{file}@{segment[0]:.3f}-{segment[1]:.3f}"
-
-
 def unread_columns(path: str, group: str | None) -> list[str]:
     """A line that names the columns of a csv that mean nothing here, none where there are none."""
-    known = (*INDEX_COLUMNS, group, "start", "end", "transcoded_from", "transcoded_from_bytes", "transcoded_as")
+    known = (*INDEX_COLUMNS, group, *SEGMENT_COLUMNS, "transcoded_from", "transcoded_from_bytes", "transcoded_as")
     unread = [name for name in csv_header(path) if name not in known]
     return [f"{path}: columns that are not read: {', '.join(unread)}"] if unread else []
 
@@ -322,12 +315,12 @@ def _official(data: DataConfig, split: Split) -> Listing:
     for file, label, segment in official_rows(path, data.format, split, data):
         listing.segments.append(segment)
         if os.path.splitext(file)[1]:
-            listing.add(_segment_id(file, segment), file, label)
+            listing.add(segment_id(file, segment), file, label)
             continue
         if by_stem is None:
             with os.scandir(listing.base) as entries:
                 by_stem = {os.path.splitext(e.name)[0]: e.name for e in entries if not is_dangling(e)}
-        listing.add(_segment_id(file, segment), by_stem.get(file) or by_stem.get(f"v_{file}", file), label)
+        listing.add(segment_id(file, segment), by_stem.get(file) or by_stem.get(f"v_{file}", file), label)
     if not any(listing.segments):
         listing.segments = []
     return keep_existing(listing)

@@ -24,6 +24,7 @@ _RARE = frozenset(
     {".3g2", ".apng", ".asf", ".divx", ".f4v", ".gif", ".ivf", ".mjpeg", ".nut", ".ogv", ".qt", ".rm", ".y4m"}
 )
 VIDEO_EXTENSIONS = _USUAL | _BROADCAST | _RARE
+SEGMENT_COLUMNS = ("start", "end", "start_frame", "end_frame")
 INDEX_COLUMNS: tuple[str, ...] = (
     *(
         "path",
@@ -53,7 +54,7 @@ class Listing:
 
     `paths` are relative to `base`, or absolute. `labels` are as written. `missing`: ids whose file is not there.
     `num_frames`, `num_bytes`: from an index, 0 where not known; empty where no row has any.
-    `segments`: (start, end) in seconds of the part of the file that a row is; None: all of it. Empty where all are.
+    `segments`: (start, end) in `segment_unit` of the part of the file that a row is; None: all. Empty where all are.
     `unreadable`: ids that an index marks as not decodable, left out of training (a test counts them as wrong).
     `transcoded_as`: each way in which some were, as their manifest says; empty where none was.
     `notes`: what is to be said of the annotation. `others`: a row's columns that are not read here, where asked for.
@@ -67,6 +68,7 @@ class Listing:
     num_bytes: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     segments: list[tuple[float, float] | None] = field(default_factory=list)
+    segment_unit: str = "seconds"
     unreadable: list[str] = field(default_factory=list)
     transcoded_as: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -28,7 +28,8 @@ class Row:
     label: int
     num_frames: int | None
     num_bytes: int | None = None
-    segment: tuple[float, float] | None = None  # seconds of the file from the first frame on, the end left out
+    segment: tuple[float, float] | None = None  # of the file from the first frame on, the end left out
+    segment_unit: str = "seconds"  # or frames
 
 
 class Manifest:
@@ -47,6 +48,7 @@ class Manifest:
         self.missing = tuple(listing.missing)
         self.unreadable = tuple(listing.unreadable)
         self.transcoded_as = tuple(listing.transcoded_as)
+        self._segment_unit = listing.segment_unit
         self._base = listing.base
         self._ids = _Strings(listing.ids)
         self._paths = self._ids if listing.paths == listing.ids else _Strings(listing.paths)
@@ -76,6 +78,7 @@ class Manifest:
             num_bytes=[] if self._num_bytes is None else self._num_bytes.tolist(),
             segments=[] if self._segments is None else [self._segment(i) for i in range(len(self))],
             missing=list(self.missing),
+            segment_unit=self._segment_unit,
             unreadable=list(self.unreadable),
             transcoded_as=list(self.transcoded_as),
         )
@@ -87,7 +90,8 @@ class Manifest:
         num_frames = None if self._num_frames is None else int(self._num_frames[index]) or None
         num_bytes = None if self._num_bytes is None else int(self._num_bytes[index]) or None
         path = os.path.join(self._base, self._paths[index])
-        return Row(self._ids[index], path, int(self._labels[index]), num_frames, num_bytes, self._segment(index))
+        label, segment = int(self._labels[index]), self._segment(index)
+        return Row(self._ids[index], path, label, num_frames, num_bytes, segment, self._segment_unit)
 
     def _segment(self, index: int) -> tuple[float, float] | None:
         if self._segments is None or math.isnan(self._segments[index][0]):

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vidgn.config.schema import DataConfig
@@ -48,6 +48,30 @@ def seconds_of(start: str, end: str, where: str) -> Segment:
     if found[0] >= found[1]:
         raise ManifestError(f"{where}: its segment ends at {end[:20]} and starts at {start[:20]}; mend the row")
     return found[0], found[1]
+
+
+def segment_of(row: Mapping[str, str], path: str) -> Segment | None:
+    """The part of its file that a row of a csv is: columns start and end in seconds, or start_frame and end_frame.
+
+    None where they are not there or empty.
+
+    Raises:
+        ManifestError: for what is no time or number, or ends before it starts.
+    """
+    where = f"{path}: {row['path']}"
+    numbers = [row.get(name, "").strip() for name in ("start_frame", "end_frame")]
+    if any(numbers):
+        if not all(number.isdecimal() and len(number) < 10 for number in numbers) or int(numbers[0]) >= int(numbers[1]):
+            told = f"start_frame {numbers[0][:20]!r}, end_frame {numbers[1][:20]!r}"
+            raise ManifestError(f"{where}: {told} are no numbers of frames that rise; mend the row")
+        return float(numbers[0]), float(numbers[1])
+    texts = [row.get(name, "").strip() for name in ("start", "end")]
+    return seconds_of(texts[0], texts[1], where) if any(texts) else None
+
+
+def segment_id(file: str, segment: Segment | None) -> str:
+    """What tells the segments of a file apart."""
+    return file if segment is None else f"{file}@{segment[0]:.3f}-{segment[1]:.3f}"
 
 
 def check_no_flags(path: str) -> None:

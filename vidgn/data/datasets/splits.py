@@ -55,7 +55,7 @@ def _places(rows: Manifest) -> list[str]:
     found = []
     for index in range(len(rows)):
         segment = rows[index].segment
-        part = "" if segment is None else f" ({segment[0]:.3f} to {segment[1]:.3f} s)"
+        part = "" if segment is None else f" ({segment[0]:.3f} to {segment[1]:.3f} {rows[index].segment_unit})"
         found.append(f"{os.path.normpath(rows[index].path)}{part}")
     return found
 
