@@ -112,7 +112,10 @@ def _refusal(
         return f"{problem}numbers count classes only where every label of both lists is a whole number: write all alike"
     if data.classes is not None:
         return f"{problem}mend the label, or add it to the file data.classes"
-    return f"{problem}no training video has it: mend the label, or, to train, write data.untrained_classes=allow"
+    return (
+        f"{problem}no training video has it: mend the label, or take the row out; "
+        "or, to train, write data.untrained_classes=allow"
+    )
 
 
 def _classes_file(path: str) -> tuple[str, ...]:
