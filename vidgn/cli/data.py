@@ -133,6 +133,8 @@ def index(argv: list[str]) -> int:
     )
     for note in sources.notes():
         print(note)
+    if summary.no_openings is not None:
+        print(f"{arguments.out}.openings can't be written ({summary.no_openings}): videos are opened without it")
     print(f"use it with data=csv data.root={sources.root or '.'} data.train={arguments.out} (or data.val=...)")
     return 0
 

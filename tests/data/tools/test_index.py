@@ -252,3 +252,14 @@ def test_an_official_list_becomes_a_manifest(videos: Path, tmp_path: Path) -> No
         assert {now[i].num_frames for i in range(len(now))} == {NUM_FRAMES}
     with pytest.raises(ManifestError, match=r"give the folder that holds its videos with --root"):
         verbs.index(["--format", "ucf101", str(lists), "--fold", "1", "--out", str(tmp_path / "x.csv")])
+
+
+def test_an_index_is_written_where_its_openings_can_not_be(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "index.csv"
+    Path(f"{out}.openings").mkdir()
+    assert verbs.index([str(videos), "--out", str(out), "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "index.csv.openings can't be written (unable to open database file): videos are opened without it" in said
+    assert len(rows_of(out)) == 4

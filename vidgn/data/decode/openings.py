@@ -108,9 +108,15 @@ def forget() -> None:
 
 
 def write(table: str, rows: Iterable[tuple[str, bytes]]) -> None:
-    """Add (digest, packed opening) rows to a table, which is made where it is not there or is none."""
+    """Add (digest, packed opening) rows to a table, which is made where it is not there or is none.
+
+    Raises:
+        OSError, sqlite3.Error: it can't be written.
+    """
     try:
         _insert(table, rows)
+    except sqlite3.OperationalError:  # it can't be opened or locked
+        raise
     except sqlite3.DatabaseError:
         os.unlink(table)
         _insert(table, rows)

@@ -19,13 +19,14 @@ _FLAG_SEPARATOR = ";"
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """`num_reused`: rows taken over from an earlier run."""
+    """`num_reused`: rows taken over from an earlier run. `no_openings`: why openings are not kept, if they are not."""
 
     num_files: int
     num_ok: int
     num_reused: int
     num_frames: int
     duration_seconds: float
+    no_openings: str | None = None
 
 
 def write_index(
@@ -55,15 +56,18 @@ def write_index(
     for source in sources:
         if source.path in done:
             on_done(source, done[source.path]["status"])
-    todo = [source for source in sources if source.path not in done]
+    todo, no_openings = [source for source in sources if source.path not in done], None
     try:
         columns = (*INDEX_COLUMNS, *other_columns(sources))
         _write_rows(part, done.values(), INDEX_COLUMNS)
         with open(part, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, INDEX_COLUMNS)
             for source, found in probe_all(todo, workers=workers, limits=limits, decoders=decoders):
-                if found.opening is not None:
-                    openings.write(table, [found.opening])
+                if found.opening is not None and no_openings is None:
+                    try:
+                        openings.write(table, [found.opening])
+                    except (OSError, sqlite3.Error) as error:  # a file system without locks: training can do without
+                        no_openings = str(error)
                 done[source.path] = _row(source, found)
                 writer.writerow(done[source.path])
                 file.flush()
@@ -71,9 +75,8 @@ def write_index(
         rows = [{**done[source.path], "label": source.label, **source.others} for source in sources]
         _write_rows(part, rows, columns)
         os.replace(part, out)
-    except (OSError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ManifestError(f"{out} can't be written ({reason}); give another --out") from None
+    except OSError as error:
+        raise ManifestError(f"{out} can't be written ({error.strerror}); give another --out") from None
     good = [row for row in rows if row["status"] == OK]
     return IndexSummary(
         len(rows),
@@ -81,6 +84,7 @@ def write_index(
         len(sources) - len(todo),
         sum(int(row["num_frames"]) for row in good),
         sum(float(row["duration_seconds"]) for row in good),
+        no_openings,
     )
 
 
