@@ -47,7 +47,9 @@ def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
     assert list((tmp_path / "runs" / "s").glob(".stop-token*")) == []
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.long), "submitit_local"])
+@pytest.mark.parametrize(
+    "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.long) for name in ("joblib", "submitit_local"))]
+)
 def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
     arguments = sweep(tmp_path, launcher, "trainer.max_steps=400", "trainer.checkpoint_steps=1000")
     run(tmp_path, 2).mkdir(parents=True)
