@@ -53,7 +53,13 @@ def training_clips(run_dir: Path) -> list[tuple[str, bytes]]:
             return []
         data = replace(config.data, workers=1)
         with train_batches(
-            rows, data, seed=config.seed, frames=config.frames, stride=config.stride, positions=[range(_NUM_CLIPS)]
+            rows,
+            data,
+            seed=config.seed,
+            frames=config.frames,
+            stride=config.stride,
+            positions=[range(_NUM_CLIPS)],
+            slots_per_step=config.gpus * config.clips_per_gpu,
         ) as batches:
             batch = next(batches)
     except VidgnError:

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from vidgn.cli.report_pictures import TESTED_ALONE
 from vidgn.errors import ConfigError, VidgnError
+from vidgn.terminal import visible
 
 REFRESH_SECONDS = 10
 _TYPES = {
@@ -30,8 +31,12 @@ class _Server(http.server.ThreadingHTTPServer):
         self.study, self._lock, self._seen = study, threading.Lock(), None
         super().__init__(("127.0.0.1", port), _Handler)
 
-    def make_anew(self) -> None:
-        """Write the report again where a run has another result or another state than before."""
+    def make_anew(self) -> str | None:
+        """Write the report again where a run has another result or another state than before.
+
+        Returns:
+            Why it can't be, None if it is there.
+        """
         from vidgn.report.show.report_files import write_report
 
         with self._lock:
@@ -40,18 +45,23 @@ class _Server(http.server.ThreadingHTTPServer):
                 for name in ("result.json", "error.txt", "config.yaml")
                 for path in sorted(self.study.glob(f"*/{name}"))
             ]
-            if found != self._seen:
-                with contextlib.suppress(VidgnError):  # a cell that is being written: the next time
-                    write_report(self.study, pictures=TESTED_ALONE, refresh=REFRESH_SECONDS)
+            try:
+                if found != self._seen:
+                    write_report(self.study, pictures=TESTED_ALONE)
                     self._seen = found
+            except VidgnError as error:
+                return visible(str(error))
+            return None
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, _Server)
         name = unquote(urlsplit(self.path).path).lstrip("/") or "report.html"
-        if name == "report.html":
-            self.server.make_anew()
+        is_page = name == "report.html"
+        if is_page and (error := self.server.make_anew()) is not None:
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain=error)
+            return
         path = self.server.study / name
         is_plain = re.fullmatch(r"(?:tables/)?[\w-][\w.-]*", name) is not None
         if not (is_plain and path.suffix in _TYPES and path.is_file() and not path.is_symlink()):
@@ -62,6 +72,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", _TYPES[path.suffix])
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Cache-Control", "no-store")
+        if is_page:
+            self.send_header("Refresh", str(REFRESH_SECONDS))
         self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline' data:")
         self.end_headers()
         self.wfile.write(data)
@@ -81,7 +93,6 @@ def serve(study: Path, port: int) -> int:
     except (OSError, OverflowError) as error:
         raise ConfigError(f"--port {port}: {getattr(error, 'strerror', None) or error}; give another") from None
     with server:
-        server.make_anew()
         print(f"http://127.0.0.1:{server.server_port}/ shows {study}, anew as cells end; Ctrl-C ends it", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever(0.2)

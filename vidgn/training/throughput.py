@@ -88,7 +88,7 @@ def advice(found: Throughput, data: DataConfig) -> str:
     lack = (
         f"set data.workers={most_workers}, which is {most / found.model:.0%} of what the model takes on {found.device}"
     )
-    folder = data.cache or default_cache()
+    folder = os.path.abspath(data.cache or default_cache())
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     gigabytes = math.ceil(found.decoded_bytes * 1.05 / 1e9)

@@ -1,5 +1,6 @@
 """What opening a video has told is kept: the same frames come out, and no packet is looked at for it."""
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -61,18 +62,29 @@ def test_every_kind_gives_the_same_frames(indexed: tuple[Path, str], unlooked: l
                 assert (frame(told, number) == frame(plain, number)).all(), (path, number)
 
 
-def test_a_video_is_found_by_what_it_holds(indexed: tuple[Path, str], unlooked: list[str], tmp_path: Path) -> None:
+def test_a_video_that_was_moved_is_found(indexed: tuple[Path, str], unlooked: list[str], tmp_path: Path) -> None:
     folder, table = indexed
     moved = tmp_path / "moved.mp4"
-    shutil.copyfile(folder / "h264_closed.mp4", moved)
+    shutil.copy2(folder / "h264_closed.mp4", moved)
     with open_video(moved, openings=(table,)) as reader:
         assert reader.num_frames == NUM_FRAMES
     assert unlooked == []
-    data = bytearray(moved.read_bytes())
+    data, found = bytearray(moved.read_bytes()), moved.stat()
     data[-1] ^= 1
     moved.write_bytes(data)
+    os.utime(moved, ns=(found.st_atime_ns, found.st_mtime_ns))
     open_video(moved, openings=(table,)).close()
     assert unlooked == [str(moved)]
+
+
+def test_a_video_that_was_edited_in_place_is_looked_at_again(indexed, unlooked: list[str], tmp_path: Path) -> None:
+    """Of a long film the header may lie behind the first bytes and before the last: its time of change tells."""
+    folder, table = indexed
+    edited = tmp_path / "edited.mp4"
+    shutil.copy2(folder / "h264_closed.mp4", edited)
+    os.utime(edited, (1, edited.stat().st_mtime + 2))
+    open_video(edited, openings=(table,)).close()
+    assert unlooked == [str(edited)]
 
 
 @pytest.mark.parametrize(

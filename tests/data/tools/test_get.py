@@ -122,10 +122,9 @@ def remote(server: Server, name: str = "a.txt", **fields: object) -> RemoteFile:
         (["breaks off", "no ranges"], [None, "bytes=51200-"]),
         (["breaks off", "another part"], [None, "bytes=51200-", None]),
         (["500", "500"], [None, None, None]),
-        (["no length"], [None]),
         (["too long"], [None, "bytes=102400-"]),
     ],
-    ids=["well", "breaks off", "knows no ranges", "sends another part", "is not well", "tells no length", "adds ten"],
+    ids=["well", "breaks off", "knows no ranges", "sends another part", "is not well", "adds ten"],
 )
 def test_a_server_that(server: Server, tmp_path: Path, faults: list[str], ranges: list[str | None]) -> None:
     server.files["/a.txt"] = TEXT
@@ -193,6 +192,26 @@ def test_a_server_that_never_sends_what_it_says(server: Server, tmp_path: Path) 
     with pytest.raises(GetError, match=r"IncompleteRead.*; the same command goes on from here"):
         get.download(remote(server), tmp_path / "a.txt")
     assert not (tmp_path / "a.txt").exists()
+
+
+def test_a_text_of_no_known_length_can_not_be_told_whole(server: Server, tmp_path: Path) -> None:
+    server.files |= {"/a.csv": TEXT, "/a.zip": zipped(**{"a.mp4": b"1"})}
+    server.faults = ["no length", "no length"]
+    with pytest.raises(GetError, match="its server does not say how long it is"):
+        get.download(remote(server, "a.csv"), tmp_path / "a.csv")
+    get.download(remote(server, "a.zip"), tmp_path / "a.zip")  # an archive knows where it ends
+
+
+def test_what_was_replaced_before_a_split_came_is_replaced_again(server: Server, tmp_path: Path) -> None:
+    kinetics_at(server, tmp_path)
+    words = ["data", "get", "kinetics400", str(tmp_path / "k400"), "--mirror", server.url, "--no-index", "--split"]
+    assert main([*words, "train"]) == 0
+    assert main([*words, "val"]) == 0
+    (mended,) = (tmp_path / "k400" / "videos" / "val").glob("valrun____1*")
+    assert mended.stat().st_size > 100
+    asked = len(server.asked)
+    assert main([*words, "val"]) == 0
+    assert len(server.asked) == asked
 
 
 def test_a_login_page_is_no_archive(server: Server, tmp_path: Path) -> None:

@@ -221,14 +221,18 @@ def test_serving_shows_the_study_and_nothing_else(writer, make_ranks) -> None:
     try:
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
 
+        refreshed: list[str | None] = []
+
         def get(path: str) -> tuple[int, bytes]:
             connection.request("GET", path)
             response = connection.getresponse()
+            refreshed.append(response.getheader("Refresh"))
             return response.status, response.read()
 
         status, page = get("/")
         assert status == 200
-        assert b'http-equiv="refresh"' in page
+        assert b"8 runs: 8 done" in page
+        assert refreshed == ["10"]
         assert get("/tables/gaps.csv")[0] == get("/report.json")[0] == get("/gap.png")[0] == 200
         run_name = next(writer.directory.glob("*_bn_s0")).name
         for path in (
@@ -245,6 +249,11 @@ def test_serving_shows_the_study_and_nothing_else(writer, make_ranks) -> None:
             assert get(path)[0] == 404, path
         writer.finish(writer.config(norm="ln", frames=16, gpus=2), make_ranks(160, 0.5, seed=9))
         assert b"9 runs: 9 done" in get("/")[1]
+        (writer.directory / "study.json").write_text("{")
+        next(writer.directory.glob("*_bn_s0")).joinpath("error.txt").write_text("x")
+        status, page = get("/")
+        assert status == 503
+        assert b"study.json is no list of cells" in page
     finally:
         server.shutdown()
         server.server_close()

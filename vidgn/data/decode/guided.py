@@ -25,6 +25,8 @@ def distrust_any(guide: PyavReader) -> str | None:
     """Why no decoder but PyAV can be trusted with this file, None if one may."""
     if guide.timeline is None:
         return "needs a usable time stamp on every packet"
+    if guide.timeline.doubts_keyframes:
+        return "may believe in keyframes that are none"
     if guide.num_streams > 1:
         return f"may read another of the {guide.num_streams} video streams"
     if guide.orientation.is_mirrored:

@@ -1,8 +1,8 @@
 """What opening a video tells, kept, so that opening it again reads none of its packets.
 
-`vidgn data index` writes a table of these beside its csv. A row is found by what the file holds (its size, its first
-and last bytes), so that a set may be moved, and a file that was replaced finds none. Those of long videos are kept in
-memory too: segments of one film follow each other.
+`vidgn data index` writes a table of these beside its csv. A row is found by the file's size, its time of change in
+whole seconds, its first and last bytes: a set may be moved, if its times go with it, and a file that was replaced or
+edited finds none. Those of long videos are kept in memory too: segments of one film follow each other.
 """
 
 import contextlib
@@ -50,8 +50,8 @@ class Opening:
 
 
 def digest_of(path: str) -> str:
-    """Of what a file holds, and of the FFmpeg that reads it."""
-    return ends_digest(path, salt=libraries())
+    """Of a file as it is now, and of the FFmpeg that reads it."""
+    return ends_digest(path, salt=f"{int(os.stat(path).st_mtime)} {libraries()}")
 
 
 def ends_digest(path: str, *, salt: str = "") -> str:
@@ -135,6 +135,7 @@ def packed(opening: Opening) -> bytes:
     told = {
         "lengths": [len(array) for array in arrays],
         "has_discarded": timeline is not None and timeline.has_discarded,
+        "doubts_keyframes": timeline is not None and timeline.doubts_keyframes,
         "can_seek": opening.can_seek,
         "orientation": list(opening.orientation),
         "coded_size": list(opening.coded_size),
@@ -160,7 +161,8 @@ def unpacked(data: bytes) -> Opening:
         parts = np.split(np.frombuffer(steps, "<i8"), ends[:-1])
         pts_of, keyframes, shown = (tuple(np.cumsum(part).tolist()) for part in parts)
         order_of = {pts: order for order, pts in enumerate(pts_of)}
-        timeline = Timeline(shown, order_of, keyframes, pts_of, bool(told["has_discarded"]))
+        doubts = bool(told["doubts_keyframes"])
+        timeline = Timeline(shown, order_of, keyframes, pts_of, bool(told["has_discarded"]), doubts)
     height, width = told["coded_size"]
     return Opening(
         timeline,

@@ -33,13 +33,17 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """`shown_pts`: of every frame, sorted: frame i is shown at shown_pts[i]. The others go by packet order."""
+    """`shown_pts`: of every frame, sorted: frame i is shown at shown_pts[i]. The others go by packet order.
+
+    `doubts_keyframes`: the container's are not believed, whose reader may seek to them.
+    """
 
     shown_pts: tuple[int, ...]
     order_of: dict[int, int]  # pts -> packet order
     keyframes: tuple[int, ...]  # packet orders
     pts_of: tuple[int, ...]  # by packet order
     has_discarded: bool
+    doubts_keyframes: bool = False
 
     @cached_property
     def _shown(self) -> np.ndarray:
@@ -108,7 +112,7 @@ class Timeline:
 
     def from_start(self) -> "Timeline":
         """The same packets where no keyframe is to be believed: everything decodes from the first."""
-        return replace(self, keyframes=(0,))
+        return replace(self, keyframes=(0,), doubts_keyframes=True)
 
 
 class Damage:

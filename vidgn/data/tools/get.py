@@ -58,7 +58,7 @@ def get_files(
         for file in _with_lists(files, archives, mirror, on_bytes):
             name = name_of(file)
             done = archives / f"{name}.done"
-            if done.exists():
+            if done.exists() and not (file.replaces and _is_older(done, archives)):
                 on_done(name, "was there")
                 continue
             path = archives / name
@@ -69,6 +69,11 @@ def get_files(
             if not keep_archives:
                 path.unlink()
             on_done(name, outcome)
+
+
+def _is_older(done: Path, archives: Path) -> bool:
+    """Whether other files have come since, some of whose videos it may have to replace."""
+    return any(other.stat().st_mtime_ns > done.stat().st_mtime_ns for other in archives.glob("*.done"))
 
 
 def _put(file: RemoteFile, path: Path, target: Path) -> str:
@@ -182,6 +187,8 @@ def _continue(
             raise http.client.HTTPException("the server gives another part than was asked for")
         length = response.headers.get("Content-Length")
         total = start + int(length) if length and length.isdecimal() else file.num_bytes
+        if total is None and not response.chunked and file.sha256 is None and not is_archive(name_of(file)):
+            raise GetError(f"{url}: its server does not say how long it is, nor does it itself; give another --mirror")
         limit = most_bytes if file.num_bytes is None else file.num_bytes
         if limit is not None and total is not None and total > limit:
             raise GetError(f"{url}: has {total:,} bytes, and {limit:,} at most are right; give another --mirror")

@@ -45,7 +45,6 @@ def page_html(
     figures: Mapping[str, str],
     downloads: Sequence[str],
     pictures: Pictures | None = None,
-    refresh: int | None = None,
 ) -> str:
     """The page of a study.
 
@@ -54,7 +53,6 @@ def page_html(
         figures: SVG text by name: curves, gap, batch.
         downloads: names of the tables that lie in tables/.
         pictures: frames of videos, where they can be had.
-        refresh: seconds after which a browser asks for it again.
     """
     shown = [_origin(analysis, gap, origin, place) for place, (gap, origin) in enumerate(origins)]
     _add_pictures(shown, pictures)
@@ -90,7 +88,6 @@ def page_html(
         command=f"vidgn report {shlex.quote(str(analysis.study.directory))}",
         downloads=downloads,
         figures=figures,
-        refresh=refresh,
     )
 
 
@@ -132,7 +129,6 @@ def run_page_html(
         command=f"vidgn report {shlex.quote(str(cell.directory))}",
         downloads=[],
         figures=figures,
-        refresh=None,
     )
 
 

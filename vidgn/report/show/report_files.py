@@ -36,7 +36,6 @@ def write_report(
     place: Path | str,
     *,
     pictures: Pictures | None = None,
-    refresh: int | None = None,
     only: Path | str | None = None,
 ) -> WrittenReport:
     """Make the report of a study from its files: report.html, report.md, report.json, pictures, tables/.
@@ -46,7 +45,6 @@ def write_report(
     Args:
         pictures: see `page_html`.
         only: file with the names of the videos that count, one a line; the report then goes into a folder of its name.
-        refresh: seconds after which a browser that shows the page asks for it again.
 
     Raises:
         ManifestError: if `place` is neither a study nor a run.
@@ -71,7 +69,7 @@ def write_report(
     markdown = report_markdown(analysis, pictures=[p.name for p in drawn])
     write_text(directory / "report.md", visible(markdown), alone=False)
     downloads = [table.name for table in tables]
-    page = page_html(analysis, origins, figures=figures, downloads=downloads, pictures=pictures, refresh=refresh)
+    page = page_html(analysis, origins, figures=figures, downloads=downloads, pictures=pictures)
     write_text(directory / "report.html", page, alone=False)
     paths = "\n".join(str(p) for p in (directory / "report.html", directory / "report.md", *drawn))
     console = "\n\n".join([*_sections(analysis), paths])

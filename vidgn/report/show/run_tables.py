@@ -39,7 +39,8 @@ def data_table(cells: Sequence[Cell]) -> Table | None:
         if cell.result:
             r = cell.result
             shown = [r.get("data"), r.get("classes"), r["num_videos"], r.get("num_unreadable"), r.get("num_missing")]
-            stored = ", ".join(map(str, r.get("transcoded_as") or ())) or "as it was"
+            ways = r.get("transcoded_as")  # runs of earlier versions do not say
+            stored = "?" if ways is None else ", ".join(map(str, ways)) or "as it was"
             rows.append([cell.run_name, *("" if v is None else str(v) for v in shown), stored])
     header = ["run", "data", "classes", "tested", "unreadable", "missing", "stored"]
     return Table.of("data", "Data", header, rows) if rows else None
