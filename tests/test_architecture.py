@@ -25,7 +25,7 @@ ORDER = [
     ["models", "data", "report"],
     ["geometry"],
     ["config"],
-    ["atomic_files", "rng_streams", "processes", "terminal", "__init__"],
+    ["atomic_files", "rng_streams", "processes", "terminal", "video_names", "__init__"],
     ["errors"],
 ]
 # The same inside data and report.

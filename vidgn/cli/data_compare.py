@@ -12,6 +12,8 @@ folders and endings; no video is looked at. Copies of Kinetics differ in what wa
 
   vidgn data compare ours.csv theirs.csv --out common.txt
   vidgn report runs/study --only common.txt
+
+Exit code 0, or 1 where a video has another label in the other list.
 """
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from vidgn.cli.main import main
-from vidgn.data.datasets.overlap import overlap_of, stem_of
+from vidgn.data.datasets.overlap import overlap_of
 from vidgn.errors import ManifestError
+from vidgn.video_names import stem_of
 
 KINETICS = "label,youtube_id,time_start,time_end,split\nwave,a_-bcdefghi,1,11,val\nrun,abcdefghij2,5,15,val\n"
 

@@ -250,7 +250,14 @@ def test_without_per_video_scores_there_is_a_gap_and_no_interval(pair, writer):
     (gap,) = analysis.gaps
     assert gap.is_gap
     assert gap.videos is None
-    assert "without per-video scores no interval" in gap_section(analysis)
+    assert "no interval, for the scores of each video are not there" in gap_section(analysis)
+
+
+def test_unreadable_videos_are_named_where_no_scores_tell_which(pair, writer):
+    pair(num_unreadable=60)
+    (writer.directory / "i3d_tiny_32f_8x2_gn_s0" / "tests" / "paper-none.csv").unlink()
+    (gap,) = analysis_of(writer).gaps
+    assert gap.remarks == ("gn could not read 60 of the tested videos, bn 0: they count as wrong",)
 
 
 def test_results_that_contradict_their_scores_are_told_and_not_compared(pair):
@@ -345,7 +352,7 @@ def folds(writer, make_ranks):
 def test_folds_are_pooled_each_video_once(folds):
     analysis = folds()
     (column,), (gap,) = analysis.columns, analysis.gaps
-    assert column.tag is None
+    assert column.tag == "folds"
     assert (gap.folds, gap.seeds) == ((0, 1, 2), (0, 1))
     assert gap.videos.num_videos == 600
     cells = [c for c in analysis.study.cells if c.norm == "gn" and c.seed == 0]
@@ -353,7 +360,7 @@ def test_folds_are_pooled_each_video_once(folds):
     assert gap.by_seed[0] == pytest.approx(
         np.mean([c.result["top1"] * (1 if c.norm == "gn" else -1) * 2 for c in analysis.study.cells if c.seed == 0])
     )
-    assert "Folds are pooled: each of the videos is tested once a seed." in gap_section(analysis)
+    assert "3 folds are pooled: each of their videos is tested once a seed." in gap_section(analysis)
 
 
 def test_one_seed_of_several_folds_has_an_interval_over_folds(folds):
@@ -367,7 +374,20 @@ def test_splits_that_share_test_videos_have_no_interval(folds):
     (gap,) = analysis.gaps
     assert gap.interval is None
     assert gap.videos is None
-    assert "a video is in several folds' tests" in gap.refused[0]
+    text = gap_section(analysis)
+    assert "no interval, for a video is in the tests of several folds" in text
+    assert "More than the norm differs" not in text
+    assert "folds are pooled" not in text
+    assert len(gap.by_seed) == 2  # a mean a seed, not a difference a fold
+
+
+def test_a_run_without_folds_is_none_of_them(folds, writer, make_ranks):
+    """Fold 0 and no fold are two things."""
+    for norm in ("bn", "gn"):
+        writer.finish(writer.config(norm=norm, gpus=2), make_ranks(200, 0.5, seed=len(norm)))
+    analysis = folds(seeds=1)
+    assert [column.tag for column in analysis.columns] == [None, "folds"]
+    assert [(len(gap.runs), gap.videos.num_videos) for gap in analysis.gaps] == [(1, 200), (3, 600)]
 
 
 def test_a_fold_that_is_missing_is_counted(folds, writer):
@@ -527,3 +547,17 @@ def test_arms_tested_on_other_copies_are_compared_on_the_videos_they_share(write
     names.write_text("nothing\n")
     with pytest.raises(ManifestError, match="none of its tested videos is in the list"):
         run_report([str(writer.directory), "--only", str(names)])
+    report = (writer.directory / "only_common" / "report.md").read_text()
+    assert "Judged by the videos named in a list alone: of its 250 names, 150 were tested." in report
+
+
+def test_a_name_of_several_tested_videos_is_refused(pair, writer, tmp_path):
+    pair()
+    for file in writer.directory.glob("*/tests/*.csv"):
+        file.write_text(file.read_text().replace("video_00001,", "a/x.mp4,").replace("video_00002,", "b/x.mp4,"))
+    names = tmp_path / "names.txt"
+    names.write_text("x\n")
+    with pytest.raises(ManifestError, match="several tested videos are called x; name them by their ids"):
+        run_report([str(writer.directory), "--only", str(names)])
+    names.write_text("a/x.mp4\nvideo_00003\n")
+    assert run_report([str(writer.directory), "--only", str(names)]) == 0

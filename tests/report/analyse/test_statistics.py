@@ -130,6 +130,23 @@ def test_intervals_hold_the_gap_as_often_as_they_say(num_seeds, num_videos, runs
     assert called / trials <= 0.08
 
 
+@pytest.mark.parametrize(("power", "least"), [(2.0, (0.86, 0.89)), (2 - 1.45, (0.925, 0.95))])
+def test_satterthwaites_own_degrees_of_freedom_are_too_many_for_two_seeds(power, least):
+    """The coverage of the interval over the true variance of runs, by integrating over what two seeds show of it.
+
+    Videos: a variance `c` that is known, as from many of them. Runs: a mean square A of one degree of freedom.
+    """
+    quantiles = scipy.stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, 1)
+    worst = 1.0
+    for c in (0.1, 0.3, 1.0):
+        for runs in (1, 1.5, 2.5, 4, 7, 12, 20, 40, 100):
+            found = runs * quantiles
+            freedom = np.minimum(((found + c) / found) ** power, 1e5)
+            half = scipy.stats.t.ppf(0.975, freedom) * np.sqrt(found + c)
+            worst = min(worst, float(np.mean(2 * scipy.stats.norm.cdf(half / np.sqrt(runs + c)) - 1)))
+    assert least[0] < worst < least[1]
+
+
 def test_one_run_tells_nothing_of_runs():
     assert gap_interval([differences(1, 200)]) is None
 

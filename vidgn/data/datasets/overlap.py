@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vidgn.data.datasets.annotations import kinetics_ids, list_rows
 from vidgn.data.datasets.listing import csv_header, csv_rows
 from vidgn.errors import ManifestError
+from vidgn.video_names import stem_of
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,6 @@ def overlap_of(first: str, second: str, *, separator: str = " ") -> Overlap:
         tuple(name for name in theirs if name not in ours),
         tuple((name, ours[name], theirs[name]) for name in common if ours[name] != theirs[name]),
     )
-
-
-def stem_of(id: str) -> str:
-    """The name of a video without its folders and ending; of a segment with its times."""
-    file, found, times = id.rpartition("@")
-    path, times = (file, f"@{times}") if found else (id, "")
-    return os.path.splitext(os.path.basename(path))[0] + times
 
 
 def _labels(path: str, separator: str) -> Mapping[str, str]:

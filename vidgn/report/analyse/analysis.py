@@ -48,6 +48,7 @@ class Comparison:
     remarks: tuple[str, ...] = ()
     p_adjusted: float | None = None  # of `interval`, for as many as the study has
     by_seed: tuple[float, ...] = ()  # points of each of `seeds`
+    no_interval: str = ""  # why there is neither, over runs nor over videos
 
     @property
     def is_gap(self) -> bool:
@@ -226,18 +227,23 @@ def _measure(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], refuse
         return Comparison(arm, baseline, runs, None, None, None, refused)
     outcomes = [_outcomes(one, other) for one, other in pairs]
     known = [o for o in outcomes if o is not None]
+    results = [(one.result or {}, other.result or {}) for one, other in pairs]
     if len(known) < len(pairs):
-        points = [one.result["top1"] - other.result["top1"] for one, other in pairs if one.result and other.result]
-        return Comparison(arm, baseline, runs, over_seeds(points), None, None, refused)
-    folds = [
-        _crossed([o for o, run in zip(known, runs, strict=True) if run[0] == f]) for f in sorted({f for f, _ in runs})
-    ]
-    overlap = len({id for ids, _, _ in folds for id in ids}) < sum(len(ids) for ids, _, _ in folds)
-    by_seed = _points_by_seed(known, runs)
+        told = [(int(ours["num_videos"]), ours["top1"] - theirs["top1"]) for ours, theirs in results]
+        by_seed = _by_seed(told, runs)
+        why = "the scores of each video are not there, or none could be read by both"
+        return Comparison(arm, baseline, runs, over_seeds(by_seed), None, None, refused, (), None, by_seed, why)
+    told = [(len(ids), 100 * (float(ours_V.mean()) - float(theirs_V.mean()))) for ids, ours_V, theirs_V in known]
+    by_seed = _by_seed(told, runs)
     points = over_seeds(by_seed)
-    if overlap or not all(len(ids) for ids, _, _ in folds):
-        why = (*refused, "a video is in several folds' tests, so that no interval can be told") if overlap else refused
-        return Comparison(arm, baseline, runs, points, None, None, why, by_seed=by_seed)
+    numbers = sorted({fold for fold, _ in runs})
+    folds = [_crossed([o for o, run in zip(known, runs, strict=True) if run[0] == number]) for number in numbers]
+    if len({id for ids, _, _ in folds for id in ids}) < sum(len(ids) for ids, _, _ in folds):
+        why = "a video is in the tests of several folds"
+        return Comparison(arm, baseline, runs, points, None, None, refused, (), None, by_seed, why)
+    if not all(len(ids) for ids, _, _ in folds):
+        why = "no video could be read in the tests of all runs"
+        return Comparison(arm, baseline, runs, points, None, None, refused, (), None, by_seed, why)
     mean_V = [
         np.concatenate([fold.mean(axis=0) for fold in of_arm]) for of_arm in zip(*(f[1:] for f in folds), strict=True)
     ]
@@ -255,14 +261,12 @@ def crossed_differences(gap: Comparison) -> list[np.ndarray]:
     return [o.astype(np.int8) - t.astype(np.int8) for _, o, t in crossed]
 
 
-def _points_by_seed(known: Sequence[Outcomes], runs: Sequence[tuple[int, int]]) -> tuple[float, ...]:
-    """One difference a seed, by rising seed; its folds' by their videos."""
+def _by_seed(told: Sequence[tuple[int, float]], runs: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    """One difference a seed, by rising seed, of (videos, points) of each run: its folds' by their videos."""
     found: dict[int, list[tuple[int, float]]] = {}
-    for (_, ours_V, theirs_V), (_, seed) in zip(known, runs, strict=True):
-        found.setdefault(seed, []).append((len(ours_V), 100 * (float(ours_V.mean()) - float(theirs_V.mean()))))
-    return tuple(
-        sum(n * points for n, points in found[seed]) / sum(n for n, _ in found[seed]) for seed in sorted(found)
-    )
+    for part, (_, seed) in zip(told, runs, strict=True):
+        found.setdefault(seed, []).append(part)
+    return tuple(sum(n * points for n, points in found[s]) / sum(n for n, _ in found[s]) for s in sorted(found))
 
 
 def _crossed(outcomes: Sequence[Outcomes]) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -283,7 +287,7 @@ def _outcomes(one: Cell, other: Cell) -> Outcomes | None:
     if videos[0] is None or videos[1] is None:
         return None
     aligned = align(videos[0], videos[1])
-    return None if aligned is None else (shared_ids(videos[0], videos[1]), *aligned)
+    return None if aligned is None or not len(aligned[0]) else (shared_ids(videos[0], videos[1]), *aligned)
 
 
 def _changes(columns: Sequence[Column], norms: Sequence[str], arms: Arms) -> list[Comparison]:

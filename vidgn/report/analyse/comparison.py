@@ -96,6 +96,11 @@ def differences_to_know(arm: Cell, baseline: Cell) -> list[str]:
     for name, number in zip(names, unreadable, strict=True):
         if number:
             remarks.append(f"{number} videos that {name}'s test alone could not read are left out of both")
+    counts = [int(r.get("num_unreadable") or 0) for r in results]
+    if counts[0] != counts[1] and (arm.videos() is None or baseline.videos() is None):
+        remarks.append(
+            f"{names[0]} could not read {counts[0]} of the tested videos, {names[1]} {counts[1]}: they count as wrong"
+        )
     for what in ("torch", "torchvision", "av"):
         differ(f"version of {what}", [str((r.get("versions") or {}).get(what)) for r in results])
     if any(r.get("num_skipped") for r in results):

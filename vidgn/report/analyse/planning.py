@@ -51,12 +51,12 @@ def spread_of_pilot(study_dir: str) -> tuple[Spread, Comparison]:
     """From the gap of a pilot that shows most noise.
 
     Raises:
-        ManifestError: it has no gap with two seeds and per-video scores.
+        ManifestError: it has no gap with two seeds, per-video scores, and a video that was decided otherwise.
     """
     found: list[tuple[Spread, Comparison]] = []
     for gap in analyse(read_study(study_dir)).gaps:
         folds: Sequence[np.ndarray] = crossed_differences(gap)
-        spreads = [spread_of(fold) for fold in folds if fold.shape[0] > 1]
+        spreads = [spread_of(fold) for fold in folds if fold.shape[0] > 1 and fold.any()]
         found += [(spread, gap) for spread in spreads]
     if not found:
         raise ManifestError(

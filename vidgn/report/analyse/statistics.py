@@ -100,7 +100,8 @@ def gap_interval(folds_SV: Sequence[np.ndarray]) -> GapInterval | None:
     over videos and E of the rest, the mean's variance is (A + B - E) / (S V), and the interval is Student's with
     Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946), but for nu (total / A)^p in the place of his
     nu (total / A)^2: p = 2 - 1.45 / sqrt(nu), nu = S - 1. His claims many degrees of freedom just where A is small by
-    chance: with two seeds such intervals hold the gap in 87 % of studies where they say 95 (bench/verdict.py).
+    chance: with two seeds such intervals hold the gap in as few as 87 % of studies where they say 95 (shown in
+    test_statistics.py).
 
     One run in each of several folds: the folds' means are the sample, whose deviation covers runs and videos at once.
     """

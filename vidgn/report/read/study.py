@@ -45,7 +45,7 @@ class Cell:
     clips_per_gpu: int
     gpus: int
     seed: int
-    tag: str | None  # without the fold
+    tag: str | None  # with `folds` in the place of the fold
     fold: int | None
     asked: bool  # the sweep asked for it; else its directory was found
     progress: RunStatus
@@ -288,9 +288,9 @@ def _tag(run_name: str, known: Mapping[str, Any]) -> str | None:
 
 
 def _without_fold(tag: str | None) -> tuple[str | None, int | None]:
-    """Both halves of `schema.full_tag`."""
-    found = re.fullmatch(r"(?:(.+)_)?fold(\d+)", tag or "")
-    return (found[1], int(found[2])) if found else (tag, None)
+    """Both halves of `schema.full_tag`; folds of one tag share a column, which is none of runs without."""
+    found = re.fullmatch(r"((?:.+_)?fold)(\d+)", tag or "")
+    return (f"{found[1]}s", int(found[2])) if found else (tag, None)
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any] | None:

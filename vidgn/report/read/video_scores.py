@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vidgn.errors import ManifestError
+from vidgn.video_names import stem_of
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,16 @@ class VideoScores:
         return self.rank == 0
 
     def of(self, only: frozenset[str]) -> "VideoScores":
-        """Of these videos alone, named by their id or by it without folders and ending."""
-        rows = [row for row, id in enumerate(self.ids) if id in only or Path(id).stem in only]
+        """Of these videos alone, named by their id or by it without folders and ending.
+
+        Raises:
+            ManifestError: a name is that of several of the videos.
+        """
+        names = [id if id in only else stem_of(id) for id in self.ids]
+        rows = [row for row, name in enumerate(names) if name in only]
+        twice = [name for name, count in Counter(names[row] for row in rows).items() if count > 1]
+        if twice:
+            raise ManifestError(f"--only: several tested videos are called {twice[0]}; name them by their ids")
         columns = (column[rows] for column in (self.labels, self.rank, self.prediction, self.score))
         return VideoScores(tuple(self.ids[row] for row in rows), *columns)
 

@@ -100,6 +100,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "videos": asdict(comparison.videos) if comparison.videos else None,
         "interval": _interval(comparison.interval),
         "p_adjusted": comparison.p_adjusted,
+        "no_interval": comparison.no_interval or None,
         "refused": list(comparison.refused),
         "remarks": list(comparison.remarks),
     }

@@ -134,7 +134,7 @@ def _difference(analysis: Analysis, comparison: Comparison) -> list[str]:
     points, videos = comparison.points, comparison.videos
     low, high = sorted((sign * videos.low, sign * videos.high)) if videos else (0.0, 0.0)
     deviation = "1 seed" if points.deviation is None else f"± {points.deviation:.1f} ({points.num_seeds} seeds)"
-    return [signed(sign * points.mean), interval(low, high) if videos else "no per-video scores", deviation]
+    return [signed(sign * points.mean), interval(low, high) if videos else "none", deviation]
 
 
 def _detectable(points: float | None) -> str:
@@ -153,13 +153,13 @@ def coverage(analysis: Analysis) -> list[str]:
             f"{tested} alone (a paired bootstrap). *Could have seen*: the true difference that such a study finds with "
             f"{100 * POWER:.0f} % power." + _for_several(several)
         )
-    if len(several) < len(gaps):
+    if any(g.interval is None and g.videos is not None for g in gaps):
         lines.append(
             f"With one seed there is no interval for a gap: *these networks* covers the choice of {tested} alone, "
             "and another seed may move the difference by more. `vidgn report plan` says how many seeds would do."
         )
-    if any(len(g.folds) > 1 for g in gaps):
-        lines.append(f"Folds are pooled: each of the {tested} is tested once a seed.")
+    for number in sorted({len(g.folds) for g in gaps if len(g.folds) > 1 and not g.no_interval}):
+        lines.append(f"{number} folds are pooled: each of their {tested} is tested once a seed.")
     return lines
 
 
@@ -189,7 +189,7 @@ def _verdict(analysis: Analysis, gap: Comparison) -> str:
             could = "nothing was decided otherwise" if not seen else f"one of {seen:.1f} points could have been{alone}"
             return f"{where}: no difference between {arm} and {baseline} is seen; {could}."
         case _:
-            return f"{where}: {measured}; without per-video scores no interval."
+            return f"{where}: {measured}; no interval, for {gap.no_interval}."
 
 
 def _not_excluded(gap: Comparison) -> str:

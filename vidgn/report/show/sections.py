@@ -188,6 +188,9 @@ def accuracy_notes(analysis: Analysis) -> list[str]:
             f"† {norms}: no statistics group, so not run again: served by another division of the same step "
             f"({', '.join(runs)})."
         )
+    judged = {(len(c.only), int(c.result["num_videos"])) for c in analysis.study.cells if c.only and c.result}
+    for named, found in sorted(judged):
+        notes.append(f"Judged by the videos named in a list alone: of its {named} names, {found} were tested.")
     if ways := {str(way) for c in analysis.study.cells if c.result for way in c.result.get("transcoded_as") or ()}:
         notes.append(f"Videos were transcoded: {'; '.join(sorted(ways))}.")
     if analysis.num_classes:
