@@ -55,7 +55,8 @@ SOURCE is a folder or an annotation file; FOLDER gets the same tree, every file 
 the same times. An annotation file also gets FOLDER/manifest.csv for data=csv, with its other columns and what
 each video was made of.
 
-Files that are there already are left alone: stop it with Ctrl-C and start it again. A file only ever appears under its
+Files that are there already are left alone: stop it with Ctrl-C and start it again. One folder has one way of writing,
+which its recoding.txt says. A file only ever appears under its
 name when it is whole. Smaller videos keep their size.
 
 --profile fast gives 2.37 times the clips per second that the originals give, for 1.20 times their bytes, small 1.36
@@ -187,14 +188,15 @@ def transcode(argv: list[str]) -> int:
     from tqdm import tqdm
 
     from vidgn.data.decode.write import Recoding
-    from vidgn.data.tools.transcode import measure_gain, plan_jobs, transcode, write_manifest
+    from vidgn.data.tools.transcode import check_recoding, measure_gain, plan_jobs, transcode, write_manifest
 
     sources = sources_of(arguments)
     recoding = Recoding(
         arguments.short_side, arguments.keyframes, arguments.crf, arguments.preset, arguments.profile == "fast"
     )
     jobs = plan_jobs(sources, arguments.folder, recoding)
-    with tqdm(total=len(jobs), unit="file", disable=None, file=bar_stream()) as bar:
+    check_recoding(jobs, arguments.folder, recoding)
+    with tqdm(total=len({job.target for job in jobs}), unit="file", disable=None, file=bar_stream()) as bar:
         summary = transcode(
             jobs,
             **limits_of(arguments),
@@ -279,7 +281,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", help="folder of the videos; a Kinetics csv needs it (default: of the annotation)")
     parser.add_argument("--format", choices=(*ANNOTATED, "frames"), metavar="NAME", help=_FORMAT_HELP)
     parser.add_argument("--split", choices=("train", "val"), default="val", help="of a list of several (default: val)")
-    parser.add_argument("--label", default="verb_class", metavar="COLUMN", help="of epic (default: verb_class)")
+    parser.add_argument("--label", metavar="COLUMN", help="of epic (default: verb_class)")
     parser.add_argument("--fold", type=int, metavar="N", help="of ucf101, hmdb51: SOURCE is the folder of all lists")
     parser.add_argument("--separator", default=" ", help="between path and label of a list (default: a space)")
 
@@ -325,6 +327,9 @@ def sources_of(arguments: argparse.Namespace) -> "Sources":
     from vidgn.config.compose import load_config
     from vidgn.data.datasets.sources import find_sources
 
+    for option, formats in (("fold", ("ucf101", "hmdb51")), ("label", ("epic",))):
+        if (value := getattr(arguments, option)) is not None and arguments.format not in formats:
+            raise ConfigError(f"--{option} {value} is for --format {' or '.join(formats)}; leave it out")
     official = load_config([f"data={arguments.format}"]).data if arguments.format in OFFICIAL else None
     return find_sources(
         arguments.source,
@@ -332,5 +337,5 @@ def sources_of(arguments: argparse.Namespace) -> "Sources":
         format=arguments.format,
         split=arguments.split,
         separator=arguments.separator,
-        official=official and replace(official, label=arguments.label, fold=arguments.fold),
+        official=official and replace(official, label=arguments.label or official.label, fold=arguments.fold),
     )

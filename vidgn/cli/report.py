@@ -42,6 +42,8 @@ def run(argv: list[str]) -> int:
     from vidgn.cli.report_pictures import PICTURES
     from vidgn.report.show.report_files import write_report
 
+    if arguments.serve and (arguments.only or arguments.json):
+        raise ConfigError("--serve shows the page of all videos: leave out --only and --json")
     if arguments.serve:
         from vidgn.cli.report_server import serve
         from vidgn.report.read.study import read_study

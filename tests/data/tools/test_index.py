@@ -23,7 +23,7 @@ from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.datasets.sources import find_sources
 from vidgn.data.loading.pool import Limits
 from vidgn.data.tools.index import write_index
-from vidgn.errors import ManifestError
+from vidgn.errors import ConfigError, ManifestError
 
 LIMITS = Limits()
 
@@ -250,6 +250,9 @@ def test_an_official_list_becomes_a_manifest(videos: Path, tmp_path: Path) -> No
             (now[i].path, now.classes[now[i].label], now[i].segment) for i in range(len(now))
         ]
         assert {now[i].num_frames for i in range(len(now))} == {NUM_FRAMES}
+    for option in (["--fold", "1"], ["--label", "x"]):
+        with pytest.raises(ConfigError, match="leave it out"):
+            verbs.index([str(videos), *option, "--out", str(tmp_path / "x.csv")])
     with pytest.raises(ManifestError, match=r"give the folder that holds its videos with --root"):
         verbs.index(["--format", "ucf101", str(lists), "--fold", "1", "--out", str(tmp_path / "x.csv")])
 

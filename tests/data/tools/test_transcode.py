@@ -95,7 +95,8 @@ def test_a_folder_is_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "2 videos written, 0 were there, 1 not written" in printed
     assert "% saved" in printed
     assert "times as fast" in printed
-    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == ["walk/h264_closed.mp4", "walk/mpeg4.mp4"]
+    made = ["recoding.txt", "walk/h264_closed.mp4", "walk/mpeg4.mp4"]
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.*")) == made
     first = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
     assert verbs.transcode(words) == 1
     assert "0 videos written, 2 were there, 1 not written" in capsys.readouterr().out
@@ -142,7 +143,7 @@ def test_an_annotation_of_which_nothing_comes_out_gets_an_empty_manifest(tmp_pat
     assert verbs.transcode([words[0], str(tmp_path / "new"), *words[1:]]) == 1
     assert (tmp_path / "new" / "manifest.csv").read_text().split() == ["path,label,transcoded_from,transcoded_as"]
     (tmp_path / "file").touch()
-    with pytest.raises(ManifestError, match=r"file/manifest.csv can't be written \(.*\); give another folder"):
+    with pytest.raises(ManifestError, match=r"file/recoding.txt can't be written \(.*\); give another folder"):
         verbs.transcode([words[0], str(tmp_path / "file"), *words[1:]])
 
 
@@ -160,3 +161,31 @@ def test_impossible_settings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "image.png").touch()
     with pytest.raises(ManifestError, match=r"image\.png is an image: only videos are written anew"):
         verbs.transcode([str(tmp_path), str(tmp_path / "new"), "--short-side", "32"])
+
+
+def test_a_folder_has_one_way_of_writing(tmp_path: Path) -> None:
+    """Files that are there are left alone: else the manifest would say of them what is not so."""
+    KINDS["h264_closed"](tmp_path / ".").rename(tmp_path / "a.mp4")
+    words = [str(tmp_path / "a.mp4"), str(tmp_path / "new"), "--short-side", "32", "--workers", "1"]
+    assert verbs.transcode([*words, "--preset", "veryfast"]) == 0
+    assert verbs.transcode([*words, "--preset", "veryfast"]) == 0
+    with pytest.raises(ManifestError, match=r"was begun as small, .* veryfast, and is asked for as fast, .*; give ano"):
+        verbs.transcode([*words, "--preset", "veryfast", "--profile", "fast"])
+    (tmp_path / "new" / "recoding.txt").unlink()
+    with pytest.raises(ManifestError, match="write that line into it: small, short side 32") as caught:
+        verbs.transcode([*words, "--preset", "veryfast"])
+    (tmp_path / "new" / "recoding.txt").write_text(str(caught.value).rpartition("it: ")[2])
+    assert verbs.transcode([*words, "--preset", "veryfast"]) == 0
+
+
+def test_segments_of_a_video_are_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    KINDS["h264_closed"](tmp_path)
+    (tmp_path / "t.csv").write_text("path,label,start,end\nh264_closed.mp4,x,0,1\nh264_closed.mp4,y,1,1.6\n")
+    out = tmp_path / "new"
+    words = [str(tmp_path / "t.csv"), str(out), "--short-side", "32", "--workers", "2", "--preset", "veryfast"]
+    assert verbs.transcode(words) == 0
+    assert "1 videos written, 0 were there, 0 not written" in capsys.readouterr().out
+    assert [path.name for path in out.glob("*.mp4")] == ["h264_closed.mp4"]
+    lists = [f"data.{split}={out}/manifest.csv" for split in ("train", "val")]
+    manifest = read_manifest(load_config(["data=csv", *lists]).data, "train")
+    assert [manifest[i].segment for i in range(2)] == [(0.0, 1.0), (1.0, 1.6)]

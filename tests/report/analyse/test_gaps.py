@@ -544,6 +544,9 @@ def test_arms_tested_on_other_copies_are_compared_on_the_videos_they_share(write
     assert gap["videos"]["num_videos"] == 150
     assert {c["num_videos"] for c in told["cells"]} == {150}
     assert not (writer.directory / "report.json").exists()
+    page = (writer.directory / "only_common" / "report.html").read_text()
+    assert 'href="../i3d_tiny_32f_8x2_gn_s0/"' in page
+    assert f"--only {names}</pre>" in page
     names.write_text("nothing\n")
     with pytest.raises(ManifestError, match="none of its tested videos is in the list"):
         run_report([str(writer.directory), "--only", str(names)])

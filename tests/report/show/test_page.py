@@ -181,6 +181,8 @@ def test_statistics_at_test_split_what_bn_loses(writer, make_ranks) -> None:
     for name, top1 in (("batch", 71.25), ("ema", 40.0)):
         ranks = make_ranks(60, 0.7, seed=2)
         writer.test(directory, f"paper-{name}", ranks, told | {"top1": top1, "bn_stats": name})
+    for name in ("paper-precise-7steps", "paper-precise-0123abcd"):  # of other steps, of other videos
+        writer.test(directory, name, make_ranks(60, 0.1, seed=3), told | {"top1": 9.87})
     run([str(writer.directory)])
     text = (writer.directory / "report.html").read_text()
     assert f"precise {told['top1']:.1f}, ema 40.0, batch 71.2" in text

@@ -6,7 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from vidgn.atomic_files import write_text
 from vidgn.data.clips.plan import ClipSizes, plan_clip, resolve_clip
 from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.sources import Source, Sources, other_columns
@@ -41,13 +43,16 @@ class Summary:
 
 
 def plan_jobs(sources: Sources, folder: str, recoding: Recoding) -> tuple[TranscodeJob, ...]:
-    """Where each video goes: the same place below `folder`, named .mp4.
+    """Where each video goes: the same place below `folder`, named .mp4; one file for all rows of a video.
 
     Raises:
         ManifestError: the annotation or the folder can't be used.
     """
-    jobs, taken = [], set()
+    jobs, taken, target_of = [], set[str](), dict[str, str]()
     for source in sources.files:
+        if source.full_path in target_of:  # another segment of it
+            jobs.append(TranscodeJob(source, target_of[source.full_path], recoding))
+            continue
         if is_image(source.full_path):
             raise ManifestError(f"{source.full_path} is an image: only videos are written anew; give them alone")
         relative = os.path.relpath(source.full_path, sources.root or ".")
@@ -59,8 +64,32 @@ def plan_jobs(sources: Sources, folder: str, recoding: Recoding) -> tuple[Transc
         if os.path.exists(target) and os.path.samefile(target, source.full_path):
             raise ManifestError(f"{target} would be written over itself; give another folder")
         taken.add(name)
+        target_of[source.full_path] = target
         jobs.append(TranscodeJob(source, target, recoding))
     return tuple(jobs)
+
+
+def check_recoding(jobs: Sequence[TranscodeJob], folder: str, recoding: Recoding) -> None:
+    """Note down how the files of `folder` are made, since those that are there are left alone.
+
+    Raises:
+        ManifestError: it was begun with other settings, or no one knows with which; or it can't be written.
+    """
+    path = os.path.join(folder, "recoding.txt")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        begun = Path(path).read_text(encoding="utf-8").strip() if os.path.exists(path) else None
+        if begun is None and any(os.path.exists(job.target) for job in jobs):
+            raise ManifestError(
+                f"{folder} holds videos, and no {path} says how they were written; give another folder, or write that "
+                f"line into it: {recoding}"
+            )
+        if begun not in (None, str(recoding)):
+            raise ManifestError(f"{folder} was begun as {begun}, and is asked for as {recoding}; give another folder")
+        if begun is None:
+            write_text(Path(path), f"{recoding}\n", alone=False)
+    except OSError as error:
+        raise ManifestError(f"{path} can't be written ({error.strerror}); give another folder") from None
 
 
 def transcode(
@@ -71,7 +100,7 @@ def transcode(
     on_done: Callable[[TranscodeJob, str], object] = lambda job, status: None,
 ) -> Summary:
     """Write every video that is not there yet. A video that can't be is reported, and no part of it is left."""
-    jobs = tuple(jobs)
+    jobs = tuple({job.target: job for job in jobs}.values())
     todo, skipped = [], []
     for job in jobs:
         (skipped if os.path.exists(job.target) else todo).append(job)

@@ -44,6 +44,7 @@ def page_html(
     *,
     figures: Mapping[str, str],
     downloads: Sequence[str],
+    only: str | None = None,
     pictures: Pictures | None = None,
 ) -> str:
     """The page of a study.
@@ -52,6 +53,7 @@ def page_html(
         origins: `origins_of` it.
         figures: SVG text by name: curves, gap, batch.
         downloads: names of the tables that lie in tables/.
+        only: file with the names of the videos that count; the page then lies in a folder below the study's.
         pictures: frames of videos, where they can be had.
     """
     shown = [_origin(analysis, gap, origin, place) for place, (gap, origin) in enumerate(origins)]
@@ -63,7 +65,7 @@ def page_html(
         summary=sections.summary(analysis),
         accuracy=sections.accuracy_tables(analysis),
         accuracy_notes=sections.accuracy_notes(analysis),
-        runs=[_run(c) for c in analysis.study.cells],
+        runs=[_run(c, "" if only is None else "../") for c in analysis.study.cells],
         proofs=[{"title": _name(analysis, g), "checks": proof_of(g)} for g in analysis.gaps if g.arm.done],
         refusals=gap_sections.refusals(analysis),
         gaps=gap_sections.gap_table(analysis),
@@ -85,7 +87,9 @@ def page_html(
         unreadable=left_out_lines(analysis),
         open=open_lines(analysis),
         faults=analysis.faults,
-        command=f"vidgn report {shlex.quote(str(analysis.study.directory))}",
+        command=shlex.join(
+            ["vidgn", "report", str(analysis.study.directory), *(() if only is None else ("--only", only))]
+        ),
         downloads=downloads,
         figures=figures,
     )
@@ -168,10 +172,10 @@ def _verdicts(analysis: Analysis) -> list[dict[str, str]]:
     return found
 
 
-def _run(cell: Cell) -> dict[str, str]:
+def _run(cell: Cell, folder: str = "") -> dict[str, str]:
     result = cell.result or {}
     shown = {name: f"{result[name]:.2f}" if name in result else "" for name in ("top1", "top5")}
-    return {"name": cell.run_name, "href": quote(cell.run_name) + "/", "state": cell.state, **shown}
+    return {"name": cell.run_name, "href": f"{folder}{quote(cell.run_name)}/", "state": cell.state, **shown}
 
 
 def _name(analysis: Analysis, gap: Comparison) -> str:
@@ -261,9 +265,10 @@ def _split(analysis: Analysis) -> str:
     for cell in analysis.study.cells:
         if not cell.result or not cell.result.get("bn_stats"):
             continue
-        tests = {str(t.get("bn_stats")): t["top1"] for t in cell.tests().values() if t["views"] == cell.result["views"]}
-        if {"precise", "batch"} <= tests.keys():
-            told = [f"{name} {tests[name]:.1f}" for name in ("precise", "ema", "batch") if name in tests]
+        names = {kind: f"{cell.result['views']}-{kind}" for kind in ("precise", "ema", "batch")}
+        tests = cell.tests()  # of the run's own data and steps: others have more in their names
+        if {names["precise"], names["batch"]} <= tests.keys():
+            told = [f"{kind} {tests[name]['top1']:.1f}" for kind, name in names.items() if name in tests]
             found.append(f"{cell.run_name}: {', '.join(told)}")
     if not found:
         return ""

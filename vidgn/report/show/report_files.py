@@ -69,7 +69,14 @@ def write_report(
     markdown = report_markdown(analysis, pictures=[p.name for p in drawn])
     write_text(directory / "report.md", visible(markdown), alone=False)
     downloads = [table.name for table in tables]
-    page = page_html(analysis, origins, figures=figures, downloads=downloads, pictures=pictures)
+    page = page_html(
+        analysis,
+        origins,
+        figures=figures,
+        downloads=downloads,
+        only=None if only is None else str(only),
+        pictures=pictures,
+    )
     write_text(directory / "report.html", page, alone=False)
     paths = "\n".join(str(p) for p in (directory / "report.html", directory / "report.md", *drawn))
     console = "\n\n".join([*_sections(analysis), paths])
