@@ -134,7 +134,7 @@ def for_readme(folder: Path, place: Path) -> None:
     kinetics(folder)
     (folder / "net").mkdir()
     for norm, file in {"gn": "R-50-GN.pkl", "bn": "resnet50-0676ba61.pth"}.items():
-        run(f"vidgn convert {place}/net/{file} r50_{norm}.safetensors --norm {norm}", place, folder)
+        run(f"vidgn convert '{place}/net/{file}' r50_{norm}.safetensors --norm {norm}", place, folder)
 
 
 def for_weights(folder: Path, place: Path) -> None:

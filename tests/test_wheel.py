@@ -54,4 +54,4 @@ def test_a_wheel_composes_its_configs_elsewhere(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [str(site / "vidgn/conf"), "runs/study/i3d_r50_32f_8x8_bn_s0"]
+    assert done.stdout.splitlines() == [str(site / "vidgn/conf"), "runs/study/i3d_r50_32f_8x8_bn_s0"]

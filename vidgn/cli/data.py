@@ -136,7 +136,10 @@ def index(argv: list[str]) -> int:
         print(note)
     if summary.no_openings is not None:
         print(f"{arguments.out}.openings can't be written ({summary.no_openings}): videos are opened without it")
-    print(f"use it with data=csv data.root={sources.root or '.'} data.train={arguments.out} (or data.val=...)")
+    from vidgn.config.compose import command_line
+
+    words = command_line(["data=csv", f"data.root={sources.root or '.'}", f"data.train={arguments.out}"])
+    print(f"use it with {words} (or data.val=...)")
     return 0
 
 

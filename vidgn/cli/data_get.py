@@ -42,6 +42,7 @@ def run(argv: list[str]) -> int:
     from tqdm import tqdm
 
     from vidgn.cli.data import index
+    from vidgn.config.compose import command_line
     from vidgn.data.tools.get import get_files
 
     wanted, folder = DATA_SETS[arguments.name], os.path.abspath(arguments.folder)
@@ -66,5 +67,5 @@ def run(argv: list[str]) -> int:
     for split in splits if not arguments.no_index else ():
         words = [word.format(folder=folder, split=split) for word in wanted.index]
         index([*words, "--out", os.path.join(folder, f"{split}_index.csv")])
-    print(f"train on it with: vidgn train {wanted.use.format(folder=folder)}")
+    print(f"train on it with: vidgn train {command_line([word.format(folder=folder) for word in wanted.use])}")
     return 0

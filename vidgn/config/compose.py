@@ -136,6 +136,19 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
+def command_line(overrides: Sequence[str]) -> str:
+    """KEY=VALUE words as they are to be written in a shell, whatever folders are called."""
+    words = []
+    for override in overrides:
+        try:
+            value = OverridesParser.create().parse_override(override).value()
+        except HydraException:
+            value = None
+        is_plain = shlex.quote(override) == override and str(value) == override.partition("=")[2]
+        words.append(override if is_plain else _quoted(override))
+    return " ".join(words)
+
+
 def _quoted(override: str) -> str:
     """A KEY=VALUE that Hydra and a shell take as it stands."""
     key, _, value = override.partition("=")

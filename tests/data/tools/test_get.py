@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -353,13 +354,13 @@ def kinetics_at(server: Server, folder: Path, *, padding: int = 0) -> None:
 
 def test_kinetics_comes_whole(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kinetics_at(server, tmp_path)
-    folder = tmp_path / "k400"
+    folder = tmp_path / "kinetics (400)"
     server.faults = ["", "", "breaks off"]
     assert main(["data", "get", "kinetics400", str(folder), "--mirror", server.url]) == 0
     said = capsys.readouterr().out
     assert "CC BY 4.0" in said
     assert said.count("4 videos: 4 ok; 160 frames") == 2
-    words = said.splitlines()[-1].removeprefix("train on it with: vidgn train ").split()
+    words = shlex.split(said.splitlines()[-1].removeprefix("train on it with: vidgn train "))
     data = load_config(words).data
     for split in ("train", "val"):
         manifest = read_manifest(data, split)
@@ -388,10 +389,10 @@ def test_ucf101_goes_into_its_classes(
         files.append(RemoteFile(file.url, file.folder, len(content), sha256, class_of=file.class_of))
     known = {**registry.DATA_SETS, "ucf101": DataSet(own.terms, {"both": tuple(files)}, own.index, own.use)}
     monkeypatch.setattr("vidgn.cli.data_get.DATA_SETS", known)
-    assert main(["data", "get", "ucf101", str(tmp_path / "ucf"), "--mirror", server.url]) == 0
+    assert main(["data", "get", "ucf101", str(tmp_path / "u c f"), "--mirror", server.url]) == 0
     said = capsys.readouterr().out
     assert said.count("2 videos: 2 ok; 80 frames") == 2
-    data = load_config(said.splitlines()[-1].removeprefix("train on it with: vidgn train ").split()).data
+    data = load_config(shlex.split(said.splitlines()[-1].removeprefix("train on it with: vidgn train "))).data
     assert len(read_manifest(data, "train")) == len(read_manifest(data, "val")) == 2
 
 

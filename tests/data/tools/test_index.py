@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -171,6 +172,18 @@ def test_bad_files_are_looked_at_again_when_asked(videos: Path, tmp_path: Path) 
     sources = find_sources(str(videos)).files
     write_index(sources, out, workers=1, limits=LIMITS)
     assert write_index(sources, out, workers=1, limits=LIMITS, retry=True).num_reused == 3
+
+
+def test_what_it_says_to_write_can_be_written(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever folders are called: by a shell, and by Hydra."""
+    root = tmp_path / 'a "set", of $HOME = {ours}'
+    shutil.copytree(videos, root)
+    out = tmp_path / "it's.csv"
+    assert verbs.index([str(root), "--out", str(out), "--workers", "1"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    words = shlex.split(said.removeprefix("use it with ").removesuffix(" (or data.val=...)"))
+    data = load_config([*words, words[-1].replace("data.train", "data.val")]).data
+    assert (data.root, data.train, data.val) == (str(root), str(out), str(out))
 
 
 def test_a_stopped_run_goes_on_where_it_was(videos: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shlex
 import struct
 
 import numpy as np
@@ -23,7 +24,7 @@ class Command:
 
     def __reduce__(self):
         if self.how is os.system:
-            return os.system, (f"touch {self.target}",)
+            return os.system, (f"touch {shlex.quote(str(self.target))}",)
         return eval, (f"__import__('pathlib').Path({str(self.target)!r}).touch()",)
 
 

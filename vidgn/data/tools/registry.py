@@ -38,7 +38,7 @@ class DataSet:
     terms: str
     files: dict[str, tuple[RemoteFile, ...]]
     index: tuple[str, ...]
-    use: str
+    use: tuple[str, ...]
 
 
 def _kinetics(part: str, stem: str, *, ending: str = "csv", more: tuple[RemoteFile, ...] = ()) -> DataSet:
@@ -52,7 +52,12 @@ def _kinetics(part: str, stem: str, *, ending: str = "csv", more: tuple[RemoteFi
         _KINETICS_TERMS,
         {"train": of("train"), "val": of("val"), "both": more},
         ("{folder}/{split}.csv", "--root", "{folder}/videos", "--split", "{split}"),
-        "data=kinetics400 data.root={folder}/videos data.train={folder}/train.csv data.val={folder}/val.csv",
+        (
+            "data=kinetics400",
+            "data.root={folder}/videos",
+            "data.train={folder}/train.csv",
+            "data.val={folder}/val.csv",
+        ),
     )
 
 
@@ -60,9 +65,9 @@ _UCF101_LISTS = "{folder}/lists/ucfTrainTestlist"
 _HMDB51_LISTS = "{folder}/lists/testTrainMulti_7030_splits"
 
 
-def _by_folds(name: str, lists: str) -> tuple[tuple[str, ...], str]:
+def _by_folds(name: str, lists: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     index = (lists, "--format", name, "--fold", "1", "--root", "{folder}/videos", "--split", "{split}")
-    return index, f"data={name} data.root={{folder}}/videos data.train={lists} data.fold=1"
+    return index, (f"data={name}", "data.root={folder}/videos", f"data.train={lists}", "data.fold=1")
 
 
 DATA_SETS = {
