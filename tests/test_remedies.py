@@ -560,7 +560,7 @@ SHOWN = (
 # Messages whose remedies are run elsewhere, or need what is not here.
 ELSEWHERE = {
     "set data.workers={}": "no error: vidgn data bench, tests/training/test_throughput.py",
-    "use it with data=csv": "no error: vidgn data index says what to do next",
+    "use it with {}": "no error: vidgn data index says what to do next, tests/data/tools/test_index.py",
     "for example data.synthetic.num_train=1000": "no error: help of vidgn data synth",
     "use data.decoder=pyav": "no error: vidgn doctor, tests/cli/test_doctor.py",
     "an array of shape": "no remedy",

@@ -1,8 +1,10 @@
 """What may be called a gap, and what the report says where it may not."""
 
 import dataclasses
+import html
 import itertools
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -546,7 +548,7 @@ def test_arms_tested_on_other_copies_are_compared_on_the_videos_they_share(write
     assert not (writer.directory / "report.json").exists()
     page = (writer.directory / "only_common" / "report.html").read_text()
     assert 'href="../i3d_tiny_32f_8x2_gn_s0/"' in page
-    assert f"--only {names}</pre>" in page
+    assert f"--only {shlex.quote(str(names))}</pre>" in html.unescape(page)
     names.write_text("nothing\n")
     with pytest.raises(ManifestError, match="none of its tested videos is in the list"):
         run_report([str(writer.directory), "--only", str(names)])
