@@ -12,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import torch
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from tests.data.encoded_videos import write_set
@@ -26,6 +27,9 @@ hypothesis.settings.load_profile("any machine")
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so every process they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if not torch.cuda.is_available():  # Triton's kernels run in its interpreter, which it asks for when it is imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 _left_out: Counter[str] = Counter()  # tests by what they are left out for

@@ -9,6 +9,7 @@ import pytest
 
 from vidgn.cli.main import main
 from vidgn.data.decode.write import write_video
+from vidgn.training.loop import Trainer
 from vidgn.training.step import TrainStep
 
 BASE = {
@@ -54,10 +55,23 @@ def not_finite(*steps: int) -> AbstractContextManager[None]:
     ordinary = TrainStep.forward_backward
 
     def spoiled(self, batch, *, step, index):
-        loss, correct = ordinary(self, batch, step=step, index=index)
-        return (float("nan") if step + 1 in steps else loss), correct
+        totals = ordinary(self, batch, step=step, index=index)
+        if step + 1 in steps:
+            totals[0] = float("nan")
+        return totals
 
     return patched("vidgn.training.step.TrainStep.forward_backward", spoiled)
+
+
+def reading_late() -> AbstractContextManager[None]:
+    """The numbers of a step are read in the next one, as on a GPU."""
+    ordinary = Trainer.__init__
+
+    def init(self, *args, **kwargs):
+        ordinary(self, *args, **kwargs)
+        self.reads_late = True
+
+    return patched("vidgn.training.loop.Trainer.__init__", init)
 
 
 def begin(**overrides: str) -> None:

@@ -559,6 +559,7 @@ SHOWN = (
 )
 # Messages whose remedies are run elsewhere, or need what is not here.
 ELSEWHERE = {
+    "trainer.norm_kernels=triton can't be had here": "on a GPU: tests/models/norms/test_triton.py",
     "set data.workers={}": "no error: vidgn data bench, tests/training/test_throughput.py",
     "use it with {}": "no error: vidgn data index says what to do next, tests/data/tools/test_index.py",
     "for example data.synthetic.num_train=1000": "no error: help of vidgn data synth",

@@ -39,16 +39,10 @@ from vidgn.runs.kept_rows import keep_rows, kept_rows, rows_of
 from vidgn.runs.lock import Owner, locked, remove_left_lock
 from vidgn.training.audit import audit, audit_table
 from vidgn.training.loop import Trainer
+from vidgn.training.norm_kernels import choose_norm_kernels, ways_on_gpu
 from vidgn.training.optim import total_steps
 from vidgn.training.result import items, write_test
-from vidgn.training.setup import (
-    check_bf16,
-    make_model,
-    memory_format,
-    place_model,
-    set_precision,
-    set_threads,
-)
+from vidgn.training.setup import check_bf16, make_model, memory_format, place_model, set_precision, set_threads
 from vidgn.training.state import RunState
 from vidgn.training.step import Layout, TrainStep
 from vidgn.training.tasks import TASKS, ClipsTask
@@ -174,6 +168,7 @@ def work_as_rank(
         run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop, identity=identified, owner=owner)
         try:
             model, input_mean = _first_model(config, train, run_directory, ranks, is_test=work == "test")
+            norm_kernels = choose_norm_kernels(config, model, ranks.device, log=run_directory.log)
             geometry = fitting_geometry(config, ranks, num_classes=len(train.classes), is_test=work == "test")
             layout = Layout(geometry, ranks, statistics_process_group(geometry))
             state = RunState(total_steps(config, len(train)))
@@ -192,6 +187,7 @@ def work_as_rank(
                 trainer = Trainer(config, task=task, update=update, state=state, ranks=ranks, run=run_directory)
                 trainer.resume()
                 here = _machine(config, ranks, clips_per_forward=geometry.clips_per_forward, threads=threads)
+                here |= ways_on_gpu(config, ranks, norm_kernels, log=run_directory.log)
                 _announce(task, state, geometry, ranks, run_directory, here)
                 trainer.train()
                 run_directory.close()

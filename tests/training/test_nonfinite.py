@@ -2,11 +2,13 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from tests.cells import cell
+from tests.small_run import reading_late
 from vidgn.data.clips.plan import plan_for
 from vidgn.errors import NonFiniteError
 from vidgn.run import run
@@ -23,6 +25,13 @@ SMALL = (
 )
 
 
+@pytest.fixture(params=["at once", "late"], autouse=True)
+def numbers_read(request):
+    """On a CPU, and as on a GPU, where the next step is under way by then."""
+    with reading_late() if request.param == "late" else nullcontext():
+        yield
+
+
 @pytest.fixture
 def bad_third_step(monkeypatch):
     """The gradient or the loss of the third step is not finite; what BN saw in it is NaN as well."""
@@ -31,15 +40,16 @@ def bad_third_step(monkeypatch):
         forward_backward = TrainStep.forward_backward
 
         def spoiled(self, batch, *, step, index):
-            loss, correct = forward_backward(self, batch, step=step, index=index)
+            totals = forward_backward(self, batch, step=step, index=index)
             if step != 2:
-                return loss, correct
+                return totals
             if self.statistics._sums is not None:
                 self.statistics._sums.fill_(math.nan)
             if part == "gradient":
                 next(self.model.parameters()).grad[0, 0, 0, 0, 0] = math.inf
-                return loss, correct
-            return math.nan, correct
+                return totals
+            totals[0] = math.nan
+            return totals
 
         monkeypatch.setattr(TrainStep, "forward_backward", spoiled)
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from tests.cells import cell
+from tests.small_run import reading_late
 from vidgn.data.clips import read as reading
 from vidgn.data.clips.plan import row_at
 from vidgn.data.datasets.manifest import read_manifest
@@ -52,6 +53,10 @@ def lines(run_dir) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "clock"} for line in found]
 
 
+def list_steps(run_dir) -> list[int]:
+    return [checkpoint.load_checkpoint(path)["step"] for path in list_checkpoints(run_dir / "checkpoints")]
+
+
 def assert_same(run_dir, whole) -> None:
     assert lines(run_dir) == lines(whole)
     assert (run_dir / "result.json").read_bytes() == (whole / "result.json").read_bytes()
@@ -71,6 +76,18 @@ def test_stopped_at_any_question_it_ends_in_the_same(tmp_path, tiny_data, whole,
     assert said is not None
     assert said.endswith("of 9, everything saved")
     run(config)
+    assert_same(config.run_dir, whole)
+
+
+@pytest.mark.parametrize("asked", [None, 3, 15])
+def test_numbers_read_late_are_the_same(tmp_path, tiny_data, whole, asked):
+    """As on a GPU: the line of a step is written in the next one, and before whatever needs it."""
+    config = cell(tmp_path, tiny_data, *OPTIONS)
+    with reading_late():
+        if asked is not None:
+            assert work_as_rank(config, StopAt(asked), work="train") is not None  # type: ignore[arg-type]
+            assert lines(config.run_dir)[-1]["step"] == list_steps(config.run_dir)[-1]
+        run(config)
     assert_same(config.run_dir, whole)
 
 

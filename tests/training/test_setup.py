@@ -8,7 +8,8 @@ import torch
 
 from vidgn.config.compose import load_config
 from vidgn.errors import ConfigError
-from vidgn.models.i3d import parameter_roles
+from vidgn.models.i3d import TemporalConv, parameter_roles
+from vidgn.training import setup
 from vidgn.training.optim import epoch_of, total_steps
 from vidgn.training.setup import ToModel, check_bf16, make_model
 
@@ -37,25 +38,24 @@ def test_pixels_become_what_the_paper_s_code_made_of_them(memory_format):
     )
 
 
-def test_bf16_is_refused_just_where_it_is_wrong():
-    """The library's own gradient of one 3x1x1 weight over two frames, against sums written out by hand."""
-    torch.manual_seed(1)
-    x, w = torch.randn(1, 16, 2, 3, 3), torch.randn(16, 16, 3, 1, 1)
-    x16, w16 = x.bfloat16(), w.bfloat16().requires_grad_()
-    dy = torch.randn(1, 16, 2, 3, 3).bfloat16()
-    torch.nn.functional.conv3d(x16, w16, padding=(1, 0, 0)).backward(dy)
-    by_hand = torch.zeros(16, 16, 3)
-    for k in range(3):
-        for t in range(2):
-            if 0 <= t + k - 1 < 2:
-                by_hand[:, :, k] += torch.einsum("ohw,ihw->oi", dy[0, :, t].float(), x16[0, :, t + k - 1].float())
-    assert w16.grad is not None
-    is_right = bool((w16.grad[..., 0, 0].float() - by_hand).norm() < 0.05 * by_hand.norm())
-    if is_right:
-        check_bf16(load_config(["data.root=x"]), torch.device("cpu"))
-    else:
-        with pytest.raises(ConfigError, match=r"bf16: gradients of a bf16 conv3d are wrong .* trainer.precision=fp32"):
-            check_bf16(load_config(["data.root=x"]), torch.device("cpu"))
+def test_bf16_is_taken_where_its_gradients_are_right_and_refused_where_not(monkeypatch):
+    """On contiguous maps of a CPU, where the temporal convolution is a 2-D one, they are."""
+    config, cpu = load_config(["data.root=x"]), torch.device("cpu")
+    check_bf16(config, cpu)
+
+    class Wrong(TemporalConv):
+        def forward(self, input):
+            y = super().forward(input)
+            return y if input.dtype == torch.float32 else y * 1.2
+
+    monkeypatch.setattr(setup, "TemporalConv", Wrong)
+    with pytest.raises(
+        ConfigError, match=r"bf16: gradients of a bf16 conv3d are wrong .* trainer.precision=fp32, or set"
+    ):
+        check_bf16(config, cpu)
+    config = load_config(["data.root=x", "trainer.memory_format=channels_last"])
+    with pytest.raises(ConfigError, match=r"trainer.precision=fp32, or trainer.memory_format=contiguous"):
+        check_bf16(config, cpu)
 
 
 def test_first_weights_depend_on_the_seed_and_not_on_the_norm_or_global_state():

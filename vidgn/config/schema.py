@@ -163,6 +163,8 @@ class TrainerConfig:
     on_nonfinite: Policy[Literal["stop", "skip"]]
     # Steps left out before the run stops; auto: 1 % of all, at least 10. The default is for runs of earlier versions.
     max_skipped: Policy[int | Literal["auto"]] = "auto"
+    norm_kernels: Machine[Literal["auto", "triton", "torch"]] = "auto"  # what norms run by on CUDA
+    cuda_graph: Machine[bool] = False
 
 
 @dataclass(frozen=True)

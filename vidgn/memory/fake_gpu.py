@@ -5,6 +5,7 @@ not show here, but for what `kernel_temporary_bytes` knows; cuDNN's workspaces a
 outside (see fit.py).
 """
 
+import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vidgn.models.norms.program_cut import temporary_bytes
 from vidgn.models.norms.slices import clips_apart
 
+NormKernels = Literal["triton", "torch"]
 Kind = Literal["parameter", "gradient", "optimizer", "ddp", "saved", "temporary"]
 
 _ROUNDING = 512  # bytes: the CUDA caching allocator's smallest step (kMinBlockSize)
@@ -40,8 +43,9 @@ class LiveBytes(TorchDispatchMode):
     Works on fake and on real tensors: storages are watched, not counted by the operators that should free them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: NormKernels = "triton") -> None:
         super().__init__()
+        self._kernels: NormKernels = kernels
         self._storages: list[_Storage] = []
         self._alive: dict[int, tuple[Any, _Storage]] = {}
         self._clock = 0
@@ -55,7 +59,7 @@ class LiveBytes(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._watch(leaf)
-        self._note_peak(kernel_temporary_bytes(func, args))
+        self._note_peak(kernel_temporary_bytes(func, args, self._kernels))
         return result
 
     def now(self) -> int:
@@ -125,13 +129,16 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextmanager
-def fake_gpu() -> Generator[LiveBytes]:
+def fake_gpu(kernels: NormKernels = "triton") -> Generator[LiveBytes]:
     """Inside, tensors made on the CPU have no values, and autocast on the CPU casts as CUDA's does.
+
+    Args:
+        kernels: by which norms would run.
 
     Yields:
         What watches their storages.
     """
-    with cuda_autocast_policy(), FakeTensorMode(), LiveBytes() as live:
+    with cuda_autocast_policy(), FakeTensorMode(), LiveBytes(kernels) as live:
         yield live
 
 
@@ -144,26 +151,36 @@ def cuda_autocast_policy() -> Generator[None]:
     """
     library = torch.library.Library("aten", "IMPL")
     try:
-        for name in _NOT_UPCAST:
-            library.impl(name, torch.library.fallthrough_kernel, "AutocastCPU")
-        library.impl("group_norm", _group_norm_in_float32, "AutocastCPU")
-        library.impl("layer_norm", _layer_norm_in_float32, "AutocastCPU")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Warning only once for all operators")  # that a kernel is replaced
+            for name in _NOT_UPCAST:
+                library.impl(name, torch.library.fallthrough_kernel, "AutocastCPU")
+            library.impl("group_norm", _group_norm_in_float32, "AutocastCPU")
+            library.impl("layer_norm", _layer_norm_in_float32, "AutocastCPU")
         yield
     finally:
         library._destroy()  # pyright: ignore[reportPrivateUsage]  # torch's own way to take it back
 
 
-def kernel_temporary_bytes(func: Any, args: tuple[Any, ...]) -> int:
+def kernel_temporary_bytes(func: Any, args: tuple[Any, ...], kernels: NormKernels) -> int:
     """What an operator of vidgn's own allocates on CUDA besides its results, in bytes.
 
-    The gradient of a norm with several slices is computed slice by slice and copied: one is alive beside the result.
+    Triton's kernels leave partial results for each other. By torch's the gradient of a norm with several slices is
+    computed slice by slice and copied, one alive beside the result, and one behind a ReLU is masked first.
     """
+    if kernels == "triton" and func.name() == "vidgn::moments":
+        return temporary_bytes("moments", args[0], rows=args[1], groups=args[2])
     if func.name() != "vidgn::gradient":
         return 0
-    x_NCTHW, rows = args[1], args[2].shape[0]
-    if rows == 1 or clips_apart(x_NCTHW, rows):
-        return 0
-    return x_NCTHW.numel() * x_NCTHW.element_size() // rows
+    x_NCTHW, y_NCTHW, (rows, groups), adds = args[1], args[2], args[3].shape, args[9]
+    count, is_affine = args[7], args[10]
+    if kernels == "triton":
+        if count is None and not is_affine:
+            return 0
+        return temporary_bytes("gradient", x_NCTHW, rows=rows, groups=groups)
+    size = x_NCTHW.numel() * x_NCTHW.element_size()
+    masked = size if y_NCTHW is not None and not adds else 0
+    return masked + (0 if rows == 1 or clips_apart(x_NCTHW, rows) else size // rows)
 
 
 def _group_norm_in_float32(

@@ -9,6 +9,7 @@ from vidgn.config.schema import Config
 from vidgn.geometry import Geometry, group_clips
 from vidgn.memory.prediction import KINETICS_CLASSES, evaluation_forwards
 from vidgn.memory.warm_step import WarmStep
+from vidgn.training.norm_kernels import choose_norm_kernels
 from vidgn.training.setup import make_model, place_model, set_precision
 
 _WARM_STEPS = 2  # cuDNN chooses its algorithms in the first
@@ -56,6 +57,7 @@ def measure(
 
 def _steps(config: Config, geometry: Geometry, device: torch.device, num_classes: int) -> None:
     model = place_model(make_model(config, num_classes=num_classes), config, device)
+    choose_norm_kernels(config, model, device)
     step = WarmStep(config, model, geometry=geometry, device=device)
     for index in range(_WARM_STEPS + _STEPS):
         if index == _WARM_STEPS:

@@ -60,7 +60,7 @@ def predict(
 @lru_cache(maxsize=256)
 def _predict(config: Config, clips_per_forward: int, world_size: int, num_classes: int) -> Prediction:
     geometry = Geometry(config.slots_per_step, group_clips(config), world_size, clips_per_forward)
-    with fake_gpu() as live:
+    with fake_gpu("torch" if config.trainer.norm_kernels == "torch" else "triton") as live:
         step = _step(config, geometry, num_classes)
         parameters = live.name([*step.model.parameters(), *step.model.buffers()], "parameter")
         optimizer = live.name(step.momentum, "optimizer")

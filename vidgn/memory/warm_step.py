@@ -28,7 +28,7 @@ class WarmStep(TrainStep):
         self.made_up = MadeUpClips(config, model.train(), device)
         super().__init__(config, model, self.made_up, Layout(geometry, Ranks(0, geometry.world_size, device)))
         for group in self.optimizer.param_groups:
-            group["foreach"] = True  # torch's choice on CUDA
+            group["fused"] = True  # as on CUDA
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.momentum: list[Tensor] = []
         if config.optim.momentum:
@@ -51,6 +51,11 @@ class WarmStep(TrainStep):
         forward = self.forward(None)
         assert isinstance(forward, ClipForward)
         return forward
+
+    def whole(self) -> None:
+        """A whole step, and its update."""
+        totals = self.accumulate(lambda: None, step=0, learning_rate=0.01)  # type: ignore[arg-type,return-value]
+        self.update(totals[0])
 
     def test(self, *, clips: int, crop: int) -> None:
         """One forward of a test, while the last step's gradients are still there."""

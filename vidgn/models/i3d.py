@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from vidgn.config.schema import ModelConfig, NormConfig
 from vidgn.errors import ConfigError
+from vidgn.models import blocks as fused_blocks
 from vidgn.models.activation_memory import Mode, run_units
 from vidgn.models.norms.layers import check_norm, make_norm, num_groups
 from vidgn.rng_streams import Tag, stream
@@ -196,6 +197,7 @@ def assemble_model(
         assert size is not None
         blocks.append(Head(pool=nn.AvgPool3d(size, stride=1), proj=nn.Linear(dim_in, num_classes)))
     net = VideoResNet(blocks, dropout=model.dropout, zero_init_last=model.zero_init_last)
+    fused_blocks.fuse(net)
     for conv in net.modules():
         if isinstance(conv, nn.Conv3d):  # pytorchvideo leaves numpy's integers there, which torch.compile traces
             t, h, w = conv.stride

@@ -25,42 +25,60 @@ def statistics_used(config: Config) -> BnStats | None:
 
 
 class StepStatistics:
-    """Batch statistics of one step, summed over its forwards, then over ranks."""
+    """Batch statistics of one step, summed over its forwards, then over ranks: a few operations for all layers."""
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = [layer for _, layer in statistics_layers(model)]
-        self._sums: torch.Tensor | None = None
-        self._num_groups = 0
+        self._sums: torch.Tensor | None = None  # all means, then all unbiased variances
+        self._unbiased: torch.Tensor | None = None  # n / (n - 1) of each variance, 1 of each mean
+        self._num_groups = 0  # of a forward
+        self.num_forwards = 0  # the caller counts them: a forward that CUDA replays does not come by here
 
+    @torch.no_grad()
     def add_forward(self) -> None:
         """Add the moments that the last training forward left in the layers."""
         if not self._layers:
             return
         moments = [_batch_moments(layer) for layer in self._layers]
-        unbiased = [layer.batch_count / max(1, layer.batch_count - 1) for layer in self._layers]
-        variances = [var_GC.sum(0) * factor for (_, var_GC), factor in zip(moments, unbiased, strict=True)]
-        sums = torch.cat([mean_GC.sum(0) for mean_GC, _ in moments] + variances)
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._num_groups += moments[0][0].shape[0]
+        sums = torch.cat([mean for mean, _ in moments] + [var for _, var in moments], dim=1).sum(0)
+        if self._sums is None or self._unbiased is None:
+            self._sums = torch.zeros_like(sums)
+            self._unbiased = self._factors(sums)
+            self._num_groups = moments[0][0].shape[0]
+        self._sums.addcmul_(sums, self._unbiased)
 
-    def update_running(self, ranks: Ranks) -> None:
-        """Update the running statistics once, with the mean over all virtual GPUs; then drop the sums."""
-        if self._sums is None:
+    @torch.no_grad()
+    def update_running(self, ranks: Ranks, is_finite: torch.Tensor) -> None:
+        """Update the running statistics once, with the mean over all virtual GPUs, and begin again.
+
+        Args:
+            is_finite: whether the step counts.
+        """
+        if self._sums is None or self.num_forwards == 0:
             return
-        mean = ranks.sum(self._sums) / (self._num_groups * ranks.world_size)
-        half = mean.numel() // 2
-        with torch.no_grad():
-            offset = 0
-            for layer in self._layers:
-                n = layer.running_mean.numel()
-                layer.running_mean.lerp_(mean[offset : offset + n], layer.momentum)
-                layer.running_var.lerp_(mean[half + offset : half + offset + n], layer.momentum)
-                offset += n
+        mean = ranks.sum(self._sums) / (self._num_groups * self.num_forwards * ranks.world_size)
+        running = [layer.running_mean for layer in self._layers] + [layer.running_var for layer in self._layers]
+        if is_finite.is_cuda:  # on a CPU the caller has looked
+            mean = torch.where(is_finite, mean, torch.cat(running))
+        momentum = self._layers[0].momentum  # one norm config makes all layers
+        parts = list(mean.split([r.numel() for r in running]))
+        torch._foreach_lerp_(running, parts, momentum)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         self.forget()
 
     def forget(self) -> None:
         """Drop the sums: the step does not count."""
-        self._sums, self._num_groups = None, 0
+        if self._sums is not None:
+            self._sums.zero_()
+        self.num_forwards = 0
+
+    def _factors(self, sums: torch.Tensor) -> torch.Tensor:
+        factors = torch.ones_like(sums)
+        at = sums.numel() // 2
+        for layer in self._layers:
+            channels = layer.running_var.numel()
+            factors[at : at + channels] = layer.batch_count / max(1, layer.batch_count - 1)
+            at += channels
+        return factors
 
 
 @torch.no_grad()

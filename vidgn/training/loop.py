@@ -6,6 +6,7 @@ process started. The loop knows steps and nothing of what they are made of: that
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -15,19 +16,39 @@ from vidgn.distributed.ranks import Ranks
 from vidgn.errors import DecodeError, NonFiniteError
 from vidgn.models.weights.containers import resolve_path
 from vidgn.runs.directory import RunDirectory
+from vidgn.runs.progress import Progress
+from vidgn.training.late import Readback, to_device
 from vidgn.training.optim import epoch_of, learning_rate
 from vidgn.training.state import DIGEST_MODULUS, RunState
 from vidgn.training.step import Task, TaskBatch, TrainStep
 
 
+@dataclass(frozen=True)
+class _StepInFlight:
+    """A step whose numbers are not read yet. `numbers`: stop, substituted, summed loss, correct, whether finite."""
+
+    step: int  # 0-based
+    learning_rate: float
+    used: list[TaskBatch]
+    numbers: Readback
+
+
 class Trainer:
-    """One rank's share of a run's training."""
+    """One rank's share of a run's training.
+
+    On a GPU the numbers of a step are read while the next one is computed, before that one's update: the host never
+    waits for what it has just begun. What comes of them is the same, one step later. Checkpoints, curve points and the
+    end come after them.
+    """
 
     def __init__(
         self, config: Config, *, task: Task, update: TrainStep, state: RunState, ranks: Ranks, run: RunDirectory
     ) -> None:
         self.config, self.task, self.update, self.state = config, task, update, state
         self.ranks, self.run = ranks, run
+        self.reads_late = ranks.device.type == "cuda"
+        self._in_flight: _StepInFlight | None = None
+        self._progress: Progress | None = None
 
     def train(self) -> None:
         """From where `resume` has found the run to the last step, with the validation curve on the way.
@@ -41,7 +62,7 @@ class Trainer:
         state.stop_if_asked(self.ranks, self.run)
         self.update.join_ranks()
         with (
-            self.run.progress(state.step, state.total_steps, "step") as progress,
+            self.run.progress(state.step, state.total_steps, "step") as self._progress,
             self.task.batches(range(state.step, state.total_steps)) as batches,
         ):
             while True:
@@ -49,9 +70,10 @@ class Trainer:
                     self.add_curve_point()
                 if state.step == state.total_steps:
                     return
-                line, stop = self.train_step(batches)
-                progress.update(line)
+                stop = self.train_step(batches)
                 state.step += 1
+                if stop or not self.reads_late or self.checkpoint_is_due(state.step):
+                    stop |= self.read_step()
                 if stop or self.checkpoint_is_due(state.step):
                     self.save()
                 if stop:
@@ -67,14 +89,15 @@ class Trainer:
         elif self.config.weights is not None:
             resolve_path(self.config.weights)  # its error: the file is gone, and no checkpoint is left that had it
 
-    def train_step(self, batches: Iterator[TaskBatch]) -> tuple[dict[str, Any], bool]:
-        """One optimizer update from all slots of a step.
+    def train_step(self, batches: Iterator[TaskBatch]) -> bool:
+        """One optimizer update from all slots of a step; its numbers are in flight then.
 
         Returns:
-            The step's line of metrics.jsonl, and whether any rank was asked to stop.
+            Whether any rank was asked to stop by the end of the step before, where its numbers were in flight.
         """
         state, slots = self.state, self.update.geometry.slots_per_step
-        self.run.clock.start_step()
+        if self._in_flight is None:
+            self.run.clock.start_step()
         lr = learning_rate(self.config.optim, step=state.step, total_steps=state.total_steps, slots_per_step=slots)
         used: list[TaskBatch] = []
 
@@ -85,35 +108,54 @@ class Trainer:
             self.ranks.report_status(f"computing step {state.step + 1}")
             return used[-1]
 
-        loss_sum, num_correct = self.update.accumulate(next_batch, step=state.step, learning_rate=lr)
-        num_substituted = sum(len(b.substitutions) for b in used)
-        counts = torch.tensor([self.run.stop.is_set(), loss_sum, num_correct, num_substituted], dtype=torch.float64)
-        stop, loss_sum, num_correct, num_substituted = self.ranks.sum(counts).tolist()
-        is_finite = self.update.update(loss_sum)
+        totals = self.update.accumulate(next_batch, step=state.step, learning_rate=lr)
+        stop = self.read_step()
+        known = [float(self.run.stop.is_set()), float(sum(len(b.substitutions) for b in used))]
+        counts = self.ranks.sum(torch.cat([to_device(known, totals), totals]))
+        is_finite = self.update.update(counts[2])
+        numbers = Readback(torch.cat([counts, is_finite.double()[None]]))
+        self._in_flight = _StepInFlight(state.step, lr, used, numbers)
+        return stop
+
+    def read_step(self) -> bool:
+        """Read the numbers of the step in flight, if there is one, and do what is to be done with them.
+
+        Returns:
+            Whether any rank was asked to stop.
+        """
+        done, self._in_flight = self._in_flight, None
+        if done is None:
+            return False
+        state, slots = self.state, self.update.geometry.slots_per_step
+        stop, num_substituted, loss_sum, num_correct, is_finite = done.numbers.read()
         if is_finite:
-            state.digest = (state.digest + sum(b.digest for b in used)) % DIGEST_MODULUS
+            state.digest = (state.digest + sum(b.digest for b in done.used)) % DIGEST_MODULUS
         else:
             state.num_skipped += 1
             if self.config.trainer.on_nonfinite == "stop" or state.num_skipped > self._max_skipped():
-                self._end_at_nonfinite(used)
-        line = {
+                state.step = done.step
+                self._end_at_nonfinite(done.used)
+        line: dict[str, Any] = {
             "kind": "train",
-            "step": state.step + 1,
-            "epoch": epoch_of(self.config, state.step + 1, self.task.num_rows),
+            "step": done.step + 1,
+            "epoch": epoch_of(self.config, done.step + 1, self.task.num_rows),
             "loss": loss_sum / slots if math.isfinite(loss_sum) else None,
             "top1": 100 * num_correct / slots,
-            "lr": lr,
+            "lr": done.learning_rate,
         }
         if not is_finite:
             line["skipped"] = True
         if num_substituted:
-            found = [s for part in self.ranks.gather([s for b in used for s in b.substitutions]) for s in part]
+            found = [s for part in self.ranks.gather([s for b in done.used for s in b.substitutions]) for s in part]
             line["substitutions"] = [vars(s) for s in sorted(found, key=lambda s: s.position)]
             state.num_substituted += int(num_substituted)
-        line["clock"] = self.run.clock.of_step(slots, steps_left=state.total_steps - state.step - 1)
+        line["clock"] = self.run.clock.of_step(slots, steps_left=state.total_steps - done.step - 1)
+        self.run.clock.start_step()
         self.run.write_line(line)
         self._check_unreadable(line)
-        return line, bool(stop)
+        assert self._progress is not None
+        self._progress.update(line)
+        return bool(stop)
 
     # -- what is due at the end of a step ---------------------------------------------------------------------------
 

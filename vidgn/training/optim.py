@@ -1,6 +1,7 @@
 """SGD by role, and the learning rate as a pure function of the step."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,18 +41,37 @@ def weight_decay(optim: OptimConfig, role: str) -> float:
 
 
 def make_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
-    """SGD with one group per decay, in the order of the model's parameters; frozen ones are left out."""
+    """SGD with one group per decay, in the order of the model's parameters; frozen ones are left out.
+
+    On a GPU it is torch's fused one, which can leave a step out there, with a momentum that begins at 0: it would be
+    left without a value if the first step were left out.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    is_fused = True if all(p.is_cuda for p in trained) else None
     roles = parameter_roles(model)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault(weight_decay(config.optim, roles[name]), []).append(parameter)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         [{"params": params, "weight_decay": decay} for decay, params in groups.items()],
         lr=config.optim.lr_per_clip * config.slots_per_step,
         momentum=config.optim.momentum,
         nesterov=config.optim.nesterov,
+        fused=is_fused,
     )
+    if is_fused and config.optim.momentum:
+        for parameter in trained:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over what `state_dict` gave, on any device; how steps are computed stays as it is here."""
+    here = [(group.get("fused"), group.get("foreach")) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, (fused, foreach) in zip(optimizer.param_groups, here, strict=True):
+        group["fused"], group["foreach"] = fused, foreach
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

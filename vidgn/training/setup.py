@@ -12,7 +12,8 @@ from vidgn.distributed.environment import threads_per_rank
 from vidgn.distributed.ranks import world_size_of
 from vidgn.errors import ConfigError
 from vidgn.models.activation_memory import set_activation_memory
-from vidgn.models.i3d import VideoResNet, build_model
+from vidgn.models.i3d import TemporalConv, VideoResNet, build_model
+from vidgn.models.norms import operators
 from vidgn.processes import num_cores
 from vidgn.report.read.history import read_starts
 from vidgn.report.read.run_state import json_or_none
@@ -35,30 +36,33 @@ def set_precision(config: Config) -> None:
 
 
 def check_bf16(config: Config, device: torch.device) -> None:
-    """Compare a bf16 convolution's gradients with those in fp32, on shapes that libraries have got wrong.
+    """Compare a bf16 convolution's gradients with those in fp32, as the nets run it, where libraries have got it wrong.
 
-    oneDNN 3.12 (torch 2.14 on CPUs) returns garbage for the weight of a convolution longer in time than its input;
-    cuDNN 9.10 had wrong bf16 3-D convolutions. Takes milliseconds.
+    oneDNN 3.12 (torch 2.14 on CPUs) returns garbage for the weight of a 3-D convolution longer in time than its input,
+    not of the 2-D one that `TemporalConv` makes of it on contiguous maps; cuDNN 9.10 had wrong bf16 3-D convolutions.
+    Takes milliseconds.
 
     Raises:
         ConfigError: if they differ by more than rounding.
     """
     generator = torch.Generator().manual_seed(0)
-    clip = torch.randn(2, 16, 2, 6, 6, generator=generator).to(device)
-    kernel = torch.randn(16, 16, 3, 1, 1, generator=generator).to(device)
+    clip = torch.randn(2, 16, 2, 6, 6, generator=generator).to(device, memory_format=memory_format(config, device))
+    conv = TemporalConv(16, 16, (3, 1, 1), padding=(1, 0, 0), bias=False).to(device)
+    with torch.no_grad():
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator))
     gradients = []
     for dtype in (torch.float32, torch.bfloat16):
-        x, w = (t.to(dtype).detach().requires_grad_() for t in (clip, kernel))
-        torch.nn.functional.conv3d(x, w, padding=(1, 0, 0)).float().square().sum().backward()
-        assert x.grad is not None
-        assert w.grad is not None
-        gradients.append((x.grad.float(), w.grad.float()))
+        x, conv = clip.to(dtype).detach().requires_grad_(), conv.to(dtype)
+        outputs = torch.autograd.grad(conv(x).float().square().sum(), (x, conv.weight))
+        gradients.append([g.float() for g in outputs])
     for exact, rounded in zip(*gradients, strict=True):
         error = float((exact - rounded).norm() / exact.norm())
         if not error < _BF16_ERROR:
             is_gpu = device.type == "cuda"
             library = f"cuDNN {torch.backends.cudnn.version()}" if is_gpu else "oneDNN"
             other = "use another torch" if is_gpu else "set ONEDNN_MAX_CPU_ISA=AVX2 in the environment"
+            if not is_gpu and config.trainer.memory_format == "channels_last":
+                other = "trainer.memory_format=contiguous"
             raise ConfigError(
                 f"trainer.precision=bf16: gradients of a bf16 conv3d are wrong here ({error:.2g} of their norm; torch "
                 f"{torch.__version__}, {library} on {device.type}): write "
@@ -113,17 +117,20 @@ class ToModel:
         self._input_dtype = torch.bfloat16 if config.trainer.precision == "bf16" else self.dtype
         self._device = device
         self.set_mean(input_mean or config.data.mean)
-        self._std_C111 = torch.tensor(config.data.std, dtype=self.dtype, device=device).view(3, 1, 1, 1)
+        self._std_C = torch.tensor(config.data.std, dtype=self.dtype, device=device)
         self._format = memory_format(config, device)
 
     def set_mean(self, mean: Sequence[float]) -> None:
         """Subtract another mean from now on."""
         self.mean = tuple(mean)
-        self._mean_C111 = torch.tensor(self.mean, dtype=self.dtype, device=self._device).view(3, 1, 1, 1)
+        self._mean_C = torch.tensor(self.mean, dtype=self.dtype, device=self._device)
 
     def __call__(self, clip_NTHWC: torch.Tensor) -> torch.Tensor:
-        clip_NCTHW = clip_NTHWC.to(self._device, non_blocking=True).permute(0, 4, 1, 2, 3).to(self.dtype)
-        normal_NCTHW = (clip_NCTHW - self._mean_C111) / self._std_C111
+        clip_NTHWC = clip_NTHWC.to(self._device, non_blocking=True)
+        if self._format == torch.channels_last_3d and self.dtype == torch.float32:
+            return operators.normal_pixels(clip_NTHWC, self._mean_C, self._std_C, self._input_dtype)
+        clip_NCTHW = clip_NTHWC.permute(0, 4, 1, 2, 3).to(self.dtype)
+        normal_NCTHW = (clip_NCTHW - self._mean_C.view(3, 1, 1, 1)) / self._std_C.view(3, 1, 1, 1)
         return normal_NCTHW.to(self._input_dtype).contiguous(memory_format=self._format)
 
 

@@ -9,6 +9,7 @@ from vidgn.distributed.ranks import Ranks
 from vidgn.errors import CheckpointError, StopRequested
 from vidgn.runs.checkpoint import load_latest
 from vidgn.runs.directory import RunDirectory
+from vidgn.training.optim import load_optimizer
 from vidgn.training.step import Task, TrainStep
 
 DIGEST_MODULUS = 2**128
@@ -48,7 +49,7 @@ class RunState:
     def load(self, checkpoint: dict[str, Any], train_step: TrainStep, task: Task, *, ranks: Ranks) -> None:
         """Take over what `checkpoint` gave."""
         train_step.model.load_state_dict(checkpoint["model"])
-        train_step.optimizer.load_state_dict(checkpoint["optimizer"])
+        load_optimizer(train_step.optimizer, checkpoint["optimizer"])
         self.step = checkpoint["step"]
         self.digest = int(checkpoint["plan_digest"], 16) if ranks.is_first else 0
         self.num_substituted, self.num_skipped = checkpoint["num_substituted"], checkpoint["num_skipped"]

@@ -3,7 +3,6 @@
 What goes through the network is the task's affair; slots, groups, accumulation, statistics and the update are here.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from vidgn.distributed.ranks import Ranks, wrapped
 from vidgn.geometry import Geometry
 from vidgn.models.norms.layers import set_statistics_groups
 from vidgn.training.bn_stats import StepStatistics
+from vidgn.training.cuda_graph import RecordedStep, why_no_graph
 from vidgn.training.optim import make_optimizer, set_learning_rate
 from vidgn.training.setup import autocast
 
@@ -32,6 +32,9 @@ class Layout:
     geometry: Geometry
     ranks: Ranks
     process_group: dist.ProcessGroup | None = None
+
+
+Inputs = tuple[Tensor, ...]
 
 
 class TaskBatch(Protocol):
@@ -50,16 +53,20 @@ class Forward(Protocol):
         """The loss, summed over the slots of the forward."""
         ...
 
-    def num_correct(self) -> int:
-        """How many of its slots are right. Asked for after the backward."""
+    def num_correct(self) -> Tensor:
+        """How many of its slots are right, a tensor of no axes on the device. Asked for after the backward."""
         ...
 
 
 class Objective(Protocol):
     """The half of a task that a step needs: from a batch to its forward."""
 
-    def forward(self, module: nn.Module, batch: Any, *, step: int, slots: range) -> Forward:
-        """Run `module` on `batch`, which holds `slots` of step `step` (0-based)."""
+    def inputs(self, batch: Any, *, step: int, slots: range) -> Inputs:
+        """What a forward of `batch` takes, which holds `slots` of step `step` (0-based); on the host."""
+        ...
+
+    def forward(self, module: nn.Module, inputs: Inputs) -> Forward:
+        """Run `module`. Nothing here but tensors changes from one forward to the next, so that it can be recorded."""
         ...
 
 
@@ -108,45 +115,54 @@ class TrainStep:
         self.module = model  # what is called in training: DDP's wrapper after `join_ranks`
         self.optimizer = make_optimizer(model, config)
         self.statistics = StepStatistics(model)
+        self.graph: Callable[[Inputs], Tensor] | None = None  # of forward and backward, where CUDA has recorded one
 
     def join_ranks(self) -> None:
         """Let gradients meet, and compile. Called once the weights are those that training starts from."""
         self.module = wrapped(self.model, self.ranks, compiled=self.config.trainer.compile)
+        if self.config.trainer.cuda_graph and why_no_graph(self.config, self.layout.ranks) is None:
+            self.graph = RecordedStep(self._forward_backward, self.ranks.device)
 
-    def accumulate(self, next_batch: Callable[[], TaskBatch], *, step: int, learning_rate: float) -> tuple[float, int]:
-        """All forwards and backwards of this rank in step `step` (0-based).
+    def accumulate(self, next_batch: Callable[[], TaskBatch], *, step: int, learning_rate: float) -> Tensor:
+        """All forwards and backwards of this rank in step `step` (0-based). Nothing waits for a GPU.
 
         Returns:
-            Summed loss and number of correct slots of this rank.
+            Summed loss and number of correct slots of this rank: (2,) in float64, on the device.
         """
         self.model.train()
         set_training_groups(self.model, self.layout)
         set_learning_rate(self.optimizer, learning_rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss_sum, num_correct = 0.0, 0
+        self.optimizer.zero_grad(set_to_none=self.graph is None)
+        totals = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
         for index in range(self.geometry.forwards_per_step):
-            loss, correct = self.forward_backward(next_batch(), step=step, index=index)
-            loss_sum, num_correct = loss_sum + loss, num_correct + correct
-        return loss_sum, num_correct
+            totals += self.forward_backward(next_batch(), step=step, index=index)
+        return totals
 
-    def forward_backward(self, batch: TaskBatch, *, step: int, index: int) -> tuple[float, int]:
+    def forward_backward(self, batch: TaskBatch, *, step: int, index: int) -> Tensor:
         """Forward number `index` of this rank in the step, and its backward. Ranks' gradients meet in the last one.
 
         Returns:
-            Summed loss and number of correct slots of the forward.
+            Summed loss and number of correct slots of the forward: (2,) in float64, on the device.
         """
         is_last = index == self.geometry.forwards_per_step - 1
         ranks_wait = not is_last and isinstance(self.module, DistributedDataParallel)
+        inputs = self.objective.inputs(batch, step=step, slots=self.geometry.slots(self.ranks.rank, index))
         with self.module.no_sync() if ranks_wait else nullcontext():  # pyright: ignore[reportCallIssue, reportGeneralTypeIssues]
-            forward = self.forward(batch, step=step, index=index)
-            loss_sum = self.backward(forward)
-        return float(loss_sum), forward.num_correct()
+            totals = self._forward_backward(inputs) if self.graph is None else self.graph(inputs)
+        self.statistics.num_forwards += 1
+        return totals
+
+    def _forward_backward(self, inputs: Inputs) -> Tensor:
+        with autocast(self.config, self.ranks.device):
+            forward = self.objective.forward(self.module, inputs)
+        loss_sum = self.backward(forward)
+        return torch.stack([loss_sum.double(), forward.num_correct().double()])
 
     def forward(self, batch: Any, *, step: int = 0, index: int = 0) -> Forward:
         """The forward alone, in the configured precision."""
-        slots = self.geometry.slots(self.ranks.rank, index)
+        inputs = self.objective.inputs(batch, step=step, slots=self.geometry.slots(self.ranks.rank, index))
         with autocast(self.config, self.ranks.device):
-            return self.objective.forward(self.module, batch, step=step, slots=slots)
+            return self.objective.forward(self.module, inputs)
 
     def backward(self, forward: Forward) -> Tensor:
         """The backward of a forward: its gradients are added to those that are there.
@@ -160,21 +176,26 @@ class TrainStep:
         (loss_sum * (self.geometry.world_size / self.geometry.slots_per_step)).backward()
         return loss_sum.detach()
 
-    def update(self, loss_sum: float) -> bool:
+    def update(self, loss_sum: Tensor) -> Tensor:
         """Update parameters and running statistics, unless the loss or a gradient is not finite.
 
+        On a GPU the update is left out there: the host does not wait to know.
+
         Args:
-            loss_sum: of all ranks.
+            loss_sum: of all ranks, on the device.
 
         Returns:
-            Whether the update was made. If not, nothing has changed.
+            Whether the update was made, a tensor of no axes on the device. If not, nothing has changed.
         """
-        if not (math.isfinite(loss_sum) and gradients_are_finite(self.model)):
+        is_finite = loss_sum.isfinite() & gradient_norm(self.model).isfinite()
+        if is_finite.is_cuda:
+            self.optimizer.found_inf = is_finite.logical_not().float()  # type: ignore[attr-defined]  # as GradScaler
+        elif not is_finite:
             self.statistics.forget()
-            return False
+            return is_finite
         self.optimizer.step()
-        self.statistics.update_running(self.ranks)
-        return True
+        self.statistics.update_running(self.ranks, is_finite)
+        return is_finite
 
 
 def set_training_groups(model: nn.Module, layout: Layout) -> None:
@@ -183,10 +204,9 @@ def set_training_groups(model: nn.Module, layout: Layout) -> None:
     set_statistics_groups(model, group_clips=group_clips, process_group=layout.process_group)
 
 
-def gradients_are_finite(model: nn.Module) -> bool:
-    """Whether all of this rank's gradients are; with several ranks they have met, so each rank says the same."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Of this rank's gradients; with several ranks they have met, so each rank says the same."""
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def forward_positions(layout: Layout, steps: range) -> Iterator[Sequence[int]]:

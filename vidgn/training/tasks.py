@@ -40,9 +40,9 @@ class ClipForward:
         self._label_N = self._label_N.to(device, non_blocking=True)
         return F.cross_entropy(at_least_float32(self.logits_NK), self._label_N, reduction="sum")
 
-    def num_correct(self) -> int:
+    def num_correct(self) -> Tensor:
         """Clips whose label has the largest logit."""
-        return int((self.logits_NK.detach().argmax(1) == self._label_N).sum())
+        return (self.logits_NK.detach().argmax(1) == self._label_N).sum()
 
 
 class ClipsTask:
@@ -95,14 +95,21 @@ class ClipsTask:
         """This rank's training batches for the forwards of `steps`, read ahead. A context manager."""
         return self._read(steps, Tag.CLIP, Tag.ORDER)
 
-    def forward(self, module: nn.Module, batch: Batch, *, step: int, slots: range) -> ClipForward:
-        """Clips through the network, with each slot's own dropout mask."""
+    def inputs(self, batch: Batch, *, step: int, slots: range) -> tuple[Tensor, ...]:
+        """Clips, labels and, where there is dropout, each slot's own mask."""
         scale_NC = dropout_scale(
             self.config, channels=self.model.head.num_features, step=step, slots=slots, dtype=self.to_model.dtype
         )
-        if scale_NC is not None:
-            scale_NC = scale_NC.to(self._layout.ranks.device, non_blocking=True)
-        return ClipForward(module(self.to_model(batch.clip_NTHWC), scale_NC).flatten(1), batch.label_N)
+        if scale_NC is None:
+            return batch.clip_NTHWC, batch.label_N
+        is_cuda = self._layout.ranks.device.type == "cuda"
+        return batch.clip_NTHWC, batch.label_N, scale_NC.pin_memory() if is_cuda else scale_NC
+
+    def forward(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> ClipForward:
+        """Clips through the network."""
+        clip_NTHWC, label_N, *scale_NC = inputs
+        on_device = [scale.to(self._layout.ranks.device, non_blocking=True) for scale in scale_NC]
+        return ClipForward(module(self.to_model(clip_NTHWC), *on_device).flatten(1), label_N)
 
     def describe(self, batch: Batch) -> list[dict[str, Any]]:
         """Position, id and plan of each clip."""
@@ -190,11 +197,16 @@ class MadeUpClips:
         self.config, self._model, self._device = config, model, device
         self.to_model = ToModel(config, device)
 
-    def forward(self, module: nn.Module, batch: None, *, step: int, slots: range) -> ClipForward:
-        """A training forward of as many clips as there are slots."""
+    def inputs(self, batch: None, *, step: int, slots: range) -> tuple[Tensor, ...]:
+        """As a shape alone: (clips,) of an empty tensor."""
         del batch, step
-        clip_NCTHW = self.to_model(self.clips(len(slots), self.config.data.crop))  # no name keeps the pixels alive
-        return ClipForward(module(clip_NCTHW, self._dropout_scale(len(slots))).flatten(1), None)
+        return (torch.empty(len(slots), 0),)
+
+    def forward(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> ClipForward:
+        """A training forward of as many clips as there are slots."""
+        count = len(inputs[0])
+        clip_NCTHW = self.to_model(self.clips(count, self.config.data.crop))  # no name keeps the pixels alive
+        return ClipForward(module(clip_NCTHW, self._dropout_scale(count)).flatten(1), None)
 
     def clips(self, count: int, crop: int) -> Tensor:
         """uint8 (N, T, H, W, 3) on the device."""

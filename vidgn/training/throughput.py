@@ -21,6 +21,7 @@ from vidgn.distributed.ranks import Ranks, choose_device
 from vidgn.errors import DecodeError
 from vidgn.geometry import choose_geometry
 from vidgn.processes import num_cores
+from vidgn.training.norm_kernels import choose_norm_kernels
 from vidgn.training.setup import make_model, place_model, set_precision
 from vidgn.training.step import Layout, TrainStep, set_training_groups
 from vidgn.training.tasks import MadeUpClips
@@ -130,6 +131,7 @@ def _model_rate(config: Config, device: torch.device, *, num_classes: int, secon
     """Clips per second through forward and backward, after two warm rounds."""
     geometry = choose_geometry(config, world_size=1)
     model = place_model(make_model(config, num_classes=num_classes), config, device)
+    choose_norm_kernels(config, model, device)
     step = TrainStep(config, model.train(), MadeUpClips(config, model, device), Layout(geometry, Ranks(0, 1, device)))
     set_training_groups(model, step.layout)
 

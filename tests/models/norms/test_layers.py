@@ -222,6 +222,18 @@ def test_large_offsets_do_not_spoil_float32():
         torch.testing.assert_close(module.batch_var_GC[0].double(), var, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("offset", [1.9, 100, 1000])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_variance_is_right_however_far_the_mean(offset, fmt):
+    x = (torch.randn(8, 16, 4, 9, 9, generator=torch.Generator().manual_seed(0)) + offset).contiguous(
+        memory_format=FORMATS[fmt]
+    )
+    for rows, groups in ((1, 16), (2, 16), (8, 4)):
+        _, var = operators.batch_moments(x, rows=rows, groups=groups)
+        exact = x.double().reshape(rows, 8 // rows, groups, 16 // groups, -1).var((1, 3, 4), correction=0)
+        assert ((var - exact) / exact).abs().max() < 2e-6
+
+
 def test_a_constant_map_gives_beta():
     for fmt in FORMATS.values():
         x = torch.full((2, 8, 2, 3, 3), 7.3).contiguous(memory_format=fmt)

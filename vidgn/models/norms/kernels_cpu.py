@@ -20,6 +20,7 @@ from vidgn.models.norms.slices import (
 
 _aten = torch.ops.aten
 _DIMS = (0, 2, 3, 4)
+_FAR = 4.0  # mean^2 / variance up to which x (x - mean) is as good, to some 1e-7
 _ONLY_SUMS = [False, True, True]  # of native_batch_norm_backward's three gradients
 
 
@@ -88,10 +89,18 @@ def _slice_moments(x_slice: Tensor) -> tuple[Tensor, Tensor]:
 def _contiguous_moments(x_slice: Tensor) -> tuple[Tensor, Tensor]:
     # batch_norm_update_stats takes four times as long here as the sums of x and of x (x - mean), had as a gradient.
     mean = x_slice.mean(_DIMS)
+    var = _mean_of_product(x_slice, x_slice, mean)
+    if (mean.square() > _FAR * var).any():  # the sum of x (x - mean) loses digits, that of (x - mean)^2 does not
+        var = _mean_of_product(x_slice - broadcast(mean), x_slice, mean)
+    return mean, var.clamp_(min=0)
+
+
+def _mean_of_product(y: Tensor, x: Tensor, mean: Tensor) -> Tensor:
+    """The mean of y (x - mean) over all but channels."""
     _, dot, _ = _aten.native_batch_norm_backward(
-        x_slice, x_slice, None, None, None, mean, torch.ones_like(mean), True, 0.0, _ONLY_SUMS
+        y, x, None, None, None, mean, torch.ones_like(mean), True, 0.0, _ONLY_SUMS
     )
-    return mean, dot.mul_(x_slice.shape[1] / x_slice.numel()).clamp_(min=0)
+    return dot.mul_(x.shape[1] / x.numel())
 
 
 def _affine(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, *, out: Tensor) -> None:

@@ -17,7 +17,11 @@ from vidgn.models.norms.operators import apply_norm, batch_moments
 
 
 class Norm(nn.Module):
-    """What all kinds share: gamma (`weight`), beta (`bias`), eps."""
+    """What all kinds share: gamma (`weight`), beta (`bias`), eps.
+
+    Called with a `residual` or with `relu` it adds the one to what it gives, and lets that through the other, in the
+    same pass.
+    """
 
     def __init__(self, num_features: int, *, eps: float) -> None:
         super().__init__()
@@ -25,6 +29,30 @@ class Norm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def _normalise(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        residual: Tensor | None,
+        *,
+        count: int | None,
+        relu: bool,
+        group_name: str | None = None,
+    ) -> Tensor:
+        return apply_norm(
+            x,
+            mean=mean,
+            var=var,
+            gamma=self.weight,
+            beta=self.bias,
+            eps=self.eps,
+            count=count,
+            group_name=group_name,
+            residual=residual,
+            relu=relu,
+        )
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
@@ -44,10 +72,9 @@ class ClipNorm(Norm):
         super().__init__(num_features, eps=eps)
         self.groups = groups
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
         mean, var = batch_moments(x, rows=x.shape[0], groups=self.groups)
-        count = x.numel() // mean.numel()
-        return apply_norm(x, mean=mean, var=var, gamma=self.weight, beta=self.bias, eps=self.eps, count=count)
+        return self._normalise(x, mean, var, residual, count=x.numel() // mean.numel(), relu=relu)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, groups={self.groups}, eps={self.eps}"
@@ -81,27 +108,17 @@ class BatchNorm(Norm):
         self.batch_var_GC: Tensor | None = None
         self.batch_count = 0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
         if not self.training:
-            return self._apply_running(x)
+            return self._apply_running(x, residual, relu=relu)
         rows = self._rows(x.shape[0])
         mean, var = batch_moments(x, rows=rows, groups=x.shape[1], group_name=self.group_name)
         count = x.numel() // mean.numel() * self.num_ranks
         self.batch_mean_GC, self.batch_var_GC, self.batch_count = mean, var, count
-        return apply_norm(
-            x,
-            mean=mean,
-            var=var,
-            gamma=self.weight,
-            beta=self.bias,
-            eps=self.eps,
-            count=count,
-            group_name=self.group_name,
-        )
+        return self._normalise(x, mean, var, residual, count=count, relu=relu, group_name=self.group_name)
 
-    def _apply_running(self, x: Tensor) -> Tensor:
-        mean, var = self.running_mean[None], self.running_var[None]
-        return apply_norm(x, mean=mean, var=var, gamma=self.weight, beta=self.bias, eps=self.eps, count=None)
+    def _apply_running(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
+        return self._normalise(x, self.running_mean[None], self.running_var[None], residual, count=None, relu=relu)
 
     def _rows(self, num_clips: int) -> int:
         if self.group_name is not None or self.group_clips is None:
@@ -130,8 +147,8 @@ class FrozenBatchNorm(BatchNorm):
         self.weight.requires_grad_(False)
         self.bias.requires_grad_(False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._apply_running(x)
+    def forward(self, x: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        return self._apply_running(x, residual, relu=relu)
 
 
 def make_norm(norm: NormConfig, *, default_groups: int) -> Callable[..., Norm]:

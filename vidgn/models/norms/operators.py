@@ -10,17 +10,20 @@ consecutive clips and G groups of consecutive channels.
 | ln | N | 1 |
 | in | N | C |
 
-Each operator is made of passes over the tensor, which one module for each kind of device has: `moments`, `normalise`,
-`gradient_sums` and `gradient_input`, as kernels_composed.py documents them. Shapes: x and dy are (N, C, T, H, W) in
-contiguous or channels_last_3d format; row r is the N/R consecutive clips that share statistics; vectors are (R, C) or
-(R, G), float32, or float64 for float64 input.
+A residual add and a ReLU behind the norm are part of it where the net asks for them. On CUDA kernels_triton.py does all
+of an operator. Elsewhere it is made of passes over the tensor, which one module for each kind of device has: `moments`,
+`normalise`, `gradient_sums` and `gradient_input`, as kernels_composed.py documents them. Shapes: x and dy are
+(N, C, T, H, W) in contiguous or channels_last_3d format; row r is the N/R consecutive clips that share statistics;
+vectors are (R, C) or (R, G), float32, or float64 for float64 input.
 
-Kept for backward: the input, mean and variance (R, G), and gamma. The operators are opaque to autograd, autocast and
-compilers, so 16-bit input stays so, and a checkpointing policy can save the tiny statistics, with the collective
-behind them, and compute the rest again.
+Kept for backward: the input, mean and variance (R, G), gamma, beta, and behind a ReLU the output, which the next
+convolution keeps as well. The operators are opaque to autograd, autocast and compilers, so 16-bit input stays so, and a
+checkpointing policy can save the tiny statistics, with the collective behind them, and compute the rest again.
 """
 
+import importlib
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +36,23 @@ from vidgn.models.norms import kernels_composed, kernels_cpu, kernels_cuda
 from vidgn.models.norms.slices import dense, dense_like, merge, statistics_dtype
 
 _library = torch.library.Library("vidgn", "DEF")
+
+
+_triton: ModuleType | None = None
+
+
+def use_triton(wanted: bool) -> None:
+    """Whether norms on CUDA run by kernels_triton.py from now on; off until it is asked for.
+
+    Raises:
+        ImportError: if there is no Triton.
+    """
+    global _triton
+    _triton = importlib.import_module("vidgn.models.norms.kernels_triton") if wanted else None
+
+
+def _triton_for(x: Tensor) -> Any:
+    return _triton if _triton is not None and _triton.takes(x) else None
 
 
 def kernels_for(x: Tensor) -> ModuleType:
@@ -58,7 +78,8 @@ def _operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
 @_operator("moments(Tensor x, int rows, int groups) -> (Tensor, Tensor)")
 def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (R, G) each."""
-    return kernels_for(x).moments(dense(x), rows=rows, groups=groups)
+    x = dense(x)
+    return (_triton_for(x) or kernels_for(x)).moments(x, rows=rows, groups=groups)
 
 
 @torch.library.register_fake("vidgn::moments")
@@ -84,58 +105,140 @@ def _(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Tensor]:
     return torch.empty_like(mean), torch.empty_like(var)
 
 
-@_operator("normalise(Tensor x, Tensor mean, Tensor var, Tensor gamma, Tensor beta, float eps) -> Tensor")
-def normalise(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * gamma + beta; statistics (R, G), gamma and beta (C,); dtype, format of x."""
+@_operator(
+    "normalise(Tensor x, Tensor mean, Tensor var, Tensor gamma, Tensor beta, Tensor? residual, float eps, bool relu) "
+    "-> Tensor"
+)
+def normalise(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    residual: Tensor | None,
+    eps: float,
+    relu: bool,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * gamma + beta, + residual, through ReLU; dtype and format of x.
+
+    Statistics (R, G), gamma and beta (C,), residual as x.
+    """
     x = dense(x)
+    residual = None if residual is None else dense_like(residual, x)
+    triton = _triton_for(x)
+    if triton is not None:
+        vectors = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
+        return triton.normalise(x, **vectors, eps=eps, residual=residual, relu=relu)
     mean, var = _per_channel(mean, x), _per_channel(var, x)
     gamma, beta = gamma.to(var.dtype).expand_as(var), beta.to(var.dtype).expand_as(var)
-    return kernels_for(x).normalise(x, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    y = kernels_for(x).normalise(x, mean=mean, var=var, gamma=gamma, beta=beta, eps=eps)
+    if residual is not None:
+        y.add_(residual)
+    return y.relu_() if relu else y
 
 
 @torch.library.register_fake("vidgn::normalise")
-def _(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+def _(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    residual: Tensor | None,
+    eps: float,
+    relu: bool,
+) -> Tensor:
     return torch.empty_like(dense(x))
 
 
-@_operator("gradient_sums(Tensor dy, Tensor x, Tensor mean, Tensor var, float eps) -> (Tensor, Tensor)")
-def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Sums of dy and dy * x_hat over the clips of a row and (T, H, W): (R, C) each."""
-    x = dense(x)
-    dy = dense_like(dy, x)
-    passes = kernels_for(x)
-    return passes.gradient_sums(dy, x, mean=_per_channel(mean, x), var=_per_channel(var, x), eps=eps)
-
-
-@torch.library.register_fake("vidgn::gradient_sums")
-def _(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    empty = mean.new_empty(mean.shape[0], x.shape[1])
-    return empty, torch.empty_like(empty)
-
-
 @_operator(
-    "gradient(Tensor dy, Tensor x, Tensor mean, Tensor var, Tensor gamma, int count, float eps, str? group_name) "
-    "-> (Tensor, Tensor, Tensor)"
+    "gradient(Tensor dy, Tensor x, Tensor? y, Tensor mean, Tensor var, Tensor gamma, Tensor beta, int? count, "
+    "float eps, bool adds, bool is_affine, str? group_name) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 def gradient(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, count: int, eps: float, group_name: str | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, through its statistics, gamma and beta; `count` elements behind each mean, over all ranks."""
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    count: int | None,
+    eps: float,
+    adds: bool,
+    is_affine: bool,
+    group_name: str | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, gamma, beta and the residual.
+
+    Args:
+        y: what `normalise` gave, if through ReLU.
+        count: elements behind each mean, over all ranks, if the gradient goes through the statistics; None: constants.
+        adds: whether there was a residual. Its gradient is empty without ReLU, where it is `dy` itself.
+        is_affine: whether gamma and beta have gradients, where the statistics are constants; else they are not set.
+    """
     x = dense(x)
     dy = dense_like(dy, x)
+    over_ranks = None if group_name is None else partial(dist.all_reduce, group=_process_group(group_name))
+    triton = _triton_for(x)
+    if triton is not None:
+        vectors = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
+        flags = {"adds": adds, "is_affine": is_affine, "over_ranks": over_ranks}
+        return triton.gradient(dy, x, y=y, **vectors, count=count, eps=eps, **flags)
+    if y is not None:
+        dy = torch.ops.aten.threshold_backward(dy, y, 0)
+    gradients = _gradient_by_passes(dy, x, mean, var, gamma, count, eps, is_affine, over_ranks)
+    return (*gradients, dy if adds and y is not None else x.new_empty(0))
+
+
+@torch.library.register_fake("vidgn::gradient")
+def _(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    count: int | None,
+    eps: float,
+    adds: bool,
+    is_affine: bool,
+    group_name: str | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx, vector = torch.empty_like(dense(x)), mean.new_empty(x.shape[1])
+    return dx, vector, torch.empty_like(vector), torch.empty_like(dx) if adds and y is not None else x.new_empty(0)
+
+
+def _gradient_by_passes(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor,
+    count: int | None,
+    eps: float,
+    is_affine: bool,
+    over_ranks: Callable[[Tensor], Any] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, groups = mean.shape
     gamma = gamma.to(mean.dtype)
     passes = kernels_for(x)
-    if group_name is None and passes is kernels_cpu and kernels_cpu.has_whole_gradient(x, rows=rows, groups=groups):
+    is_whole = count is not None and over_ranks is None and passes is kernels_cpu
+    if is_whole and kernels_cpu.has_whole_gradient(x, rows=rows, groups=groups):
         return kernels_cpu.whole_gradient(dy, x, mean=mean, var=var, gamma=gamma, eps=eps)
-    mean, var = _per_channel(mean, x), _per_channel(var, x)
+    mean, var, gamma = _per_channel(mean, x), _per_channel(var, x), gamma.expand(rows, -1)
+    if count is None and not is_affine:
+        dgamma, dbeta = mean.new_empty(2, x.shape[1]).unbind()
+        return _gradient_of_map(passes, dy, var, gamma, eps), dgamma, dbeta
     sum_dy, sum_dot = passes.gradient_sums(dy, x, mean=mean, var=var, eps=eps)
     dgamma, dbeta = sum_dot.sum(0), sum_dy.sum(0)
-    if group_name is not None:
+    if count is None:
+        return _gradient_of_map(passes, dy, var, gamma, eps), dgamma, dbeta
+    if over_ranks is not None:
         sums = torch.stack([sum_dy, sum_dot])
-        dist.all_reduce(sums, group=_process_group(group_name))
+        over_ranks(sums)
         sum_dy, sum_dot = sums.unbind()
-    gamma = gamma.expand_as(mean)
     weight = gamma / count
     means = ((weight * total).view(rows, groups, -1).sum(2) for total in (sum_dy, sum_dot))
     dy_mean, dot_mean = (_per_channel(m, x) for m in means)
@@ -143,11 +246,23 @@ def gradient(
     return dx, dgamma, dbeta
 
 
-@torch.library.register_fake("vidgn::gradient")
-def _(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, count: int, eps: float, group_name: str | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(dense(x)), mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
+def _gradient_of_map(passes: Any, dy: Tensor, var: Tensor, gamma: Tensor, eps: float) -> Tensor:
+    nothing = torch.zeros_like(var)
+    return passes.normalise(dy, mean=nothing, var=var, gamma=gamma, beta=nothing, eps=eps)
+
+
+@_operator("normal_pixels(Tensor clip, Tensor mean, Tensor std, ScalarType dtype) -> Tensor")
+def normal_pixels(clip_NTHWC: Tensor, mean_C: Tensor, std_C: Tensor, dtype: torch.dtype) -> Tensor:
+    """(x - mean) / std of uint8 RGB in float32, as (N, C, T, H, W) of `dtype` in channels_last_3d."""
+    clip_NTHWC = clip_NTHWC.contiguous()
+    if _triton_for(clip_NTHWC) is not None:
+        return _triton_for(clip_NTHWC).normal_pixels(clip_NTHWC, mean_C=mean_C, std_C=std_C, dtype=dtype)
+    return ((clip_NTHWC.to(mean_C.dtype) - mean_C) / std_C).to(dtype).permute(0, 4, 1, 2, 3)
+
+
+@torch.library.register_fake("vidgn::normal_pixels")
+def _(clip_NTHWC: Tensor, mean_C: Tensor, std_C: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(clip_NTHWC.contiguous(), dtype=dtype).permute(0, 4, 1, 2, 3)
 
 
 def batch_moments(x: Tensor, *, rows: int, groups: int, group_name: str | None = None) -> tuple[Tensor, Tensor]:
@@ -166,14 +281,16 @@ def apply_norm(
     eps: float,
     count: int | None,
     group_name: str | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
-    """Normalise `x` (N, C, T, H, W) by mean and biased variance (R, G).
+    """Normalise `x` (N, C, T, H, W) by mean and biased variance (R, G), add `residual`, and let it through ReLU.
 
     Args:
         count: elements behind each mean, over all ranks, if the statistics are those of `x` and the gradient goes
             through them; None if they are constants.
     """
-    return _Normalise.apply(x, mean, var, gamma, beta, eps, count, group_name)  # type: ignore[return-value]
+    return _Normalise.apply(x, mean, var, gamma, beta, residual, eps, count, group_name, relu)  # type: ignore[return-value]
 
 
 class _Normalise(torch.autograd.Function):
@@ -185,27 +302,30 @@ class _Normalise(torch.autograd.Function):
         var: Tensor,
         gamma: Tensor,
         beta: Tensor,
+        residual: Tensor | None,
         eps: float,
         count: int | None,
         group_name: str | None,
+        relu: bool,
     ) -> Tensor:
-        ctx.save_for_backward(x, mean, var, gamma)
-        ctx.eps, ctx.count, ctx.group_name = eps, count, group_name
-        return normalise(x, mean, var, gamma, beta, eps)
+        y = normalise(x, mean, var, gamma, beta, residual, eps, relu)
+        ctx.save_for_backward(x, mean, var, gamma, beta, y if relu else None)  # the next convolution keeps y anyway
+        ctx.eps, ctx.count, ctx.group_name, ctx.adds = eps, count, group_name, residual is not None
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # one gradient for one output
-        x, mean, var, gamma = ctx.saved_tensors
-        dgamma = dbeta = None
-        if ctx.count is not None:
-            dx, dgamma, dbeta = gradient(dy, x, mean, var, gamma, ctx.count, ctx.eps, ctx.group_name)
-        else:
-            dx = normalise(dy, torch.zeros_like(mean), var, gamma, torch.zeros_like(gamma), ctx.eps)
-            if any(ctx.needs_input_grad[3:5]):
-                sum_dy, sum_dot = gradient_sums(dy, x, mean, var, ctx.eps)
-                dgamma, dbeta = sum_dot.sum(0), sum_dy.sum(0)
-        return dx, None, None, dgamma, dbeta, None, None, None
+        x, mean, var, gamma, beta, y = ctx.saved_tensors
+        is_affine = any(ctx.needs_input_grad[3:5])
+        dx, dgamma, dbeta, dresidual = gradient(
+            dy, x, y, mean, var, gamma, beta, ctx.count, ctx.eps, ctx.adds, is_affine, ctx.group_name
+        )
+        if not is_affine:
+            dgamma = dbeta = None
+        if y is None or not ctx.adds:
+            dresidual = dy if ctx.adds else None
+        return dx, None, None, dgamma, dbeta, dresidual, None, None, None, None
 
 
 def _process_group(name: str) -> dist.ProcessGroup:
