@@ -22,7 +22,7 @@ from vidgn.models.norms import program_cut, triton_source
 
 MAP = (8, 256, 8, 28, 28)
 MAPS = ("x", "y", "dy", "dx", "residual", "dresidual")
-VECTORS = ("part", "sums", "mean", "var", "gamma", "beta", "dgamma", "dbeta")
+VECTORS = ("part", "of_clips", "sums", "mean", "var", "gamma", "beta", "dgamma", "dbeta")
 FORMATS = {"NDHWC": torch.channels_last_3d, "NCDHW": torch.contiguous_format}
 KINDS = {"gn": (8, 32), "bn": (1, 256), "ln": (8, 1)}  # rows, groups
 
@@ -49,9 +49,12 @@ def launches(cut: program_cut.Cut) -> list[tuple[Any, dict[str, Any]]]:
     shape = {"POSITIONS": cut.tile, "CHANNELS": cut.columns}
     width = program_cut.power_of_2(cut.group_channels)
     return [
-        (triton_source.moments_kernel, {**by_group, "ACC": acc, "PARTIALS": cut.partials}),
+        (
+            triton_source.moments_kernel,
+            {**by_group, "ACC": acc, "PARTIALS": cut.partials, "CLIPS": cut.clips // cut.rows},
+        ),
         (triton_source.normalise_kernel, {**shape, **flags}),
-        (triton_source.sums_kernel, {**shape, **flags, "PARTIALS": cut.partials}),
+        (triton_source.sums_kernel, {**shape, **flags, "PARTIALS": cut.partials, "CLIPS": cut.clips // cut.rows}),
         (
             triton_source.gradient_kernel,
             {**by_group, **flags, "RELU": False, "FIXED": False, "GROUP_WIDTH": width, "ROWS": min(16, cut.rows)},

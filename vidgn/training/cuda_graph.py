@@ -60,5 +60,6 @@ class RecordedStep:
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()  # what the warm forwards left, the graph takes anew
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=self._stream):
+        # Not the default: readers' threads may pin memory meanwhile.
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
             self._totals = self._run(self._inputs)

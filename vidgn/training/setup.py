@@ -13,11 +13,11 @@ from vidgn.distributed.ranks import world_size_of
 from vidgn.errors import ConfigError
 from vidgn.models.activation_memory import set_activation_memory
 from vidgn.models.i3d import TemporalConv, VideoResNet, build_model
-from vidgn.models.norms import operators
 from vidgn.processes import num_cores
 from vidgn.report.read.history import read_starts
 from vidgn.report.read.run_state import json_or_none
 from vidgn.runs.directory import remedy
+from vidgn.training.normal_pixels import normal_pixels
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of parameters
 
@@ -128,7 +128,7 @@ class ToModel:
     def __call__(self, clip_NTHWC: torch.Tensor) -> torch.Tensor:
         clip_NTHWC = clip_NTHWC.to(self._device, non_blocking=True)
         if self._format == torch.channels_last_3d and self.dtype == torch.float32:
-            return operators.normal_pixels(clip_NTHWC, self._mean_C, self._std_C, self._input_dtype)
+            return normal_pixels(clip_NTHWC, self._mean_C, self._std_C, self._input_dtype)
         clip_NCTHW = clip_NTHWC.permute(0, 4, 1, 2, 3).to(self.dtype)
         normal_NCTHW = (clip_NCTHW - self._mean_C.view(3, 1, 1, 1)) / self._std_C.view(3, 1, 1, 1)
         return normal_NCTHW.to(self._input_dtype).contiguous(memory_format=self._format)

@@ -223,15 +223,12 @@ def test_large_offsets_do_not_spoil_float32():
 
 
 @pytest.mark.parametrize("offset", [1.9, 100, 1000])
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_a_variance_is_right_however_far_the_mean(offset, fmt):
-    x = (torch.randn(8, 16, 4, 9, 9, generator=torch.Generator().manual_seed(0)) + offset).contiguous(
-        memory_format=FORMATS[fmt]
-    )
+def test_a_variance_is_right_however_far_the_mean(offset):
+    x = torch.randn(8, 16, 4, 9, 9, generator=torch.Generator().manual_seed(0)) + offset
     for rows, groups in ((1, 16), (2, 16), (8, 4)):
         _, var = operators.batch_moments(x, rows=rows, groups=groups)
         exact = x.double().reshape(rows, 8 // rows, groups, 16 // groups, -1).var((1, 3, 4), correction=0)
-        assert ((var - exact) / exact).abs().max() < 2e-6
+        assert ((var - exact) / exact).abs().max() < 1e-6
 
 
 def test_a_constant_map_gives_beta():

@@ -14,8 +14,8 @@ from vidgn.models.activation_memory import set_activation_memory
 from vidgn.models.i3d import build_model
 from vidgn.models.norms import kernels_triton, operators, program_cut
 from vidgn.models.norms.layers import make_norm, set_statistics_groups
-from vidgn.training import norm_kernels
-from vidgn.training.setup import ToModel
+from vidgn.training import norm_kernels, normal_pixels_triton
+from vidgn.training.normal_pixels import normal_pixels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FORMATS = {"NDHWC": torch.channels_last_3d, "NCDHW": torch.contiguous_format}
@@ -260,12 +260,11 @@ def test_a_net_that_recomputes_runs_by_them(monkeypatch):
 
 def test_pixels_are_to_the_bit_what_torch_makes_of_them():
     bytes_NTHWC = torch.randint(256, (2, 3, 5, 7, 3), dtype=torch.uint8, device=DEVICE)
-    precision = "bf16" if DEVICE == "cuda" else "fp32"  # the interpreter cuts bf16 off where a GPU rounds
-    config = load_config(["trainer.memory_format=channels_last", f"trainer.precision={precision}"])
+    dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32  # the interpreter cuts bf16 off where a GPU rounds
+    mean_C, std_C = (torch.tensor(v, device=DEVICE) for v in ((114.75, 110.0, 101.3), (57.375, 58.1, 61.9)))
     operators.use_triton(False)
-    expected = ToModel(config, torch.device(DEVICE))(bytes_NTHWC)
-    operators.use_triton(True)
-    found = ToModel(config, torch.device(DEVICE))(bytes_NTHWC)
+    expected = normal_pixels(bytes_NTHWC, mean_C, std_C, dtype)
+    found = normal_pixels_triton.normal_pixels(bytes_NTHWC, mean_C, std_C, dtype)
     assert torch.equal(found, expected)
     assert found.stride() == expected.stride()
 

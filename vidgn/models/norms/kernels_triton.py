@@ -5,11 +5,11 @@ Two launches forward and two backward for every kind of norm, with a residual ad
 
 # pyright: basic
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from vidgn.models.norms import triton_source
@@ -17,8 +17,9 @@ from vidgn.models.norms.program_cut import cut, power_of_2
 from vidgn.models.norms.slices import statistics_dtype
 
 source: Any = triton_source  # what @triton.jit takes and gives, no type checker knows
+_IS_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 _COUNTERS = 1 << 16
-_PIXELS = 1024  # values of a program
+_WARPS = 4
 _MOST_VALUES = 2**31 - 1  # of a clip: offsets within one are 32 bits wide
 _TYPES = {torch.float32: source.tl.float32, torch.float64: source.tl.float64}
 
@@ -28,24 +29,27 @@ _counters: dict[tuple[Any, ...], Tensor] = {}
 def takes(x: Tensor) -> bool:
     """Whether the kernels can run on it: a CUDA tensor, or any where Triton's interpreter runs them."""
     is_small = 0 < x.numel() // max(1, x.shape[0]) <= _MOST_VALUES
-    return is_small and (x.is_cuda or source.INTERPRETED)
+    return is_small and (x.is_cuda or _IS_INTERPRETED)
 
 
 def moments(x: Tensor, *, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (R, G) each."""
     c, dtype = cut(x, rows=rows, groups=groups), statistics_dtype(x)
     mean, var = x.new_empty(2, rows, groups, dtype=dtype).unbind()
-    part = x.new_empty(rows * 2 * c.slices * c.parts * groups, dtype=dtype)
+    part = x.new_empty(c.clips * 2 * c.split * c.parts * groups, dtype=dtype)
+    of_clips = x.new_empty(c.clips * 2 * groups, dtype=dtype)
     source.moments_kernel[c.slices, rows, c.group_blocks](
         x,
         part,
+        of_clips,
         mean,
         var,
-        _zeros(x, rows * c.group_blocks),
-        num_slices=c.slices,
+        _zeros(x, 2 * c.clips * c.group_blocks),
         **c.by_group,
         ACC=_TYPES[dtype],
         PARTIALS=c.partials,
+        CLIPS=power_of_2(c.clips // c.rows),
+        num_warps=_WARPS,
     )
     return mean, var
 
@@ -78,6 +82,7 @@ def normalise(
         ADD=residual is not None,
         RELU=relu,
         CHANNELS=c.columns,
+        num_warps=_WARPS,
     )
     return y
 
@@ -107,23 +112,26 @@ def gradient(
     has_sums = count is not None or is_affine
     sums = mean.new_empty((2, c.rows, c.channels) if has_sums else 0)
     if has_sums:
-        part = mean.new_empty(c.rows * 2 * c.slices * c.channels)
+        part = mean.new_empty(c.clips * 2 * c.split * c.channels)
+        of_clips = mean.new_empty(c.clips * 2 * c.channels)
         source.sums_kernel[c.slices, c.rows, c.channel_blocks](
             dy,
             x,
             x if y is None else y,
             dresidual,
             part,
+            of_clips,
             sums,
-            _zeros(x, c.rows * c.channel_blocks),
+            _zeros(x, 2 * c.clips * c.channel_blocks),
             **vectors,
             **c.shape,
-            num_slices=c.slices,
             ACC=acc,
             ADD=adds,
             RELU=relu,
             CHANNELS=c.columns,
             PARTIALS=c.partials,
+            CLIPS=power_of_2(c.clips // c.rows),
+            num_warps=_WARPS,
         )
         if over_ranks is not None:
             local = sums.sum(1)
@@ -148,18 +156,11 @@ def gradient(
         RELU=relu and not is_masked,
         GROUP_WIDTH=power_of_2(c.group_channels),
         ROWS=min(16, power_of_2(c.rows)),
+        num_warps=_WARPS,
     )
     if has_sums and over_ranks is not None:
         dbeta, dgamma = local.unbind()
     return dx, dgamma, dbeta, dresidual
-
-
-def normal_pixels(clip_NTHWC: Tensor, *, mean_C: Tensor, std_C: Tensor, dtype: torch.dtype) -> Tensor:
-    """(x - mean) / std of uint8 RGB, (N, C, T, H, W) in channels_last_3d; rounded once, from float32."""
-    y = torch.empty(clip_NTHWC.shape, dtype=dtype, device=clip_NTHWC.device)
-    count = y.numel()
-    source.pixels_kernel[triton.cdiv(count, _PIXELS),](clip_NTHWC, y, mean_C, std_C, count, BLOCK=_PIXELS)
-    return y.permute(0, 4, 1, 2, 3)
 
 
 def _zeros(x: Tensor, number: int) -> Tensor:

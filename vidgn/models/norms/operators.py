@@ -51,6 +51,11 @@ def use_triton(wanted: bool) -> None:
     _triton = importlib.import_module("vidgn.models.norms.kernels_triton") if wanted else None
 
 
+def uses_triton() -> bool:
+    """Whether it was asked for."""
+    return _triton is not None
+
+
 def _triton_for(x: Tensor) -> Any:
     return _triton if _triton is not None and _triton.takes(x) else None
 
@@ -249,20 +254,6 @@ def _gradient_by_passes(
 def _gradient_of_map(passes: Any, dy: Tensor, var: Tensor, gamma: Tensor, eps: float) -> Tensor:
     nothing = torch.zeros_like(var)
     return passes.normalise(dy, mean=nothing, var=var, gamma=gamma, beta=nothing, eps=eps)
-
-
-@_operator("normal_pixels(Tensor clip, Tensor mean, Tensor std, ScalarType dtype) -> Tensor")
-def normal_pixels(clip_NTHWC: Tensor, mean_C: Tensor, std_C: Tensor, dtype: torch.dtype) -> Tensor:
-    """(x - mean) / std of uint8 RGB in float32, as (N, C, T, H, W) of `dtype` in channels_last_3d."""
-    clip_NTHWC = clip_NTHWC.contiguous()
-    if _triton_for(clip_NTHWC) is not None:
-        return _triton_for(clip_NTHWC).normal_pixels(clip_NTHWC, mean_C=mean_C, std_C=std_C, dtype=dtype)
-    return ((clip_NTHWC.to(mean_C.dtype) - mean_C) / std_C).to(dtype).permute(0, 4, 1, 2, 3)
-
-
-@torch.library.register_fake("vidgn::normal_pixels")
-def _(clip_NTHWC: Tensor, mean_C: Tensor, std_C: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(clip_NTHWC.contiguous(), dtype=dtype).permute(0, 4, 1, 2, 3)
 
 
 def batch_moments(x: Tensor, *, rows: int, groups: int, group_name: str | None = None) -> tuple[Tensor, Tensor]:

@@ -56,7 +56,7 @@ class Cut:
     @property
     def partials(self) -> int:
         """How many partial results are read at a time where they are put together."""
-        return max(16, min(512, self.tile))
+        return max(16, min(512, self.tile // 2))
 
     @cached_property
     def shape(self) -> dict[str, int]:
@@ -125,8 +125,8 @@ def temporary_bytes(operator: str, x: Tensor, *, rows: int, groups: int) -> int:
     """What `moments` and `gradient` allocate besides their results, in bytes."""
     c, size = cut(x, rows=rows, groups=groups), statistics_dtype(x).itemsize
     if operator == "moments":
-        return rows * 2 * c.slices * c.parts * groups * size
-    return (c.slices + 1) * rows * 2 * c.channels * size
+        return c.clips * 2 * (c.split * c.parts + 1) * groups * size
+    return 2 * (c.clips * (c.split + 1) + c.rows) * c.channels * size
 
 
 def power_of_2(n: int) -> int:

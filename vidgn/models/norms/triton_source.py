@@ -9,28 +9,24 @@
 
 They do for every kind of norm, for both memory formats and for any number of clips and groups: a value of clip n,
 channel c and position s in (T, H, W) lies at n * stride_n + c * stride_c + s * stride_s. A program has a slice of one
-clip's positions and a block of channels. Programs that share statistics leave partial results; the one that comes last,
-told by a counter, puts them together in the order of the slices. So no program waits, nothing is added in the order of
-arrival, and the slices depend on shapes alone: the same bytes twice.
+clip's positions and a block of channels. Programs that share statistics leave partial results; the last of a clip, told
+by a counter, puts the clip's together in their order, and the last clip of a row the row's. So no program waits,
+nothing is added in the order of arrival, and the slices depend on shapes alone: the same bytes twice.
 
 Sums are taken of the distance to a value near the mean, in float32 (float64 for float64): E[x^2] - E[x]^2 would lose
 all digits where the mean is far from zero. ReLU's mask is computed again from x by the same arithmetic as in the
 forward, or after an add read from y, which the next convolution keeps.
-
-Sizes that decide how wide a load can be (C, S, chunk, strides) are known to the compiler as multiples of 16 or not; the
-others are not, or each shape would be compiled anew.
 
 Under TRITON_INTERPRET=1 the same kernels run on a CPU, one program after another.
 """
 
 # pyright: basic
 
-import os
-
 import triton
 import triton.language as tl
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+# The compiler learns nothing of these, or each shape would be compiled anew, but of what decides how wide a load is.
+_SIZES = ["cpg", "num_groups", "parts", "num_slices", "row_clips", "split", "count", "eps"]
 
 # Suffixes: S positions, C columns (channels of a block), G groups of a block, P partial results
 
@@ -105,6 +101,12 @@ def _before_act(x, mean_C, slope_C, beta_C):
 
 
 @triton.jit
+def _store_two(start, distance, one, other, mask):
+    tl.store(start, one, mask=mask)
+    tl.store(start + distance, other, mask=mask)
+
+
+@triton.jit
 def _is_last(counter, number):
     """Whether all others of `number` programs have come here, with what they stored; then the counter is back at 0."""
     tl.debug_barrier()
@@ -114,13 +116,22 @@ def _is_last(counter, number):
     return last
 
 
-@triton.jit(do_not_specialize=["cpg", "num_groups", "parts", "num_slices", "row_clips", "split"])
+@triton.jit
+def _rows_of(of_clips, row, row_clips, which, length, column_C, is_column, CLIPS: tl.constexpr):
+    """Vector `which` of the two that each clip of a row has in of_clips (N, 2, length): (CLIPS, columns)."""
+    clip_N = tl.arange(0, CLIPS)
+    is_there = (clip_N < row_clips)[:, None] & is_column[None, :]
+    start = of_clips + ((row * row_clips + clip_N) * 2 + which)[:, None] * length
+    return tl.load(start + column_C[None, :], mask=is_there, other=0.0, cache_modifier=".cg"), is_there
+
+
+@triton.jit(do_not_specialize=_SIZES)
 def moments_kernel(
-    x, part, mean, var, counters, C, S, stride_n, stride_s, stride_c, cpg, num_groups, parts, num_slices, chunk,
+    x, part, of_clips, mean, var, counters, C, S, stride_n, stride_s, stride_c, cpg, num_groups, parts, chunk,
     row_clips, split, ACC: tl.constexpr, POSITIONS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
-    PARTIALS: tl.constexpr, EXACT: tl.constexpr,
+    PARTIALS: tl.constexpr, CLIPS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """Part (R, 2, P, G): mean and sum of squared distances from it, then mean and var (R, G) of the row."""
+    """Make part (N, 2, P, G), mean and sum of squared distances from it, of_clips (N, 2, G), then mean, var (R, G)."""
     slice_, row, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     column_C, is_channel = _columns(block, C, cpg, parts, GROUPS, WIDTH, EXACT)
     start = x + (row * row_clips + slice_ // split).to(tl.int64) * stride_n
@@ -150,36 +161,50 @@ def moments_kernel(
     group_block = block // parts
     group_G = group_block * GROUPS + tl.arange(0, GROUPS)
     is_group = group_G < num_groups
-    num_partials = num_slices * parts
-    row_part = part + row.to(tl.int64) * 2 * num_partials * num_groups
+    clip = row * row_clips + slice_ // split
+    num_partials = split * parts
+    clip_part = part + clip.to(tl.int64) * 2 * num_partials * num_groups
     second = num_partials * num_groups
-    mine = row_part + (slice_ * parts + part_number) * num_groups + group_G
-    tl.store(mine, mean_G, mask=is_group)
-    tl.store(mine + second, square_G, mask=is_group)
-    if _is_last(counters + row * tl.cdiv(num_groups, GROUPS) + group_block, num_partials):
-        shift_G = tl.load(row_part + group_G, mask=is_group, other=0.0, cache_modifier=".cg")
+    mine = clip_part + ((slice_ % split) * parts + part_number) * num_groups + group_G
+    _store_two(mine, second, mean_G, square_G, is_group)
+    num_blocks = tl.cdiv(num_groups, GROUPS)
+    if _is_last(counters + clip * num_blocks + group_block, num_partials):
+        shift_G = tl.load(clip_part + group_G, mask=is_group, other=0.0, cache_modifier=".cg")
         sum_PG = tl.zeros([PARTIALS, GROUPS], ACC)
         square_PG = tl.zeros([PARTIALS, GROUPS], ACC)
         for from_ in range(0, num_partials, PARTIALS):
             partial_P = from_ + tl.arange(0, PARTIALS)
             is_there = (partial_P < num_partials)[:, None] & is_group[None, :]
-            their_positions = tl.minimum(S - (partial_P // parts % split) * chunk, chunk)
+            their_positions = tl.minimum(S - (partial_P // parts) * chunk, chunk)
             their_width = tl.minimum(cpg - (partial_P % parts) * WIDTH, WIDTH)
             count_P = tl.where(partial_P < num_partials, their_positions * their_width, 0).to(ACC)
-            there = row_part + partial_P[:, None] * num_groups + group_G[None, :]
+            there = clip_part + partial_P[:, None] * num_groups + group_G[None, :]
             mean_PG = tl.load(there, mask=is_there, other=0.0, cache_modifier=".cg")
             distance = tl.where(is_there, mean_PG - shift_G[None, :], 0.0)
             sum_PG += distance * count_P[:, None]
             inner = tl.load(there + second, mask=is_there, other=0.0, cache_modifier=".cg")
             square_PG += inner + distance * distance * count_P[:, None]
-        total = row_clips.to(ACC) * S * cpg
+        total = S.to(ACC) * cpg
         from_shift_G = tl.sum(sum_PG, 0) / total
         var_G = tl.maximum(tl.sum(square_PG, 0) / total - from_shift_G * from_shift_G, 0.0)
-        tl.store(mean + row * num_groups + group_G, shift_G + from_shift_G, mask=is_group)
-        tl.store(var + row * num_groups + group_G, var_G, mask=is_group)
+        mean_G = shift_G + from_shift_G
+        if CLIPS == 1:
+            tl.store(mean + row * num_groups + group_G, mean_G, mask=is_group)
+            tl.store(var + row * num_groups + group_G, var_G, mask=is_group)
+        else:
+            _store_two(of_clips + clip * 2 * num_groups + group_G, num_groups, mean_G, var_G, is_group)
+            clip_counters = counters + tl.num_programs(1) * row_clips * num_blocks
+            if _is_last(clip_counters + row * num_blocks + group_block, row_clips):
+                mean_NG, is_there = _rows_of(of_clips, row, row_clips, 0, num_groups, group_G, is_group, CLIPS)
+                var_NG, _ = _rows_of(of_clips, row, row_clips, 1, num_groups, group_G, is_group, CLIPS)
+                mean_G = tl.sum(mean_NG, 0) / row_clips
+                apart_NG = tl.where(is_there, mean_NG - mean_G[None, :], 0.0)
+                var_G = tl.sum(var_NG + apart_NG * apart_NG, 0) / row_clips
+                tl.store(mean + row * num_groups + group_G, mean_G, mask=is_group)
+                tl.store(var + row * num_groups + group_G, var_G, mask=is_group)
 
 
-@triton.jit(do_not_specialize=["cpg", "num_groups", "row_clips", "split", "eps"])
+@triton.jit(do_not_specialize=_SIZES)
 def normalise_kernel(
     x, residual, y, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c, cpg, num_groups, chunk, row_clips,
     split, eps, ACC: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr, POSITIONS: tl.constexpr,
@@ -205,19 +230,20 @@ def normalise_kernel(
         _store(y + clip, value, position_S, column_C, is_inside, stride_s, stride_c)
 
 
-@triton.jit(do_not_specialize=["cpg", "num_groups", "num_slices", "row_clips", "split", "eps"])
+@triton.jit(do_not_specialize=_SIZES)
 def sums_kernel(
-    dy, x, y, dresidual, part, sums, counters, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c, cpg,
-    num_groups, num_slices, chunk, row_clips, split, eps, ACC: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr,
-    POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, PARTIALS: tl.constexpr,
+    dy, x, y, dresidual, part, of_clips, sums, counters, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c,
+    cpg, num_groups, chunk, row_clips, split, eps, ACC: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr,
+    POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, PARTIALS: tl.constexpr, CLIPS: tl.constexpr,
 ):  # fmt: skip
-    """Part (R, 2, P, C) and then sums (2, R, C): of dz and dz * x_hat, where dz is dy behind ReLU's mask."""
+    """Make part (N, 2, P, C), of_clips (N, 2, C), sums (2, R, C), of dz (dy behind ReLU's mask) and dz * x_hat."""
     slice_, row, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     column_C = block * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = column_C < C
     at_C = row * num_groups + column_C // cpg
     mean_C, rstd_C, slope_C, beta_C = _vectors(mean, var, gamma, beta, at_C, column_C, is_channel, eps, ACC)
-    clip = (row * row_clips + slice_ // split).to(tl.int64) * stride_n
+    clip_number = row * row_clips + slice_ // split
+    clip = clip_number.to(tl.int64) * stride_n
     first, end = _stretch(slice_, split, chunk, S)
     step_S = tl.arange(0, POSITIONS)
     total = tl.zeros([POSITIONS, CHANNELS], ACC)
@@ -234,46 +260,40 @@ def sums_kernel(
             else:
                 dz = tl.where(_before_act(value, mean_C, slope_C, beta_C) <= 0, 0.0, dz)
         total += dz
-        dot += dz * tl.where(is_inside, value - mean_C[None, :], 0.0)
-    row_part = part + row.to(tl.int64) * 2 * num_slices * C
-    second = num_slices * C
-    tl.store(row_part + slice_ * C + column_C, tl.sum(total, 0), mask=is_channel)
-    tl.store(row_part + second + slice_ * C + column_C, tl.sum(dot, 0) * rstd_C, mask=is_channel)
-    if _is_last(counters + row * tl.cdiv(C, CHANNELS) + block, num_slices):
+        dot += dz * (value - mean_C[None, :])
+    clip_part = part + clip_number.to(tl.int64) * 2 * split * C
+    mine, second = clip_part + (slice_ % split) * C + column_C, split * C
+    _store_two(mine, second, tl.sum(total, 0), tl.sum(dot, 0) * rstd_C, is_channel)
+    num_blocks, num_rows = tl.cdiv(C, CHANNELS), tl.num_programs(1)
+    if _is_last(counters + clip_number * num_blocks + block, split):
         total_PC = tl.zeros([PARTIALS, CHANNELS], ACC)
         dot_PC = tl.zeros([PARTIALS, CHANNELS], ACC)
-        for from_ in range(0, num_slices, PARTIALS):
+        for from_ in range(0, split, PARTIALS):
             partial_P = from_ + tl.arange(0, PARTIALS)
-            is_there = (partial_P < num_slices)[:, None] & is_channel[None, :]
-            there = row_part + partial_P[:, None] * C + column_C[None, :]
+            is_there = (partial_P < split)[:, None] & is_channel[None, :]
+            there = clip_part + partial_P[:, None] * C + column_C[None, :]
             total_PC += tl.load(there, mask=is_there, other=0.0, cache_modifier=".cg")
             dot_PC += tl.load(there + second, mask=is_there, other=0.0, cache_modifier=".cg")
-        tl.store(sums + row * C + column_C, tl.sum(total_PC, 0), mask=is_channel)
-        tl.store(sums + (tl.num_programs(1) + row) * C + column_C, tl.sum(dot_PC, 0), mask=is_channel)
+        total_C, dot_C = tl.sum(total_PC, 0), tl.sum(dot_PC, 0)
+        if CLIPS == 1:
+            _store_two(sums + row * C + column_C, num_rows * C, total_C, dot_C, is_channel)
+        else:
+            _store_two(of_clips + clip_number * 2 * C + column_C, C, total_C, dot_C, is_channel)
+            if _is_last(counters + (num_rows * row_clips + row) * num_blocks + block, row_clips):
+                total_NC, _ = _rows_of(of_clips, row, row_clips, 0, C, column_C, is_channel, CLIPS)
+                dot_NC, _ = _rows_of(of_clips, row, row_clips, 1, C, column_C, is_channel, CLIPS)
+                mine = sums + row * C + column_C
+                _store_two(mine, num_rows * C, tl.sum(total_NC, 0), tl.sum(dot_NC, 0), is_channel)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "C",
-        "S",
-        "cpg",
-        "num_groups",
-        "parts",
-        "num_slices",
-        "chunk",
-        "row_clips",
-        "split",
-        "count",
-        "eps",
-    ]
-)
+@triton.jit(do_not_specialize=_SIZES)
 def gradient_kernel(
     dy, x, y, dx, dresidual, sums, dgamma, dbeta, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c, cpg,
     num_groups, parts, num_slices, chunk, row_clips, split, count, eps, ACC: tl.constexpr, FIXED: tl.constexpr,
     ADD: tl.constexpr, RELU: tl.constexpr, POSITIONS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
     GROUP_WIDTH: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Dx = (gamma * dz - mean of gamma * dz - x_hat * mean of gamma * dz * x_hat) / sqrt(var + eps).
+    """Make dx = (gamma * dz - mean of gamma * dz - x_hat * mean of gamma * dz * x_hat) / sqrt(var + eps).
 
     FIXED: the statistics are constants, and both means are left out. One slice more than there are makes dgamma, dbeta.
     """
@@ -325,13 +345,3 @@ def gradient_kernel(
                     dz = tl.where(_before_act(value, mean_C, slope_C, beta_C) <= 0, 0.0, dz)
             dz = dz * slope_C[None, :] - shift_C[None, :] - (value - mean_C[None, :]) * dot_C[None, :]
             _store(dx + clip, dz, position_S, column_C, is_inside, stride_s, stride_c)
-
-
-@triton.jit(do_not_specialize=["count"])
-def pixels_kernel(x, y, mean, std, count, BLOCK: tl.constexpr):
-    """(x - mean) / std of bytes, three values to a pixel, in float32."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    is_inside = at < count
-    colour = at % 3
-    value = tl.load(x + at, mask=is_inside, other=0).to(tl.float32) - tl.load(mean + colour)
-    tl.store(y + at, tl.div_rn(value, tl.load(std + colour)).to(y.dtype.element_ty), mask=is_inside)
