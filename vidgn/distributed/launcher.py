@@ -94,7 +94,6 @@ def launch(config: Config, stop: StopFlag, run_rank: RunRank) -> str | None:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import elastic_launch
 
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's advice against find_unused_parameters, see ranks.py
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.multiprocessing").setLevel(logging.ERROR)
     if multiprocessing.get_start_method(allow_none=True) == "loky":  # joblib's worker; its children know no such method

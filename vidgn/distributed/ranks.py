@@ -254,15 +254,11 @@ def statistics_process_group(geometry: Geometry) -> Any:
 
 
 def wrapped(model: nn.Module, ranks: Ranks, *, compiled: bool) -> nn.Module:
-    """The module to call in training: gradients meet in DDP's buckets where there are several ranks.
-
-    find_unused_parameters keeps DDP from rebuilding its buckets after the first backward, which would make the order of
-    summation depend on when the process started.
-    """
+    """The module to call in training: gradients meet in DDP's buckets where there are several ranks."""
     if ranks.world_size > 1:
         new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
         no_buffers: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
-        model = DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True, **no_buffers)
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True, **no_buffers)
     if compiled:
         model.compile()
     return model

@@ -104,9 +104,10 @@ class Trainer:
         def next_batch() -> TaskBatch:
             self.ranks.report_status(f"reading clips of step {state.step + 1}")
             with self.run.clock.waiting():
-                used.append(next(batches))
+                batch = next(batches)
+            used.append(batch.without_tensors())  # which are not kept until the step's numbers are read
             self.ranks.report_status(f"computing step {state.step + 1}")
-            return used[-1]
+            return batch
 
         totals = self.update.accumulate(next_batch, step=state.step, learning_rate=lr)
         stop = self.read_step()

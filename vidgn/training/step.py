@@ -45,6 +45,10 @@ class TaskBatch(Protocol):
     digest: int
     substitutions: tuple[Substitution, ...]
 
+    def without_tensors(self) -> "TaskBatch":
+        """The same, to be kept for what it says."""
+        ...
+
 
 class Forward(Protocol):
     """One forward of the network, held until its backward is done."""
@@ -63,6 +67,10 @@ class Objective(Protocol):
 
     def inputs(self, batch: Any, *, step: int, slots: range) -> Inputs:
         """What a forward of `batch` takes, which holds `slots` of step `step` (0-based); on the host."""
+        ...
+
+    def made_up(self, clips: int) -> Inputs:
+        """Inputs of the right form."""
         ...
 
     def forward(self, module: nn.Module, inputs: Inputs) -> Forward:
@@ -120,8 +128,24 @@ class TrainStep:
     def join_ranks(self) -> None:
         """Let gradients meet, and compile. Called once the weights are those that training starts from."""
         self.module = wrapped(self.model, self.ranks, compiled=self.config.trainer.compile)
+        if isinstance(self.module, DistributedDataParallel):
+            self._settle_buckets()
         if self.config.trainer.cuda_graph and why_no_graph(self.config, self.layout.ranks) is None:
             self.graph = RecordedStep(self._forward_backward, self.ranks.device)
+
+    def _settle_buckets(self) -> None:
+        """Let DDP order its buckets by what backward comes to first, as it does once in a process.
+
+        Else gradients would meet in one order in the first step of a start and in another in the steps after it.
+        """
+        clips = self.geometry.clips_per_forward if self.config.trainer.compile else 1  # compiled for one shape
+        self.model.train()
+        set_statistics_groups(self.model, group_clips=None, process_group=self.layout.process_group)
+        for _ in range(2):  # it does so when the second forward begins
+            with autocast(self.config, self.ranks.device):
+                forward = self.objective.forward(self.module, self.objective.made_up(clips))
+            forward.loss_sum().backward()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def accumulate(self, next_batch: Callable[[], TaskBatch], *, step: int, learning_rate: float) -> Tensor:
         """All forwards and backwards of this rank in step `step` (0-based). Nothing waits for a GPU.

@@ -105,6 +105,14 @@ class ClipsTask:
         is_cuda = self._layout.ranks.device.type == "cuda"
         return batch.clip_NTHWC, batch.label_N, scale_NC.pin_memory() if is_cuda else scale_NC
 
+    def made_up(self, clips: int) -> tuple[Tensor, ...]:
+        """Black clips of the first class."""
+        config = self.config
+        clip_NTHWC = torch.zeros(clips, config.frames, config.data.crop, config.data.crop, 3, dtype=torch.uint8)
+        scale_NC = torch.ones(clips, self.model.head.num_features, dtype=self.to_model.dtype)
+        label_N = torch.zeros(clips, dtype=torch.int64)
+        return (clip_NTHWC, label_N, scale_NC) if config.model.dropout else (clip_NTHWC, label_N)
+
     def forward(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> ClipForward:
         """Clips through the network."""
         clip_NTHWC, label_N, *scale_NC = inputs
@@ -200,7 +208,11 @@ class MadeUpClips:
     def inputs(self, batch: None, *, step: int, slots: range) -> tuple[Tensor, ...]:
         """As a shape alone: (clips,) of an empty tensor."""
         del batch, step
-        return (torch.empty(len(slots), 0),)
+        return self.made_up(len(slots))
+
+    def made_up(self, clips: int) -> tuple[Tensor, ...]:
+        """As `inputs`."""
+        return (torch.empty(clips, 0),)
 
     def forward(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> ClipForward:
         """A training forward of as many clips as there are slots."""

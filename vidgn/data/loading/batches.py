@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,6 +46,11 @@ class Batch:
     positions: tuple[int, ...]
     digest: int
     substitutions: tuple[Substitution, ...]
+
+    def without_tensors(self) -> "Batch":
+        """What is left to know of it once it is trained on."""
+        nothing = torch.empty(0)
+        return replace(self, clip_NTHWC=nothing, label_N=nothing)
 
 
 @dataclass
