@@ -48,18 +48,18 @@ class StepStatistics:
         self._sums.addcmul_(sums, self._unbiased)
 
     @torch.no_grad()
-    def update_running(self, ranks: Ranks, is_finite: torch.Tensor) -> None:
+    def update_running(self, ranks: Ranks, counts: torch.Tensor | None = None) -> None:
         """Update the running statistics once, with the mean over all virtual GPUs, and begin again.
 
         Args:
-            is_finite: whether the step counts.
+            counts: whether the step does, where the device is to decide.
         """
         if self._sums is None or self.num_forwards == 0:
             return
         mean = ranks.sum(self._sums) / (self._num_groups * self.num_forwards * ranks.world_size)
         running = [layer.running_mean for layer in self._layers] + [layer.running_var for layer in self._layers]
-        if is_finite.is_cuda:  # on a CPU the caller has looked
-            mean = torch.where(is_finite, mean, torch.cat(running))
+        if counts is not None:
+            mean = torch.where(counts, mean, torch.cat(running))
         momentum = self._layers[0].momentum  # one norm config makes all layers
         parts = list(mean.split([r.numel() for r in running]))
         torch._foreach_lerp_(running, parts, momentum)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

@@ -40,14 +40,13 @@ def weight_decay(optim: OptimConfig, role: str) -> float:
     return optim.norm_weight_decay if role.startswith("norm") else optim.weight_decay
 
 
-def make_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, config: Config, *, fused: bool = False) -> torch.optim.SGD:
     """SGD with one group per decay, in the order of the model's parameters; frozen ones are left out.
 
-    On a GPU it is torch's fused one, which can leave a step out there, with a momentum that begins at 0: it would be
-    left without a value if the first step were left out.
+    Args:
+        fused: torch's fused one, for which the device decides whether a step is left out. Its momentum begins at 0: it
+            would be left without a value if the first step were left out.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    is_fused = True if all(p.is_cuda for p in trained) else None
     roles = parameter_roles(model)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -58,10 +57,10 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.SGD:
         lr=config.optim.lr_per_clip * config.slots_per_step,
         momentum=config.optim.momentum,
         nesterov=config.optim.nesterov,
-        fused=is_fused,
+        fused=fused or None,
     )
-    if is_fused and config.optim.momentum:
-        for parameter in trained:
+    if fused and config.optim.momentum:
+        for parameter in (p for params in groups.values() for p in params):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 

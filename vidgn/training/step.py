@@ -117,11 +117,26 @@ class TrainStep:
     Gradients are those of the mean loss over all slots of the step, whatever their layout.
     """
 
-    def __init__(self, config: Config, model: nn.Module, objective: Objective, layout: Layout) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        objective: Objective,
+        layout: Layout,
+        *,
+        decides_on_device: bool | None = None,
+    ) -> None:
+        """Make the optimizer and the sums of statistics.
+
+        Args:
+            decides_on_device: whether the device, and not the host, leaves out a step that is not finite; None: a GPU.
+        """
         self.config, self.model, self.objective, self.layout = config, model, objective, layout
         self.geometry, self.ranks = layout.geometry, layout.ranks
         self.module = model  # what is called in training: DDP's wrapper after `join_ranks`
-        self.optimizer = make_optimizer(model, config)
+        is_gpu = self.ranks.device.type == "cuda"
+        self.decides_on_device = is_gpu if decides_on_device is None else decides_on_device
+        self.optimizer = make_optimizer(model, config, fused=self.decides_on_device)
         self.statistics = StepStatistics(model)
         self.graph: Callable[[Inputs], Tensor] | None = None  # of forward and backward, where CUDA has recorded one
 
@@ -212,13 +227,13 @@ class TrainStep:
             Whether the update was made, a tensor of no axes on the device. If not, nothing has changed.
         """
         is_finite = loss_sum.isfinite() & gradient_norm(self.model).isfinite()
-        if is_finite.is_cuda:
+        if self.decides_on_device:
             self.optimizer.found_inf = is_finite.logical_not().float()  # type: ignore[attr-defined]  # as GradScaler
         elif not is_finite:
             self.statistics.forget()
             return is_finite
         self.optimizer.step()
-        self.statistics.update_running(self.ranks, is_finite)
+        self.statistics.update_running(self.ranks, is_finite if self.decides_on_device else None)
         return is_finite
 
 
