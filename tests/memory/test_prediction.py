@@ -84,6 +84,19 @@ def test_fake_tensors_live_as_long_as_real_ones(norm, mode):
     )  # uint8 clips of the fake side live a little longer
 
 
+def test_a_graph_keeps_its_memory_while_tests_run():
+    plain, recorded = (
+        predict(tiny("norm=gn", f"trainer.cuda_graph={graph}"), clips_per_forward=4, num_classes=8)
+        for graph in ("false", "true")
+    )
+    assert recorded.training_bytes == plain.training_bytes
+    between_steps = plain.parameter_bytes + plain.optimizer_bytes + plain.optimizer_bytes  # gradients are as large
+    of_a_test = plain.test_bytes - between_steps
+    assert recorded.peak_bytes == pytest.approx(plain.training_bytes + of_a_test, rel=0.02)
+    two = predict(tiny("norm=gn", "trainer.cuda_graph=true"), clips_per_forward=4, world_size=2, num_classes=8)
+    assert two.test_bytes < two.training_bytes + of_a_test  # no graph where ranks meet
+
+
 def test_parts_add_up_to_the_peak():
     with fake_gpu() as live:
         kept = torch.empty(1000)

@@ -69,7 +69,8 @@ def _predict(config: Config, clips_per_forward: int, world_size: int, num_classe
         saved = _train(step, live)
         parts = live.peak_parts()
         training = live.peak_bytes
-        tests = [_test(step, live, clips=clips, crop=crop) for clips, crop in evaluation_forwards(config)]
+        kept = training if _is_recorded(config, world_size) else live.num_bytes  # beside what a test needs for itself
+        tests = [kept + _test(step, live, clips=clips, crop=crop) for clips, crop in evaluation_forwards(config)]
     return Prediction(
         clips_per_forward=clips_per_forward,
         frames=config.frames,
@@ -130,9 +131,16 @@ def _train(step: WarmStep, live: LiveBytes) -> int:
 
 
 def _test(step: WarmStep, live: LiveBytes, *, clips: int, crop: int) -> int:
+    """The bytes that a forward of a test adds to what is there."""
     live.forget_peak()
+    before = live.num_bytes
     step.test(clips=clips, crop=crop)
-    return live.peak_bytes
+    return live.peak_bytes - before
+
+
+def _is_recorded(config: Config, world_size: int) -> bool:
+    """Whether forward and backward are a CUDA graph, whose memory stays with it; see training/cuda_graph.py."""
+    return config.trainer.cuda_graph and world_size == 1 and not config.trainer.compile
 
 
 def _as_on_cuda(config: Config) -> Config:

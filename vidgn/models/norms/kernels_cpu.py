@@ -1,4 +1,4 @@
-"""The passes on a CPU, float32 and float64, by the kernels of torch's own norms. kernels_composed.py documents them.
+"""The passes on a CPU by the kernels of torch's own norms, bf16 on contiguous maps. kernels_composed.py documents them.
 
 Contiguous maps go through batch norm's kernels slice by slice; elementwise passes over channels_last ones are faster as
 one broadcast, whatever the rows. Tiny operations are counted: a small net on a CPU spends its time in them.
@@ -7,6 +7,7 @@ one broadcast, whatever the rows. Tiny operations are counted: a small net on a 
 import torch
 from torch import Tensor
 
+from vidgn.models.norms import kernels_composed
 from vidgn.models.norms.slices import (
     broadcast,
     broadcast_rows,
@@ -15,6 +16,7 @@ from vidgn.models.norms.slices import (
     clips_apart,
     moments_by_slice,
     slices,
+    statistics_dtype,
     vectors,
 )
 
@@ -39,8 +41,9 @@ def gradient_sums(dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, eps: floa
     rstd = (var + eps).rsqrt()
     sums = []
     for x_slice, dy_slice, (m, r) in zip(slices(x, rows), slices(dy, rows), vectors(x, mean, rstd), strict=True):
+        weight = torch.ones_like(r)  # asked for nothing but its type, which is that of the sums
         _, dot, total = _aten.native_batch_norm_backward(
-            dy_slice, x_slice, None, None, None, m, r, True, eps, _ONLY_SUMS
+            dy_slice, x_slice, weight, None, None, m, r, True, eps, _ONLY_SUMS
         )
         sums.append((total, dot))
     return by_row(sums, rows)
@@ -49,6 +52,9 @@ def gradient_sums(dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, eps: floa
 def gradient_input(
     dy: Tensor, x: Tensor, *, mean: Tensor, var: Tensor, gamma: Tensor, dy_mean: Tensor, dot_mean: Tensor, eps: float
 ) -> Tensor:
+    if x.dtype == torch.bfloat16:  # two passes would round twice
+        vectors_RC = {"mean": mean, "var": var, "gamma": gamma, "dy_mean": dy_mean, "dot_mean": dot_mean}
+        return kernels_composed.gradient_input(dy, x, **vectors_RC, eps=eps)
     dx = torch.empty_like(x)
     rows = mean.shape[0]
     rstd = (var + eps).rsqrt()
@@ -88,18 +94,17 @@ def _slice_moments(x_slice: Tensor) -> tuple[Tensor, Tensor]:
 
 def _contiguous_moments(x_slice: Tensor) -> tuple[Tensor, Tensor]:
     # batch_norm_update_stats takes four times as long here as the sums of x and of x (x - mean), had as a gradient.
-    mean = x_slice.mean(_DIMS)
+    mean = x_slice.mean(_DIMS, dtype=statistics_dtype(x_slice))
     var = _mean_of_product(x_slice, x_slice, mean)
     if (mean.square() > _FAR * var).any():  # the sum of x (x - mean) loses digits, that of (x - mean)^2 does not
-        var = _mean_of_product(x_slice - broadcast(mean), x_slice, mean)
+        var = _mean_of_product((x_slice - broadcast(mean)).to(x_slice.dtype), x_slice, mean)
     return mean, var.clamp_(min=0)
 
 
 def _mean_of_product(y: Tensor, x: Tensor, mean: Tensor) -> Tensor:
     """The mean of y (x - mean) over all but channels."""
-    _, dot, _ = _aten.native_batch_norm_backward(
-        y, x, None, None, None, mean, torch.ones_like(mean), True, 0.0, _ONLY_SUMS
-    )
+    one = torch.ones_like(mean)
+    _, dot, _ = _aten.native_batch_norm_backward(y, x, one, None, None, mean, one, True, 0.0, _ONLY_SUMS)
     return dot.mul_(x.shape[1] / x.numel())
 
 

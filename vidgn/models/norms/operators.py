@@ -64,9 +64,13 @@ def kernels_for(x: Tensor) -> ModuleType:
     """The module that has the passes for a tensor like `x`."""
     if x.is_cuda:
         return kernels_cuda
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+    if x.device.type == "cpu" and (x.dtype in (torch.float32, torch.float64) or _is_contiguous_bf16(x)):
         return kernels_cpu
     return kernels_composed
+
+
+def _is_contiguous_bf16(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and x.is_contiguous()
 
 
 def _operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
