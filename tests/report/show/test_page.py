@@ -208,7 +208,7 @@ def test_a_run_has_a_page_of_its_own(demo, capsys) -> None:
     assert run([str(directory)]) == 0
     assert str(directory / "report.html") in capsys.readouterr().out
     text = (directory / "report.html").read_text()
-    for words in ("Per class", "Classes taken for others most", "Wrong, and sure of it", "<svg"):
+    for words in ("Per class", "Classes taken for others most", "Wrong, and sure of it", "Right, and sure", "<svg"):
         assert words in text
     assert "Gap to" not in text
 

@@ -22,7 +22,7 @@ def test_curves_have_a_panel_a_norm_and_a_line_a_cell(demo):
     assert [ax.get_title() for ax in figure.axes] == ["bn", "gn"]
     assert [len(ax.lines) for ax in figure.axes] == [4, 4]
     assert len({ax.get_ylim() for ax in figure.axes}) == len({ax.get_xlim() for ax in figure.axes}) == 1
-    assert labels_of(figure) == ["8 clips/GPU", "2 clips/GPU", "8 frames", "16 frames"]
+    assert labels_of(figure) == ["8 clips/GPU", "2 clips/GPU", "8 frames", "16 frames", "rate lowered"]
     looks = {(to_hex(line.get_color()), line.get_linestyle()) for line in figure.axes[0].lines}
     assert len(looks) == 4
 
@@ -48,6 +48,18 @@ def test_seeds_are_a_mean_and_a_band(writer, make_ranks):
     assert {tuple(v) for v in edges} >= {(1, 30), (1, 50), (2, 15), (2, 25)}
 
 
+def test_steps_of_the_learning_rate_are_marked(writer, make_ranks):
+    """At 0.375 and 0.75 of 400 steps, which are 40 epochs."""
+    config, curve = writer.config(), [(10, 1.0, 40.0), (200, 20.0, 30.0), (290, 29.0, 20.0)]
+    writer.finish(config, make_ranks(50, 0.5, seed=1), curve=curve)
+    (cell,) = read_study(writer.directory).cells
+    assert cell.rate_drops() == tuple(40 * mark for mark in config.optim.milestones) == (15, 30)
+    figure = plots.curves(analysis_of(writer))
+    (marks,) = figure.axes[0].collections
+    assert [segment[0][0] for segment in marks.get_segments()] == [15]  # the other is still to come
+    assert labels_of(figure)[-1] == "rate lowered"
+
+
 def test_a_step_written_twice_counts_once(writer, make_ranks):
     curve = [(10, 1.0, 90.0), (20, 2.0, 80.0), (10, 1.0, 70.0)]
     writer.finish(writer.config(), make_ranks(50, 0.5, seed=1), curve=curve)
@@ -62,6 +74,17 @@ def test_gaps_are_drawn_with_their_ends(demo):
     for gap in analysis.gaps:
         assert [gap.videos.low, gap.videos.high] in drawn
     assert [t.get_text() for t in ax.get_xticklabels()] == ["8f 8×2", "8f 2×2", "16f 8×2", "16f 2×2"]
+
+
+def test_what_a_study_of_that_size_would_not_see_is_a_band(demo):
+    analysis = analysis_of(demo.writer)
+    (ax,) = plots.gaps(analysis).axes
+    bands = [
+        c.get_paths()[0].vertices[:, 1] for c in ax.collections if c.get_paths() and len(c.get_paths()[0].vertices)
+    ]
+    expected = sorted(g.interval.detectable for g in analysis.gaps if g.interval is not None)
+    assert sorted(float(b.max()) for b in bands) == pytest.approx(expected)
+    assert sorted(float(-b.min()) for b in bands) == pytest.approx(expected)
 
 
 def test_nothing_to_draw(writer, make_ranks):

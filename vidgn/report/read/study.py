@@ -118,6 +118,15 @@ class Cell:
             points[line["step"]] = CurvePoint(line["step"], line["epoch"], line["top1_error_percent"])
         return tuple(points[step] for step in sorted(points))
 
+    def rate_drops(self) -> tuple[float, ...]:
+        """Epochs at which a step schedule lowers the learning rate; of a run with a curve."""
+        optim = (self.config or {}).get("optim") or {}
+        points, totals = self.curve(), [s["steps_total"] for s in read_starts(self.directory) if "steps_total" in s]
+        if optim.get("schedule") != "step" or not points or not totals:
+            return ()
+        epochs = totals[-1] * points[-1].epoch / points[-1].step
+        return tuple(float(mark) * epochs for mark in optim.get("milestones") or ())
+
     def videos(self, test_name: str | None = None) -> VideoScores | None:
         """Per-video scores of the configured test or of another; None if the file is not there or not whole."""
         path = self.directory / "tests" / f"{test_name or self.test_name}.csv"

@@ -292,27 +292,39 @@ def _own_classes(cell: Cell) -> list[dict[str, Any]]:
     counts = Counter(videos.labels.tolist())
     right = Counter(videos.labels[videos.correct].tolist())
     rows = [[name(k), str(counts[k]), f"{100 * right[k] / counts[k]:.1f}"] for k in sorted(counts)]
-    wrong = [row for row in range(len(videos.ids)) if videos.rank[row] > 0 and not math.isnan(videos.score[row])]
-    worst = sorted(wrong, key=lambda row: (-float(videos.score[row]), row))[:12]
-    flips = [
-        {
-            "id": videos.ids[row],
-            "label": name(int(videos.labels[row])),
-            "lines": [f"said: {name(int(videos.prediction[row]))} ({videos.score[row]:.2f})"],
-            "wanted": (cell.directory, videos.ids[row]),
-        }
-        for row in worst
-    ]
     table = Table.of("classes", "Per class", ["class", "videos", "right (%)"], rows)
+    nothing = Table.of("none", "", ["", ""], [])
+
+    def surest(*, right: bool) -> list[dict[str, Any]]:
+        found = [i for i, rank in enumerate(videos.rank.tolist()) if (rank == 0) == right and videos.prediction[i] >= 0]
+        found = [i for i in found if not math.isnan(videos.score[i])]
+        return [
+            {
+                "id": videos.ids[i],
+                "label": name(int(videos.labels[i])),
+                "lines": [f"said: {name(int(videos.prediction[i]))} ({videos.score[i]:.2f})"],
+                "wanted": (cell.directory, videos.ids[i]),
+            }
+            for i in sorted(found, key=lambda i: (-float(videos.score[i]), i))[:12]
+        ]
+
     return [
         {
             "title": "Per class, and the surest of the wrong",
             "text": f"Mean over classes: {sum(100 * right[k] / counts[k] for k in counts) / len(counts):.1f} %.",
             "table": table,
-            "confusions": Table.of("none", "", ["", ""], []),
+            "confusions": nothing,
             "flips_title": "Wrong, and sure of it",
-            "flips": flips,
-        }
+            "flips": surest(right=False),
+        },
+        {
+            "title": "The surest of the right",
+            "text": "What the network has learned best.",
+            "table": nothing,
+            "confusions": nothing,
+            "flips_title": "Right, and sure of it",
+            "flips": surest(right=True),
+        },
     ]
 
 

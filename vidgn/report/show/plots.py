@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vidgn.report.analyse.analysis import Analysis, Comparison
 from vidgn.report.analyse.arms import Column
-from vidgn.report.analyse.statistics import LEVEL
+from vidgn.report.analyse.statistics import LEVEL, POWER
 from vidgn.report.read.published import SOURCE
 from vidgn.report.read.study import Cell
 from vidgn.report.show.markdown import column_name, plural
@@ -24,6 +24,7 @@ from vidgn.report.show.markdown import column_name, plural
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DROP: Any = (0, (1, 2))
 _DPI = 150
 GREY = "#666666"
 
@@ -78,7 +79,12 @@ def curves(analysis: Analysis) -> Figure | None:
         if len(errors_SE) > 1:
             low, high = errors_SE.min(axis=0), errors_SE.max(axis=0)
             ax.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    drops = {m: {d for c in analysis.study.cells if c.model == m for d in c.rate_drops()} for m in models}
+    last = max(point.epoch for cell in analysis.study.cells for point in cell.curve())
     for (row, column), ax in np.ndenumerate(axes):
+        shown = sorted(d for d in drops[models[row]] if d <= last)
+        if shown:
+            ax.vlines(shown, 0, 1, transform=ax.get_xaxis_transform(), color=GREY, linewidth=0.8, linestyle=_DROP)
         ax.set_title(norms[column] if len(models) == 1 else f"{norms[column]}, {models[row]}")
         ax.set_xlabel("epoch")
         ax.grid(alpha=0.25)
@@ -103,6 +109,8 @@ def curves(analysis: Analysis) -> Figure | None:
         handles += [Line2D([], [], color=GREY, linestyle=dashes[f], label=f"{f} frames") for f in lengths]
     if len(tags) > 1:
         handles += [Line2D([], [], color=GREY, marker=markers[t], label=t or "no tag") for t in tags]
+    if any(d <= last for found in drops.values() for d in found):
+        handles.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle=_DROP, label="rate lowered"))
     figure.legend(handles=handles, loc="outside right center", frameon=False, handlelength=3)
     return figure
 
@@ -146,6 +154,9 @@ def gaps(analysis: Analysis) -> Figure | None:
     ax.plot([], [], color=GREY, linewidth=4, alpha=0.45, label=f"{level}, these networks\n(choice of {tested})")
     if any(g.interval is not None for g in found):
         ax.plot([], [], color=GREY, linewidth=1, marker="_", label=f"{level}, {tested} and seeds")
+        ax.fill_between(
+            [], [], [], color=GREY, alpha=0.15, linewidth=0, label=f"seen in less than\n{POWER:.0%} of such studies"
+        )
     ax.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside right center", frameon=False)
     return figure
@@ -239,6 +250,8 @@ def _draw_gap(ax: Axes, analysis: Analysis, gap: Comparison, x: float, colour: s
     assert gap.points is not None
     sign = -1 if analysis.is_imagenet else 1  # images are shown in error, as in the table
     if gap.interval is not None:
+        seen = gap.interval.detectable
+        ax.fill_between([x - 0.14, x + 0.14], -seen, seen, color=GREY, alpha=0.15, linewidth=0)
         ends = [sign * gap.interval.low, sign * gap.interval.high]
         ax.plot([x, x], ends, color=colour, linewidth=1, marker="_", markersize=8)
     if gap.videos is not None:
