@@ -113,6 +113,10 @@ _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: not (shutil.which("chromium") and shutil.which("chromedriver")),
         "apt-get install chromium chromium-driver",
     ),
+    "loggers": (
+        lambda: not all(importlib.util.find_spec(name) for name in ("wandb", "mlflow", "sqlalchemy")),
+        "pip install 'vidgn[wandb,mlflow]'",
+    ),
     "root": (lambda: os.geteuid() != 0, "root, to mount a file system and to make process namespaces"),
 }
 _is_missing = functools.cache(lambda marker: _NEEDS[marker][0]())

@@ -37,6 +37,7 @@ from vidgn.runs.directory import RunDirectory
 from vidgn.runs.identity import identity_of, weights_file
 from vidgn.runs.kept_rows import keep_rows, kept_rows, rows_of
 from vidgn.runs.lock import Owner, locked, remove_left_lock
+from vidgn.runs.loggers import Logged
 from vidgn.training.audit import audit, audit_table
 from vidgn.training.loop import Trainer
 from vidgn.training.norm_kernels import choose_norm_kernels, ways_on_gpu
@@ -165,7 +166,10 @@ def work_as_rank(
             return None
         train, val = ranks.from_first(_rows(config, is_test=work == "test") if ranks.is_first else None)
         identified = identity_of(config, train, val, is_test=work == "test")
-        run_directory = RunDirectory(config.run_dir, writes=ranks.is_first, stop=stop, identity=identified, owner=owner)
+        logged, writes = Logged.of(config, identified), ranks.is_first
+        run_directory = RunDirectory(
+            config.run_dir, writes=writes, stop=stop, identity=identified, owner=owner, logged=logged
+        )
         try:
             model, input_mean = _first_model(config, train, run_directory, ranks, is_test=work == "test")
             norm_kernels = choose_norm_kernels(config, model, ranks.device, log=run_directory.log)

@@ -39,6 +39,7 @@ MACHINE = [
     "trainer.compile=true",
     "trainer.memory_format=contiguous",
     "trainer.norm_kernels=torch",
+    "loggers=[tensorboard,wandb]",
     "trainer.cuda_graph=true",
     "trainer.activation_memory=lean",
     "trainer.clips_per_forward=2",

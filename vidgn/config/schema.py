@@ -201,6 +201,7 @@ class Config:
     optim: Experiment[OptimConfig]
     trainer: TrainerConfig
     launch: Machine[LaunchConfig]
+    loggers: Machine[tuple[Literal["tensorboard", "wandb", "mlflow"], ...]] = ("tensorboard",)
 
     @property
     def stride(self) -> int:

@@ -17,12 +17,16 @@ from vidgn.errors import CheckpointError, ConfigError
 from vidgn.report.read.run_state import lines_of
 from vidgn.runs import checkpoint
 from vidgn.runs.lock import Owner, check_held
+from vidgn.runs.loggers import Logged, Loggers
 from vidgn.runs.metrics import MetricsLog
 from vidgn.runs.progress import Clock, Progress
 from vidgn.terminal import visible
 
 _ATTEMPTS = 5
 _Result = TypeVar("_Result")
+
+
+_BY_TENSORBOARD = Logged()
 
 
 class OtherExperimentError(ConfigError):
@@ -49,6 +53,7 @@ class RunDirectory:
         stop: Stop,
         identity: Mapping[str, Any] | None = None,
         owner: Owner | None = None,
+        logged: Logged = _BY_TENSORBOARD,
     ) -> None:
         self.path, self.writes, self.stop = path, writes, stop
         self._owner = owner
@@ -57,7 +62,8 @@ class RunDirectory:
         self.clock = Clock()
         self._metrics: MetricsLog | None = None
         self._best: tuple[float, int] | None = None  # (error, step) of the best point on the validation curve
-        self._tensorboard: Any = None
+        self._logged = logged
+        self._loggers: Loggers | None = None
 
     # -- the log --------------------------------------------------------------------------------------------------
 
@@ -91,13 +97,10 @@ class RunDirectory:
                 f"lines are missing from it"
             )
         self._best = best_curve_point(self.path / "metrics.jsonl")
-        from torch.utils.tensorboard import SummaryWriter
-
-        with self._tensorboard_may_fail():
-            self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1, max_queue=100)
+        self._loggers = Loggers(self._logged, self.path, step=step, log=self.log)
 
     def write_line(self, line: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl, and its numbers for TensorBoard."""
+        """One line of metrics.jsonl, and its numbers for the loggers."""
         metrics = self._metrics
         if metrics is None:
             return
@@ -106,27 +109,15 @@ class RunDirectory:
         if line["kind"] == "curve":
             point = (line["top1_error_percent"], line["step"])
             self._best = min(self._best or point, point)
-        with self._tensorboard_may_fail():
-            for key, value in line.items():
-                if self._tensorboard is not None and isinstance(value, float) and key != "epoch":
-                    self._tensorboard.add_scalar(f"{line['kind']}/{key}", value, line["step"])
+        if self._loggers is not None:
+            self._loggers.write(line)
 
     def close(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = None
-            with self._tensorboard_may_fail():
-                if self._tensorboard is not None:
-                    self._tensorboard.close()
-
-    @contextmanager
-    def _tensorboard_may_fail(self) -> Generator[None]:
-        """TensorBoard files repeat metrics.jsonl: where they can't be written the run goes on without them."""
-        try:
-            yield
-        except OSError as error:
-            self._tensorboard = None
-            self.log(f"tensorboard files can't be written ({error.strerror}): going on without")
+            if self._loggers is not None:
+                self._loggers.close()
 
     def retry_on_full_disk(self, write: Callable[[], Any], what: str) -> Any:
         """`retry_on_full_disk` for a file of this run."""

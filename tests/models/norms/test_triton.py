@@ -27,7 +27,7 @@ EPS = 1e-5
 @pytest.fixture(autouse=True)
 def triton(monkeypatch):
     """Small programs, so that small maps have several slices, tiles and ragged ends; memory is NaN until written."""
-    for name, value in {"_TILE": 64, "_BLOCK": 16, "_PROGRAMS": 48}.items():
+    for name, value in {"_TILE": 64, "_BLOCK": 16, "_PROGRAMS": 16}.items():
         monkeypatch.setattr(program_cut, name, value)
     operators.use_triton(True)
     torch.use_deterministic_algorithms(True)
