@@ -1,7 +1,10 @@
 """Frames of videos for a report's page, where the videos are still there."""
 
 import os
+import statistics
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +13,7 @@ from vidgn.errors import VidgnError
 from vidgn.report.show.page import Pictures
 
 _NUM_CLIPS = 8
+_NUM_OPENED = 40
 
 
 @cache
@@ -70,5 +74,34 @@ def training_clips(run_dir: Path) -> list[tuple[str, bytes]]:
     return [(label, sheet_of(clip_THWC)) for label, clip_THWC in zip(labels, clips, strict=True)]
 
 
-PICTURES = Pictures(pictures_of, training_clips)
-TESTED_ALONE = Pictures(pictures_of, lambda run_dir: [])  # without torch, whose import takes seconds
+def described_set(run_dir: Path) -> str:
+    """Lengths, frame rates and sizes of some of the videos that a run was tested on, in a sentence."""
+    from vidgn.data.datasets.listing import is_image
+    from vidgn.data.decode import open_video
+
+    paths = list(_paths(run_dir).values())
+    found: list[tuple[int, float, str]] = []
+    for path in paths[:: max(1, len(paths) // _NUM_OPENED)]:
+        if is_image(path):
+            continue
+        with suppress(VidgnError), open_video(path) as reader:
+            found.append((reader.num_frames, reader.nominal_fps, f"{reader.width} × {reader.height}"))
+    if not found:
+        return ""
+    frames, rates, sizes = zip(*found, strict=True)
+    parts = [_span("frames", frames)]
+    if all(rates):
+        parts.append(_span("seconds", [n / rate for n, rate in zip(frames, rates, strict=True)]))
+        parts.append(_span("frames a second", rates))
+    common = Counter(sizes).most_common(1)[0]
+    others = f" in {common[1]} of them" if common[1] < len(found) else ""
+    return f"Of the videos tested {len(found)} were opened: {', '.join(parts)}, {common[0]} pixels{others}."
+
+
+def _span(unit: str, values: Sequence[float]) -> str:
+    low, middle, high = (f"{v:.3g}" for v in (min(values), statistics.median(values), max(values)))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit} (median {middle})"
+
+
+PICTURES = Pictures(pictures_of, training_clips, described_set)
+TESTED_ALONE = Pictures(pictures_of, lambda run_dir: [], described_set)  # without torch, whose import takes seconds

@@ -28,10 +28,14 @@ Wanted = tuple[Path, str]  # a run's directory, the id of a video that it was te
 
 @dataclass(frozen=True)
 class Pictures:
-    """JPEGs of those that there are: of tested videos, and of a run's first training clips with their classes."""
+    """JPEGs of those that there are: of tested videos, and of a run's first training clips with their classes.
+
+    `of_set`: lengths, rates and sizes of the videos that a run was tested on, in a sentence; empty where none is there.
+    """
 
     of_tested: Callable[[Sequence[Wanted]], Mapping[Wanted, bytes]]
     of_training: Callable[[Path], Sequence[tuple[str, bytes]]]
+    of_set: Callable[[Path], str] = lambda run_dir: ""
 
 
 _MOST_CONFUSED = 20
@@ -83,6 +87,7 @@ def page_html(
         confusion=None,
         cost=cost_table(analysis.study.cells),
         data=data_table(analysis.study.cells),
+        data_note=_set(analysis.study.cells, pictures),
         clips=_clips(analysis.study.cells, pictures),
         unreadable=left_out_lines(analysis),
         open=open_lines(analysis),
@@ -126,6 +131,7 @@ def run_page_html(
         confusion=_confusion(cell),
         cost=cost_table([cell]),
         data=data_table([cell]),
+        data_note=_set([cell], pictures),
         clips=_clips([cell], pictures),
         unreadable=left_out_lines(analysis),
         open=open_lines(analysis),
@@ -253,10 +259,13 @@ def _uri(jpeg: bytes) -> str:
 
 def _clips(cells: Sequence[Cell], pictures: Pictures | None) -> list[dict[str, str]]:
     """The first training clips of the first run that is done: those of every arm with its seed."""
-    first = next((c for c in cells if c.result), None)
-    if first is None or pictures is None:
-        return []
-    return [{"text": name, "picture": _uri(jpeg)} for name, jpeg in pictures.of_training(first.directory)]
+    done = [c.directory for c in cells if c.result and pictures is not None][:1]
+    return [{"text": name, "picture": _uri(jpeg)} for d in done for name, jpeg in pictures.of_training(d)]  # type: ignore[union-attr]
+
+
+def _set(cells: Sequence[Cell], pictures: Pictures | None) -> str:
+    done = [c.directory for c in cells if c.result and pictures is not None][:1]
+    return "".join(pictures.of_set(directory) for directory in done)  # type: ignore[union-attr]
 
 
 def _split(analysis: Analysis) -> str:

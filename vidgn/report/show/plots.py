@@ -155,7 +155,13 @@ def gaps(analysis: Analysis) -> Figure | None:
     if any(g.interval is not None for g in found):
         ax.plot([], [], color=GREY, linewidth=1, marker="_", label=f"{level}, {tested} and seeds")
         ax.fill_between(
-            [], [], [], color=GREY, alpha=0.15, linewidth=0, label=f"seen in less than\n{POWER:.0%} of such studies"
+            [],
+            [],
+            [],
+            color=GREY,
+            alpha=0.15,
+            linewidth=0,
+            label=f"seen in less than\n{100 * POWER:.0f} % of such studies",
         )
     ax.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside right center", frameon=False)
