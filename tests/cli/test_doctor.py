@@ -38,3 +38,13 @@ def test_little_shared_memory_is_said(monkeypatch):
     (found,) = [f for f in doctor._machine() if f.what == "/dev/shm"]
     assert found.state == "absent"
     assert "--shm-size" in found.remedy
+
+
+def test_what_norms_run_by_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(doctor, "version", lambda name: "3.8.0")
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert doctor._triton() == doctor.Finding("Triton", "3.8.0")
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    found = doctor._triton()
+    assert "finds no C compiler" in found.text
+    assert found.remedy == "apt-get install gcc"

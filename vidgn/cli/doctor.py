@@ -146,6 +146,19 @@ def _gpus() -> Iterator[Finding]:
         gpu = torch.cuda.get_device_properties(index)
         kind = f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB, sm_{gpu.major}{gpu.minor}"
         yield Finding(f"GPU {index}", f"{kind}, bf16 {'yes' if gpu.major >= 8 else 'no'}, {build}")
+    yield _triton()
+
+
+def _triton() -> Finding:
+    """Whether norms can run by Triton's kernels, which it compiles on this machine."""
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return Finding("Triton", "none: norms run by torch's kernels, which are slower", "absent", "pip install triton")
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        text = f"{found} finds no C compiler: norms run by torch's kernels, which are slower"
+        return Finding("Triton", text, "absent", "apt-get install gcc")
+    return Finding("Triton", found)
 
 
 def _machine() -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """Triton's kernels against the formula in float64: in Triton's interpreter where there is no GPU, else on it."""
 
+import importlib
 import math
 from collections import Counter
 
@@ -12,10 +13,14 @@ from vidgn.config.compose import load_config
 from vidgn.errors import ConfigError
 from vidgn.models.activation_memory import set_activation_memory
 from vidgn.models.i3d import build_model
-from vidgn.models.norms import kernels_triton, operators, program_cut
+from vidgn.models.norms import operators, program_cut
 from vidgn.models.norms.layers import make_norm, set_statistics_groups
-from vidgn.training import norm_kernels, normal_pixels_triton
+from vidgn.training import norm_kernels
 from vidgn.training.normal_pixels import normal_pixels
+
+pytest.importorskip("triton", reason="needs Triton, which torch brings on Linux")
+kernels_triton = importlib.import_module("vidgn.models.norms.kernels_triton")
+normal_pixels_triton = importlib.import_module("vidgn.training.normal_pixels_triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FORMATS = {"NDHWC": torch.channels_last_3d, "NCDHW": torch.contiguous_format}
