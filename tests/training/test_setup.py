@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from vidgn.config.compose import load_config
+from vidgn.distributed.ranks import Ranks
 from vidgn.errors import ConfigError
 from vidgn.models.i3d import TemporalConv, parameter_roles
 from vidgn.training import setup
+from vidgn.training.norm_kernels import ways_on_gpu
 from vidgn.training.optim import epoch_of, total_steps
 from vidgn.training.setup import ToModel, check_bf16, make_model
 
@@ -56,6 +58,22 @@ def test_bf16_is_taken_where_its_gradients_are_right_and_refused_where_not(monke
     config = load_config(["data.root=x", "trainer.memory_format=channels_last"])
     with pytest.raises(ConfigError, match=r"trainer.precision=fp32, or trainer.memory_format=contiguous"):
         check_bf16(config, cpu)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "device", "overrides", "reason"),
+    [
+        (1, "cpu", [], "the run is on a CPU"),
+        (2, "cuda", [], "2 processes exchange gradients while backward runs"),
+        (1, "cuda", ["trainer.compile=true"], "trainer.compile=true has a way of its own"),
+        (1, "cuda", [], None),
+    ],
+)
+def test_a_graph_that_cannot_be_is_said(world_size, device, overrides, reason):
+    config, said = load_config(["trainer.cuda_graph=true", *overrides]), []
+    told = ways_on_gpu(config, Ranks(0, world_size, torch.device(device)), "triton", log=said.append)
+    assert said == ([] if reason is None else [f"warning: trainer.cuda_graph=true is left alone: {reason}"])
+    assert told == ({} if device == "cpu" else {"norm_kernels": "triton", "cuda_graph": reason is None})
 
 
 def test_first_weights_depend_on_the_seed_and_not_on_the_norm_or_global_state():
