@@ -8,7 +8,7 @@ from torch import Tensor
 from vidgn.models.norms import operators
 
 
-@torch.library.custom_op("vidgn::normal_pixels", mutates_args=())
+@operators.operator("normal_pixels(Tensor clip_NTHWC, Tensor mean_C, Tensor std_C, ScalarType dtype) -> Tensor")
 def normal_pixels(clip_NTHWC: Tensor, mean_C: Tensor, std_C: Tensor, dtype: torch.dtype) -> Tensor:
     """(x - mean) / std of uint8 RGB in float32, as (N, C, T, H, W) of `dtype` in channels_last_3d.
 
@@ -21,6 +21,6 @@ def normal_pixels(clip_NTHWC: Tensor, mean_C: Tensor, std_C: Tensor, dtype: torc
     return ((clip_NTHWC.to(mean_C.dtype) - mean_C) / std_C).to(dtype).permute(0, 4, 1, 2, 3)
 
 
-@normal_pixels.register_fake
+@torch.library.register_fake("vidgn::normal_pixels")
 def _(clip_NTHWC: Tensor, mean_C: Tensor, std_C: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(clip_NTHWC.contiguous(), dtype=dtype).permute(0, 4, 1, 2, 3)

@@ -135,7 +135,7 @@ def test_16_bits_with_statistics_of_32(kind, fmt, dtype):
     assert compare(kind, (4, 16, 1, 5, 5), dtype, fmt) < 4e-3
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", ["NDHWC", pytest.param("NCDHW", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("kind", "shape"),
     [
@@ -159,7 +159,7 @@ def test_a_mean_far_from_zero(kind):
     assert compare(kind, (4, 16, 2, 5, 5), torch.float32, "NDHWC", offset=300.0) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["ln", "bn"])
+@pytest.mark.parametrize("kind", ["bn", pytest.param("ln", marks=pytest.mark.long)])
 def test_finite_differences(kind):
     module, (x, residual, _) = module_of(kind, 2, torch.float64), maps_of((2, 2, 1, 1, 2), torch.float64, "NDHWC")
     leaves = (x.requires_grad_(), residual.requires_grad_(), module.weight, module.bias)

@@ -73,7 +73,7 @@ def _is_contiguous_bf16(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and x.is_contiguous()
 
 
-def _operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
+def operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
     """Make a function the operator of `schema`, for every device, at a fraction of `torch.library.custom_op`'s cost."""
 
     def define(function: Callable[..., Any]) -> Any:
@@ -84,7 +84,7 @@ def _operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
     return define
 
 
-@_operator("moments(Tensor x, int rows, int groups) -> (Tensor, Tensor)")
+@operator("moments(Tensor x, int rows, int groups) -> (Tensor, Tensor)")
 def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (R, G) each."""
     x = dense(x)
@@ -97,7 +97,7 @@ def _(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     return empty, torch.empty_like(empty)
 
 
-@_operator("pool_moments(Tensor mean, Tensor var, str group_name) -> (Tensor, Tensor)")
+@operator("pool_moments(Tensor mean, Tensor var, str group_name) -> (Tensor, Tensor)")
 def pool_moments(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Tensor]:
     """Moments of what the ranks of a process group hold together, each the same number of elements."""
     group = _process_group(group_name)
@@ -114,7 +114,7 @@ def _(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Tensor]:
     return torch.empty_like(mean), torch.empty_like(var)
 
 
-@_operator(
+@operator(
     "normalise(Tensor x, Tensor mean, Tensor var, Tensor gamma, Tensor beta, Tensor? residual, float eps, bool relu) "
     "-> Tensor"
 )
@@ -160,7 +160,7 @@ def _(
     return torch.empty_like(dense(x))
 
 
-@_operator(
+@operator(
     "gradient(Tensor dy, Tensor x, Tensor? y, Tensor mean, Tensor var, Tensor gamma, Tensor beta, int? count, "
     "float eps, bool adds, bool is_affine, str? group_name) -> (Tensor, Tensor, Tensor, Tensor)"
 )
