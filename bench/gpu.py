@@ -320,7 +320,17 @@ def runs(bench: Bench) -> Iterator[str]:
     where = [f"trainer.device={bench.device.type}", f"trainer.precision={precision}", *(TINY_RUN if bench.tiny else ())]
 
     def start(name: str, *overrides: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "vidgn", "train", *RUN, *where, f"runs_dir={folder / name}", "study=s"]
+        command = [
+            sys.executable,
+            "-m",
+            "vidgn",
+            "train",
+            *RUN,
+            *where,
+            f"runs_dir={folder / name}",
+            "study=s",
+            f"data.root={folder / 'data'}",
+        ]
         with open(folder / f"{name}.txt", "ab") as log:
             return subprocess.Popen([*command, *overrides], stdout=log, stderr=log)
 
