@@ -30,6 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from vidgn.config.compose import load_config
 from vidgn.config.schema import Config, NormConfig
+from vidgn.distributed.ranks import Ranks
 from vidgn.geometry import Geometry, group_clips
 from vidgn.memory.measure import measure
 from vidgn.memory.prediction import predict
@@ -157,7 +158,7 @@ def correct(bench: Bench) -> Iterator[str]:
             config = dataclasses.replace(config, norm=dataclasses.replace(config.norm, kind=kind))
             lines: list[str] = []
             model = make_model(config, num_classes=8)
-            kernels = choose_norm_kernels(config, model, bench.device, log=lines.append)
+            kernels = choose_norm_kernels(config, model, Ranks(0, 1, bench.device), log=lines.append)
             wrong = self_test(config, model, bench.device)
             yield f"{kind:9} {precision} {memory_format:13} {kernels}: {wrong or 'right'} {'; '.join(lines)}"
     operators.use_triton(bench.is_cuda)
@@ -290,7 +291,7 @@ def warm_step(bench: Bench, frames: int, clips: int, norm: str, way: str) -> War
     )
     set_precision(config)
     model = make_model(config, num_classes=400)
-    choose_norm_kernels(config, model, bench.device)
+    choose_norm_kernels(config, model, Ranks(0, 1, bench.device))
     if way == "plain torch":
         for name, layer in norm_layers(model):
             parent, _, child = name.rpartition(".")
@@ -376,7 +377,7 @@ def memory(bench: Bench) -> Iterator[str]:
         for frames in lengths:
             config = bench.config(f"norm={norm}", f"frames={frames}", "clips_per_gpu=4", "gpus=1")
             model = make_model(config, num_classes=400)
-            choose_norm_kernels(config, model, bench.device)
+            choose_norm_kernels(config, model, Ranks(0, 1, bench.device))
             del model
             predicted = predict(config, clips_per_forward=4).peak_bytes
             peak = measure(config, clips_per_forward=4).peak_bytes or 0

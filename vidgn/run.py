@@ -172,7 +172,7 @@ def work_as_rank(
         )
         try:
             model, input_mean = _first_model(config, train, run_directory, ranks, is_test=work == "test")
-            norm_kernels = choose_norm_kernels(config, model, ranks.device, log=run_directory.log)
+            norm_kernels = choose_norm_kernels(config, model, ranks, log=run_directory.log)
             geometry = fitting_geometry(config, ranks, num_classes=len(train.classes), is_test=work == "test")
             layout = Layout(geometry, ranks, statistics_process_group(geometry))
             state = RunState(total_steps(config, len(train)))

@@ -60,6 +60,20 @@ def test_bf16_is_taken_where_its_gradients_are_right_and_refused_where_not(monke
         check_bf16(config, cpu)
 
 
+def test_bf16_of_the_first_convolution_is_looked_at_too(monkeypatch):
+    """It is longer in time than a clip of a few frames."""
+
+    class Wrong(torch.nn.Conv3d):
+        def forward(self, input):
+            assert input.shape[2] == 8
+            y = super().forward(input)
+            return y if input.dtype == torch.float32 else y * 1.2
+
+    monkeypatch.setattr(torch.nn, "Conv3d", Wrong)
+    with pytest.raises(ConfigError, match="gradients of a bf16 conv3d are wrong"):
+        check_bf16(load_config(["data.root=x", "frames=8", "span=8"]), torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("world_size", "device", "overrides", "reason"),
     [

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from vidgn.data.decode.base import VideoReader
 from vidgn.errors import VidgnError
 from vidgn.report.show.page import Pictures
 
@@ -85,7 +86,7 @@ def described_set(run_dir: Path) -> str:
         if is_image(path):
             continue
         with suppress(VidgnError), open_video(path) as reader:
-            found.append((reader.num_frames, reader.nominal_fps, f"{reader.width} × {reader.height}"))
+            found.append((reader.num_frames, _rate(reader), f"{reader.width} × {reader.height}"))
     if not found:
         return ""
     frames, rates, sizes = zip(*found, strict=True)
@@ -96,6 +97,13 @@ def described_set(run_dir: Path) -> str:
     common = Counter(sizes).most_common(1)[0]
     others = f" in {common[1]} of them" if common[1] < len(found) else ""
     return f"Of the videos tested {len(found)} were opened: {', '.join(parts)}, {common[0]} pixels{others}."
+
+
+def _rate(reader: VideoReader) -> float:
+    """Frames a second, by when they are shown; as the container says where it does not say that."""
+    seconds = reader.shown_seconds()
+    lasts = seconds[-1] - seconds[0] if len(seconds) > 1 else 0.0
+    return (len(seconds) - 1) / lasts if lasts > 0 else reader.nominal_fps
 
 
 def _span(unit: str, values: Sequence[float]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from vidgn.config.schema import Config
+from vidgn.distributed.ranks import Ranks
 from vidgn.geometry import Geometry, group_clips
 from vidgn.memory.prediction import KINETICS_CLASSES, evaluation_forwards
 from vidgn.memory.warm_step import WarmStep
@@ -57,7 +58,7 @@ def measure(
 
 def _steps(config: Config, geometry: Geometry, device: torch.device, num_classes: int) -> None:
     model = place_model(make_model(config, num_classes=num_classes), config, device)
-    choose_norm_kernels(config, model, device)
+    choose_norm_kernels(config, model, Ranks(0, 1, device))
     step = WarmStep(config, model, geometry=geometry, device=device)
     for index in range(_WARM_STEPS + _STEPS):
         if index == _WARM_STEPS:

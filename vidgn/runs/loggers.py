@@ -3,9 +3,10 @@
 metrics.jsonl has all of them, and is what resuming and reports go by; what fails here is named once and left out.
 """
 
-import hashlib
 import logging
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -94,7 +95,7 @@ class _TensorBoard:
 
 
 class _WandB:
-    """A run of W&B for each run, found again by where it lies. Offline where nobody is logged in."""
+    """A run of W&B for each run, whose id is in wandb_run.txt. Offline where nobody is logged in."""
 
     def __init__(self, run: Logged, path: Path, step: int) -> None:
         import wandb  # type: ignore[import-not-found]  # an extra
@@ -102,6 +103,9 @@ class _WandB:
         wandb_: Any = wandb
         del step  # W&B has no way back: it leaves out steps that it has
         settings = wandb_.Settings(console="off", silent=True)
+        known = path / "wandb_run.txt"  # not made from where the run lies: another may come to lie there
+        if not known.exists():
+            known.write_text(uuid.uuid4().hex[:16] + "\n")
         logging.getLogger("wandb").setLevel(logging.ERROR)
         self._run = wandb_.init(
             project=os.environ.get("WANDB_PROJECT", "vidgn"),
@@ -110,7 +114,7 @@ class _WandB:
             tags=[run.arm],
             config=dict(run.config),
             dir=str(path),
-            id=hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:16],
+            id=known.read_text().strip(),
             resume="allow",
             mode=os.environ.get("WANDB_MODE") or ("online" if wandb_.api.api_key else "offline"),
             settings=settings,
@@ -128,10 +132,12 @@ class _MLflow:
 
     def __init__(self, run: Logged, path: Path, step: int) -> None:
         del step
-        from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]  # an extra
+        from mlflow.entities import Metric  # type: ignore[import-not-found]  # an extra
+        from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]
 
         where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path.absolute().parent.parent / 'mlflow.db'}"
         self._client: Any = MlflowClient(tracking_uri=where)
+        self._metric: Any = Metric
         known = path / "mlflow_run.txt"
         if known.exists():
             self._id = known.read_text().strip()
@@ -146,8 +152,9 @@ class _MLflow:
                 self._client.log_param(self._id, key, value)
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
-        for name, value in numbers.items():
-            self._client.log_metric(self._id, name, value, step=step)
+        now = int(1000 * time.time())
+        metrics = [self._metric(name, value, now, step) for name, value in numbers.items()]
+        self._client.log_batch(self._id, metrics=metrics)  # one write a step
 
     def close(self) -> None:
         self._client.set_terminated(self._id)

@@ -23,19 +23,22 @@ _SHAPE = (4, 3, 5, 7)  # clips, T, H, W
 
 
 def choose_norm_kernels(
-    config: Config, model: nn.Module, device: torch.device, *, log: Callable[[str], None] = lambda line: None
+    config: Config, model: nn.Module, ranks: Ranks, *, log: Callable[[str], None] = lambda line: None
 ) -> NormKernels:
     """Let the norms of `model` run by Triton's kernels where `trainer.norm_kernels` allows it and they are right.
 
     On CUDA each form of norm in `model` is run on a small map in the run's type and format and compared with float64 on
-    the CPU: milliseconds, and seconds where kernels are compiled for the first time. `log` gets what came of it.
+    the CPU: milliseconds, and seconds where kernels are compiled for the first time. All ranks run by the same. `log`
+    gets what came of it.
 
     Raises:
         ConfigError: if trainer.norm_kernels=triton can't be had.
     """
     operators.use_triton(False)
     wanted = config.trainer.norm_kernels
-    if device.type != "cuda":
+    if ranks.device.type != "cuda":
+        if wanted == "triton":
+            raise _refused("the run is on a CPU")
         return "torch"
     if wanted == "torch":
         log("norms run by torch's kernels, as trainer.norm_kernels=torch says")
@@ -43,17 +46,22 @@ def choose_norm_kernels(
     began = time.monotonic()
     try:
         operators.use_triton(True)
-        wrong = self_test(config, model, device)
+        wrong = self_test(config, model, ranks.device)
     except Exception as error:  # a compiler, a driver or a cache folder that is not there: anything may come
         wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    wrong = next((found for found in ranks.gather(wrong) if found is not None), None)
     if wrong is None:
         log(f"norms run by Triton's kernels, which a test of each found right in {time.monotonic() - began:.1f} s")
         return "triton"
     operators.use_triton(False)
     if wanted == "triton":
-        raise ConfigError(f"trainer.norm_kernels=triton can't be had here ({wrong}): write trainer.norm_kernels=torch")
+        raise _refused(wrong)
     log(f"warning: norms run by torch's kernels, which are slower, because Triton's failed here ({wrong})")
     return "torch"
+
+
+def _refused(why: str) -> ConfigError:
+    return ConfigError(f"trainer.norm_kernels=triton can't be had here ({why}): write trainer.norm_kernels=torch")
 
 
 def ways_on_gpu(

@@ -59,10 +59,15 @@ def make_optimizer(model: nn.Module, config: Config, *, fused: bool = False) -> 
         nesterov=config.optim.nesterov,
         fused=fused or None,
     )
-    if fused and config.optim.momentum:
-        for parameter in (p for params in groups.values() for p in params):
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    _begin_momentum(optimizer)
     return optimizer
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] and group["momentum"] else ():
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -71,6 +76,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     optimizer.load_state_dict(state)
     for group, (fused, foreach) in zip(optimizer.param_groups, here, strict=True):
         group["fused"], group["foreach"] = fused, foreach
+    _begin_momentum(optimizer)  # a run on a CPU whose steps were all left out has none
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -46,16 +46,27 @@ def check_bf16(config: Config, device: torch.device) -> None:
         ConfigError: if they differ by more than rounding.
     """
     generator = torch.Generator().manual_seed(0)
-    clip = torch.randn(2, 16, 2, 6, 6, generator=generator).to(device, memory_format=memory_format(config, device))
-    conv = TemporalConv(16, 16, (3, 1, 1), padding=(1, 0, 0), bias=False).to(device)
-    with torch.no_grad():
-        conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator))
-    gradients = []
-    for dtype in (torch.float32, torch.bfloat16):
-        x, conv = clip.to(dtype).detach().requires_grad_(), conv.to(dtype)
-        outputs = torch.autograd.grad(conv(x).float().square().sum(), (x, conv.weight))
-        gradients.append([g.float() for g in outputs])
-    for exact, rounded in zip(*gradients, strict=True):
+    first, stride = config.model.conv1_kernel, config.model.conv1_stride
+    padding = (first[0] // 2, first[1] // 2, first[2] // 2)
+    convolutions: list[tuple[torch.nn.Conv3d, tuple[int, ...]]] = [
+        (TemporalConv(16, 16, (3, 1, 1), padding=(1, 0, 0), bias=False), (2, 16, 2, 6, 6)),
+        (
+            torch.nn.Conv3d(3, 16, first, stride, padding, bias=False),
+            (2, 3, config.frames, 2 * first[1], 2 * first[2]),
+        ),
+    ]
+    pairs = []
+    for conv, shape in convolutions:
+        clip = torch.randn(shape, generator=generator).to(device, memory_format=memory_format(config, device))
+        with torch.no_grad():
+            conv.to(device).weight.copy_(torch.randn(conv.weight.shape, generator=generator))
+        gradients = []
+        for dtype in (torch.float32, torch.bfloat16):
+            x = clip.to(dtype).detach().requires_grad_()
+            outputs = torch.autograd.grad(conv.to(dtype)(x).float().square().sum(), (x, conv.weight))
+            gradients.append([g.float() for g in outputs])
+        pairs += zip(*gradients, strict=True)
+    for exact, rounded in pairs:
         error = float((exact - rounded).norm() / exact.norm())
         if not error < _BF16_ERROR:
             is_gpu = device.type == "cuda"

@@ -131,7 +131,7 @@ def _model_rate(config: Config, device: torch.device, *, num_classes: int, secon
     """Clips per second through forward and backward, after two warm rounds."""
     geometry = choose_geometry(config, world_size=1)
     model = place_model(make_model(config, num_classes=num_classes), config, device)
-    choose_norm_kernels(config, model, device)
+    choose_norm_kernels(config, model, Ranks(0, 1, device))
     step = TrainStep(config, model.train(), MadeUpClips(config, model, device), Layout(geometry, Ranks(0, 1, device)))
     set_training_groups(model, step.layout)
 

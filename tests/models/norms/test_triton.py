@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.models.norms.test_layers import norm_config
 from vidgn.config.compose import load_config
+from vidgn.distributed.ranks import Ranks
 from vidgn.errors import ConfigError
 from vidgn.models.activation_memory import run_units, set_activation_memory
 from vidgn.models.i3d import build_model
@@ -328,7 +329,7 @@ def test_torch_s_kernels_stand_in_with_a_warning(net, monkeypatch, fails):
 
     monkeypatch.setattr(norm_kernels, "self_test", self_test)
     said = []
-    cuda = torch.device("cuda")
+    cuda = Ranks(0, 1, torch.device("cuda"))
     assert norm_kernels.choose_norm_kernels(load_config([]), net, cuda, log=said.append) == "torch"
     reason = "RuntimeError: Failed to find C compiler" if fails == "raises" else "8 channels alone is 1 of its size off"
     assert said[0].startswith("warning: norms run by torch's kernels, which are slower")
@@ -345,7 +346,19 @@ def test_torch_s_kernels_stand_in_with_a_warning(net, monkeypatch, fails):
 def test_right_kernels_are_taken_and_a_cpu_has_none(net, monkeypatch):
     monkeypatch.setattr(norm_kernels, "self_test", lambda *_: None)
     said = []
-    assert norm_kernels.choose_norm_kernels(load_config([]), net, torch.device("cuda"), log=said.append) == "triton"
+    assert (
+        norm_kernels.choose_norm_kernels(load_config([]), net, Ranks(0, 1, torch.device("cuda")), log=said.append)
+        == "triton"
+    )
     assert said[0].startswith("norms run by Triton's kernels, which a test of each found right in ")
-    assert norm_kernels.choose_norm_kernels(load_config([]), net, torch.device("cpu"), log=said.append) == "torch"
+    assert (
+        norm_kernels.choose_norm_kernels(load_config([]), net, Ranks(0, 1, torch.device("cpu")), log=said.append)
+        == "torch"
+    )
     assert len(said) == 1
+    with pytest.raises(
+        ConfigError, match=r"triton can't be had here \(the run is on a CPU\): write trainer.norm_kernels=torch"
+    ):
+        norm_kernels.choose_norm_kernels(
+            load_config(["trainer.norm_kernels=triton"]), net, Ranks(0, 1, torch.device("cpu"))
+        )
