@@ -118,7 +118,7 @@ _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "loggers": (
         lambda: not all(importlib.util.find_spec(name) for name in ("wandb", "mlflow", "sqlalchemy")),
-        "pip install 'vidgn[wandb,mlflow]'",
+        "pip install wandb mlflow-skinny sqlalchemy alembic",
     ),
     "root": (lambda: os.geteuid() != 0, "root, to mount a file system and to make process namespaces"),
 }

@@ -31,7 +31,7 @@ def test_one_that_is_not_installed_is_named_and_left_out(tmp_path, monkeypatch):
     opened.write(LINE)
     opened.close()
     assert said == [
-        "wandb is left out (pip install 'vidgn[wandb]' brings it): the run goes on, and metrics.jsonl has all numbers"
+        "wandb is left out (pip install wandb brings it): the run goes on, and metrics.jsonl has all numbers"
     ]
     assert list((tmp_path / "tensorboard").glob("events*"))
 

@@ -75,7 +75,7 @@ class Loggers:
         except Exception as error:  # whatever it is, the run goes on
             self._open.pop(name, None)
             missing = isinstance(error, ModuleNotFoundError)
-            reason = f"pip install '{_PACKAGES[name]}' brings it" if missing else " ".join(str(error).split())[:200]
+            reason = f"pip install {_PACKAGES[name]} brings it" if missing else " ".join(str(error).split())[:200]
             self._log(f"{name} is left out ({reason}): the run goes on, and metrics.jsonl has all numbers")
 
 
@@ -165,4 +165,4 @@ _OPENERS: dict[str, Callable[[Logged, Path, int], Logger]] = {
     "wandb": _WandB,
     "mlflow": _MLflow,
 }
-_PACKAGES = {"tensorboard": "tensorboard", "wandb": "vidgn[wandb]", "mlflow": "vidgn[mlflow]"}
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny sqlalchemy alembic"}
