@@ -13,6 +13,11 @@ def lives(pid: int) -> bool:
     return fields[0] not in "ZX" if fields else _answers(pid)
 
 
+def is_zombie(pid: int) -> bool:
+    """Whether it is dead and its parent has not waited for it."""
+    return _stat(pid)[:1] == ["Z"]
+
+
 def children(pid: int) -> list[int]:
     """Its living or dead children."""
     everyone = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())

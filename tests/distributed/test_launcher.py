@@ -98,3 +98,29 @@ def test_a_rank_ends_only_for_one_that_stays_gone(monkeypatch):
     assert not ended.wait(0.4)
     other(gone)
     assert ended.wait(5)
+
+
+KILLED_AS_IT_ENDS = """
+import os, subprocess, time
+from vidgn.distributed import launcher, rank_status
+
+def start_rank(*arguments, start=launcher._start_rank):
+    outcome, me = start(*arguments), os.getpid()
+    if os.environ["LOCAL_RANK"] == "1":  # it sleeps until all ranks are done, and is woken while it can't be
+        subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -STOP {me}; sleep 1.7; kill -KILL {me}"])
+    else:
+        time.sleep(1)
+    return outcome
+
+launcher._start_rank, rank_status._SECONDS_TO_BE_REAPED = start_rank, 1
+"""
+
+
+def test_a_rank_killed_as_it_is_woken_to_end_is_not_waited_for(warm, tmp_path):
+    """torch's launch waits for it for ever."""
+    started = warm.start(["train", *tiny(tmp_path / "data")], folder=tmp_path, patch=KILLED_AS_IT_ENDS)
+    assert started.wait(60) == 1
+    assert "a rank was killed as it ended, with its work done" in started.log.read_text().splitlines()[-1]
+    started.assert_no_orphans()
+    started = warm.start(["train", *tiny(tmp_path / "data")], folder=tmp_path)
+    assert started.wait(60) == 0

@@ -90,6 +90,7 @@ def launch(config: Config, stop: StopFlag, run_rank: RunRank) -> str | None:
         RankError: if a rank died in another way.
         ConfigError: if the nodes don't meet.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import elastic_launch
@@ -104,9 +105,18 @@ def launch(config: Config, stop: StopFlag, run_rank: RunRank) -> str | None:
     table = RankStatusTable(config.launch.nproc_per_node)
     logs = tempfile.TemporaryDirectory(prefix="vidgn-ranks-")  # torch would leave one of its own behind
     try:
-        with logs as folder, ended_by_second_interrupt(table.kill), signals_blocked_in_children():
+        with (
+            logs as folder,
+            ended_by_second_interrupt(table.kill),
+            signals_blocked_in_children(),
+            table.hung_up_where_torch_hangs(),
+        ):
             settings = _launch_config(config, place, folder)
             outcomes = elastic_launch(settings, _start_rank)(run_rank, stop, os.getpid(), table)
+    except SignalException:
+        if not table.has_hung_up:
+            raise
+        raise RankError("a rank was killed as it ended, with its work done: start the same command again") from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         found = _as_error(rank, failure, table.last_status(failure.local_rank), config.launch.max_restarts)

@@ -10,16 +10,18 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from vidgn.distributed.environment import print_of_cell
-from vidgn.processes import lives
+from vidgn.processes import is_zombie, lives
 
 _STATUS_BYTES = 256
 _FAILURE_BYTES = 4096
 _DONE = "done"
 _SECONDS_BETWEEN_CHECKS = 0.5
+_SECONDS_TO_BE_REAPED = 5.0  # for the launching process to take note of a rank that has ended
 _GRACE_SECONDS = 2.0  # for a rank to learn by itself, from a broken connection, that another is gone
 
 
@@ -40,6 +42,7 @@ class RankStatusTable:
         self._failure = multiprocessing.get_context("spawn").RawArray("c", _FAILURE_BYTES)
         self._mine: int | None = None
         self._start = ""
+        self.has_hung_up = False  # see `hung_up_where_torch_hangs`
 
     def register(self, local_rank: int, *, start: str) -> None:
         """Make a line this rank's, as it begins. From then on the rank ends if another of its start dies.
@@ -82,6 +85,33 @@ class RankStatusTable:
     def last_status(self, local_rank: int) -> str | None:
         """What a rank reported last."""
         return self._read(local_rank)[2]
+
+    @contextmanager
+    def hung_up_where_torch_hangs(self) -> Generator[None]:
+        """Send the launching process's main thread SIGHUP where it waits for a rank that was killed as it ended.
+
+        A rank that has returned sleeps until all have. torch wakes the sleepers through an event, and waits for ever
+        for one of them that is killed meanwhile. `has_hung_up` tells that it was sent.
+        """
+        over = threading.Event()
+        thread = threading.Thread(target=self._watch_ends, args=(over,), name="vidgn-ends", daemon=True)
+        if threading.current_thread() is threading.main_thread():
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    def _watch_ends(self, over: threading.Event) -> None:
+        seconds = 0.0
+        while not over.wait(_SECONDS_BETWEEN_CHECKS):
+            ranks = [self._read(local_rank) for local_rank in range(self._size)]
+            is_hung = all(status == _DONE for *_, status in ranks) and any(is_zombie(pid) for _, pid, _ in ranks)
+            seconds = seconds + _SECONDS_BETWEEN_CHECKS if is_hung else 0.0
+            if seconds > _SECONDS_TO_BE_REAPED:
+                self.has_hung_up = True
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)
+                return
 
     def _read(self, local_rank: int) -> tuple[str, int, str | None]:
         offset = local_rank * _STATUS_BYTES

@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import importlib
 import os
+import select
 import signal
 import socket
 import struct
@@ -134,8 +135,18 @@ def serve(socket_fd: int, preload: Sequence[str]) -> NoReturn:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     requests, own = socket.socket(fileno=socket_fd), os.getpid()
-    signal.signal(signal.SIGCHLD, lambda *_: _report_exits(requests))
+    # A worker may end just before a call that would wait: its signal must not be missed, so it comes as a byte to read.
+    wakened, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
+        ready, _, _ = select.select([requests, wakened], [], [])
+        if wakened in ready:
+            os.read(wakened, 4096)
+            _report_exits(requests)
+        if requests not in ready:
+            continue
         try:
             message, fds, _, _ = socket.recv_fds(requests, 1, 2)
         except ConnectionResetError:  # killed before it had read how its last workers ended
@@ -143,8 +154,11 @@ def serve(socket_fd: int, preload: Sequence[str]) -> NoReturn:
         if not message:
             os._exit(0)
         if os.fork() == 0:
+            signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             requests.close()
+            os.close(wakened)
+            os.close(waker)
             die_with_parent(own)
             work(Connection(fds[0]), fds[1])
         for fd in fds:
