@@ -23,6 +23,7 @@ ORDER = [
     ["runs"],
     ["distributed"],
     ["models", "data", "report"],
+    ["summation"],
     ["geometry"],
     ["config"],
     ["atomic_files", "rng_streams", "processes", "terminal", "video_names", "__init__"],

@@ -2,7 +2,8 @@
 
 The experiment fixes S slots a step and groups of g consecutive slots that share BN statistics. The machine adds W
 processes that each push m clips at once. Forward f of rank r holds slots [(f*W + r)*m, +m). Every legal (W, m) gives
-the same parameters up to the order of float summation.
+the same parameters up to the order of float summation, and the same bits for one m and W = 1, 2, 4, ...: a rank runs
+its forwards in an order that vidgn/summation.py needs for it.
 """
 
 from collections.abc import Iterator
@@ -49,8 +50,15 @@ class Geometry:
         """Ranks that hold one statistics group; 1 unless it is larger than a forward."""
         return max(1, self.group_clips // self.clips_per_forward)
 
-    def slots(self, rank: int, forward: int) -> range:
-        """Slots of a step that forward `forward` of rank `rank` holds, in order."""
+    @property
+    def sums_in_tree(self) -> bool:
+        """Whether all forwards of a step are added in the order that one process adds them in."""
+        w = self.world_size
+        return w & (w - 1) == 0 or self.forwards_per_step == 1
+
+    def slots(self, rank: int, number: int) -> range:
+        """Slots of a step that the forward holds which rank `rank` runs as its `number`-th, in order."""
+        forward = running_order(self.forwards_per_step)[number]
         first = (forward * self.world_size + rank) * self.clips_per_forward
         return range(first, first + self.clips_per_forward)
 
@@ -58,6 +66,15 @@ class Geometry:
         """Ranks that normalise together, as process groups: a partition of all ranks."""
         n = self.ranks_per_group
         return [list(range(first, first + n)) for first in range(0, self.world_size, n)]
+
+
+def running_order(count: int) -> list[int]:
+    """Which of its `count` forwards a rank runs first, second, ...: those that are added first are neighbours."""
+    powers = count & -count
+    order = [0]
+    while len(order) < powers:  # 0; 0 1; 0 2 1 3; 0 4 2 6 1 5 3 7
+        order = [2 * place for place in order] + [2 * place + 1 for place in order]
+    return [place + powers * turn for place in order for turn in range(count // powers)]
 
 
 def is_legal(slots: int, group: int, world_size: int, clips: int) -> bool:
@@ -91,12 +108,17 @@ def group_clips(config: Config) -> int:
             return 1
 
 
-def choose_geometry(config: Config, *, world_size: int, most_clips: int | None = None) -> Geometry:
+def choose_geometry(
+    config: Config, *, world_size: int, most_clips: int | None = None, before: int | None = None
+) -> Geometry:
     """The layout for `world_size` processes.
 
     `trainer.clips_per_forward=auto` takes the largest legal m up to `most_clips` (what fits in memory; None: as many
     as make a small forward, at least clips_per_gpu, which is right for CPUs), or the smallest legal one where none is
-    that small.
+    that small. What the run was begun with is kept where it is legal and fits: the bits of a result depend on it.
+
+    Args:
+        before: m of the run's first start.
 
     Raises:
         ConfigError: with the numbers and the nearest legal choices.
@@ -110,7 +132,16 @@ def choose_geometry(config: Config, *, world_size: int, most_clips: int | None =
         small = _SMALL_FORWARD // (config.frames * config.data.crop**2)
         limit = max(config.clips_per_gpu, small) if most_clips is None else most_clips
         clips = max((m for m in legal if m <= limit), default=legal[0])
+        if before in legal and (most_clips is None or before <= most_clips):
+            clips = before
     return Geometry(slots, group, world_size, clips)
+
+
+def order_of_sums(config: Config, geometry: Geometry) -> str:
+    """What a start writes down of the order of its sums: `canonical` on 1, 2, 4, ... ranks, or one of its own."""
+    if config.trainer.summation == "canonical" and geometry.sums_in_tree:
+        return "canonical"
+    return f"{config.trainer.summation} of {geometry.world_size} processes"
 
 
 def _divisors(number: int) -> Iterator[int]:

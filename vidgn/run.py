@@ -23,13 +23,13 @@ from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, wor
 from vidgn.distributed.scaling import traffic
 from vidgn.distributed.signals import RankStopFlag, StopFlag, listening, stopped_with_sweep
 from vidgn.errors import CheckpointError, ConfigError, StopRequested, VidgnError
-from vidgn.geometry import Geometry, choose_geometry, group_clips
+from vidgn.geometry import Geometry, choose_geometry, group_clips, order_of_sums
 from vidgn.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
 from vidgn.models.i3d import VideoResNet, check_model, check_statistics
 from vidgn.models.weights import load_weights
 from vidgn.models.weights.containers import resolve_path
 from vidgn.models.weights.formats import Triple
-from vidgn.report.read.history import policy_changes
+from vidgn.report.read.history import layout_changes, policy_changes, read_starts
 from vidgn.report.show.markdown import plural
 from vidgn.runs import directory
 from vidgn.runs.checkpoint import list_checkpoints, versions
@@ -190,7 +190,7 @@ def work_as_rank(
             if work == "train":
                 trainer = Trainer(config, task=task, update=update, state=state, ranks=ranks, run=run_directory)
                 trainer.resume()
-                here = _machine(config, ranks, clips_per_forward=geometry.clips_per_forward, threads=threads)
+                here = _machine(config, ranks, geometry, threads=threads)
                 here |= ways_on_gpu(config, ranks, norm_kernels, log=run_directory.log)
                 _announce(task, state, geometry, ranks, run_directory, here)
                 trainer.train()
@@ -314,15 +314,11 @@ def _announce(
     if before is not None:
         for change in policy_changes([before, {"from_step": state.step, "policy": policy(config)}]):
             run.log(str(change))
-        differ = [k for k in here if before.get(k) != here[k]]
-        if differ:
-            run.log(
-                f"this start differs in {', '.join(differ)} from the one before: equal up to the order of summation, "
-                f"not to the bit"
-            )
+        for change in layout_changes(read_starts(config.run_dir)[-2:]):
+            run.log(change)
 
 
-def _machine(config: Config, ranks: Ranks, *, clips_per_forward: int, threads: int) -> dict[str, Any]:
+def _machine(config: Config, ranks: Ranks, geometry: Geometry, *, threads: int) -> dict[str, Any]:
     """What this start of the run runs on, for machine.json. Equal entries give equal bytes."""
     gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
     return {
@@ -330,7 +326,8 @@ def _machine(config: Config, ranks: Ranks, *, clips_per_forward: int, threads: i
         "device": ranks.device.type,
         "gpu": gpu,
         "threads": threads,
-        "clips_per_forward": clips_per_forward,
+        "clips_per_forward": geometry.clips_per_forward,
+        "sums": order_of_sums(config, geometry),
         "memory_format": str(memory_format(config, ranks.device)).removeprefix("torch."),
         "activation_memory": config.trainer.activation_memory,
         "compile": config.trainer.compile,

@@ -41,6 +41,7 @@ MACHINE = [
     "trainer.norm_kernels=torch",
     "loggers=[tensorboard,wandb]",
     "trainer.cuda_graph=true",
+    "trainer.summation=fast",
     "trainer.activation_memory=lean",
     "trainer.clips_per_forward=2",
     "trainer.deterministic=true",

@@ -165,6 +165,7 @@ class TrainerConfig:
     max_skipped: Policy[int | Literal["auto"]] = "auto"
     norm_kernels: Machine[Literal["auto", "triton", "torch"]] = "auto"  # what norms run by on CUDA
     cuda_graph: Machine[bool] = False
+    summation: Machine[Literal["canonical", "fast"]] = "canonical"  # the order in which gradients are added
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Ranks: which one this process is, and the few collectives that a run needs. A world of one needs no process group."""
 
 import datetime
-import inspect
 import os
 import threading
 from collections.abc import Callable, Generator
@@ -11,15 +10,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
-from torch.nn.parallel import DistributedDataParallel
 
 from vidgn.config.schema import Config
 from vidgn.distributed.environment import ranks_are_set
 from vidgn.distributed.rank_status import RankStatusReporter
 from vidgn.errors import ConfigError, StopRequested, VidgnError
 from vidgn.geometry import Geometry
+from vidgn.summation import sum_over_ranks
 
 _SECONDS_BETWEEN_CHECKS = 0.2
 _FAILURE = "vidgn/failure"  # key in the store of the error of the first rank that failed
@@ -50,10 +48,8 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks, in place, on CPU or GPU."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor)
-        return tensor
+        """Sum over ranks, on CPU or GPU, in the order of vidgn/summation.py. For small tensors: each goes to all."""
+        return sum_over_ranks(tensor, self.world_size)
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's picklable value, in rank order, on every rank."""
@@ -251,14 +247,3 @@ def statistics_process_group(geometry: Geometry) -> Any:
         return None
     groups = [dist.new_group(ranks) for ranks in geometry.rank_groups()]
     return groups[dist.get_rank() // geometry.ranks_per_group]
-
-
-def wrapped(model: nn.Module, ranks: Ranks, *, compiled: bool) -> nn.Module:
-    """The module to call in training: gradients meet in DDP's buckets where there are several ranks."""
-    if ranks.world_size > 1:
-        new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-        no_buffers: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
-        model = DistributedDataParallel(model, gradient_as_bucket_view=True, **no_buffers)
-    if compiled:
-        model.compile()
-    return model

@@ -15,6 +15,7 @@ from vidgn.geometry import Geometry, choose_geometry, group_clips, legal_clips_p
 from vidgn.memory.measure import NOT_MEASURED, measure
 from vidgn.memory.prediction import KINETICS_CLASSES, Prediction, evaluation_forwards, predict
 from vidgn.models.i3d import final_size
+from vidgn.report.read.history import read_starts
 from vidgn.runs.directory import remedy
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
@@ -116,18 +117,22 @@ def refusal(config: Config, *, world_size: int, gpu_bytes: int, num_classes: int
 def fitting_geometry(config: Config, ranks: Ranks, *, num_classes: int, is_test: bool) -> Geometry:
     """The layout of a start: on CUDA, `clips_per_forward=auto` is the most that fits on the smallest of its GPUs.
 
+    Of a run that goes on it is what the first start had, where that can be.
+
     Raises:
         ConfigError: if nothing legal fits, unless the start only tests.
     """
     world_size = ranks.world_size
+    before = ranks.from_first(next((s.get("clips_per_forward") for s in read_starts(config.run_dir)), None))
     if ranks.device.type != "cuda" or config.trainer.clips_per_forward != "auto":
-        return choose_geometry(config, world_size=world_size)
+        return choose_geometry(config, world_size=world_size, before=before)
     own = torch.cuda.get_device_properties(ranks.device).total_memory
     gpu_bytes = min(ranks.gather(own))
     fits = most_clips(config, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes)
     if fits is None and not is_test:
         raise ConfigError(refusal(config, world_size=world_size, gpu_bytes=gpu_bytes, num_classes=num_classes))
-    return choose_geometry(config, world_size=world_size, most_clips=fits.clips_per_forward if fits else 1)
+    most = fits.clips_per_forward if fits else 1
+    return choose_geometry(config, world_size=world_size, most_clips=most, before=before)
 
 
 def _legal(config: Config, world_size: int) -> list[int]:

@@ -65,7 +65,7 @@ def _predict(config: Config, clips_per_forward: int, world_size: int, num_classe
         parameters = live.name([*step.model.parameters(), *step.model.buffers()], "parameter")
         optimizer = live.name(step.momentum, "optimizer")
         buckets = live.name([step.buckets], "ddp") if step.buckets is not None else 0
-        live.name([p.grad for p in step.trained if p.grad is not None], "gradient")
+        live.name([*step.aside, *(p.grad for p in step.trained if p.grad is not None)], "gradient")
         saved = _train(step, live)
         parts = live.peak_parts()
         training = live.peak_bytes

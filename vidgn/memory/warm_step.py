@@ -7,6 +7,8 @@ from vidgn.config.schema import Config
 from vidgn.distributed.ranks import Ranks
 from vidgn.geometry import Geometry
 from vidgn.models.i3d import VideoResNet
+from vidgn.models.norms.layers import statistics_layers
+from vidgn.summation import most_set_aside
 from vidgn.training.setup import autocast
 from vidgn.training.step import Layout, TrainStep, set_training_groups
 from vidgn.training.tasks import ClipForward, MadeUpClips
@@ -36,12 +38,14 @@ class WarmStep(TrainStep):
                 self.momentum.append(torch.zeros_like(parameter))
                 self.optimizer.state[parameter]["momentum_buffer"] = self.momentum[-1]
         self.buckets: Tensor | None = None
+        self.aside: list[Tensor] = []
         if geometry.world_size > 1:
             num_values = sum(p.numel() for p in self.trained)
             self.buckets = torch.zeros(num_values, device=device, dtype=self.made_up.to_model.dtype)
         if geometry.forwards_per_step > 1:
             for parameter in self.trained:
                 parameter.grad = torch.zeros_like(parameter)
+            self._keep_other_forwards(geometry.forwards_per_step)
         elif self.buckets is not None:
             self._reduce_into_buckets(self.buckets)
         set_training_groups(model, self.layout)
@@ -63,6 +67,13 @@ class WarmStep(TrainStep):
         with torch.no_grad(), autocast(self.config, self.ranks.device):
             class_scores(self.model(self.made_up.to_model(self.made_up.clips(clips, crop))))
         self.model.train()
+
+    def _keep_other_forwards(self, forwards_per_step: int) -> None:
+        """What a step's last forward finds: gradients that are set aside, and BN's moments of the forwards before."""
+        num_aside = most_set_aside(forwards_per_step) if self.config.trainer.summation == "canonical" else 0
+        self.aside = [torch.zeros_like(p) for p in self.trained for _ in range(num_aside)]
+        num_moments = sum(2 * layer.num_features for _, layer in statistics_layers(self.model))
+        self.moments = [torch.zeros(num_moments, device=self.ranks.device) for _ in range(forwards_per_step - 1)]
 
     def _reduce_into_buckets(self, buckets: Tensor) -> None:
         """Do to each finished gradient what DDP does: copy it into its bucket, then make it a view of it."""

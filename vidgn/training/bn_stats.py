@@ -15,6 +15,7 @@ from torch import nn
 from vidgn.config.schema import BnStats, Config
 from vidgn.distributed.ranks import Ranks
 from vidgn.models.norms.layers import BatchNorm, statistics_layers
+from vidgn.summation import sum_in_order
 
 Statistics = dict[str, tuple[torch.Tensor, torch.Tensor]]  # layer -> mean, variance
 
@@ -29,23 +30,28 @@ class StepStatistics:
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = [layer for _, layer in statistics_layers(model)]
-        self._sums: torch.Tensor | None = None  # all means, then all unbiased variances
+        self._last: torch.Tensor | None = None  # of a forward: all means, then all unbiased variances; stays in place
         self._unbiased: torch.Tensor | None = None  # n / (n - 1) of each variance, 1 of each mean
         self._num_groups = 0  # of a forward
-        self.num_forwards = 0  # the caller counts them: a forward that CUDA replays does not come by here
+        self._forwards: list[torch.Tensor] = []
 
     @torch.no_grad()
     def add_forward(self) -> None:
-        """Add the moments that the last training forward left in the layers."""
+        """Take the moments that the last training forward left in the layers. CUDA may have recorded this."""
         if not self._layers:
             return
         moments = [_batch_moments(layer) for layer in self._layers]
         sums = torch.cat([mean for mean, _ in moments] + [var for _, var in moments], dim=1).sum(0)
-        if self._sums is None or self._unbiased is None:
-            self._sums = torch.zeros_like(sums)
+        if self._last is None or self._unbiased is None:
+            self._last = torch.empty_like(sums)
             self._unbiased = self._factors(sums)
             self._num_groups = moments[0][0].shape[0]
-        self._sums.addcmul_(sums, self._unbiased)
+        torch.mul(sums, self._unbiased, out=self._last)
+
+    def keep_forward(self) -> None:
+        """Count what `add_forward` has taken, here or in a graph."""
+        if self._last is not None:
+            self._forwards.append(self._last.clone())
 
     @torch.no_grad()
     def update_running(self, ranks: Ranks, counts: torch.Tensor | None = None) -> None:
@@ -54,9 +60,10 @@ class StepStatistics:
         Args:
             counts: whether the step does, where the device is to decide.
         """
-        if self._sums is None or self.num_forwards == 0:
+        if not self._forwards:
             return
-        mean = ranks.sum(self._sums) / (self._num_groups * self.num_forwards * ranks.world_size)
+        num_groups = self._num_groups * len(self._forwards) * ranks.world_size
+        mean = ranks.sum(sum_in_order(self._forwards)) / num_groups
         running = [layer.running_mean for layer in self._layers] + [layer.running_var for layer in self._layers]
         if counts is not None:
             mean = torch.where(counts, mean, torch.cat(running))
@@ -67,9 +74,7 @@ class StepStatistics:
 
     def forget(self) -> None:
         """Drop the sums: the step does not count."""
-        if self._sums is not None:
-            self._sums.zero_()
-        self.num_forwards = 0
+        self._forwards.clear()
 
     def _factors(self, sums: torch.Tensor) -> torch.Tensor:
         factors = torch.ones_like(sums)
@@ -82,27 +87,32 @@ class StepStatistics:
 
 
 @torch.no_grad()
-def precise_statistics(model: nn.Module, forwards: Iterable[torch.Tensor], ranks: Ranks) -> Statistics:
+def precise_statistics(
+    model: nn.Module, forwards: Iterable[torch.Tensor], ranks: Ranks, *, forwards_per_step: int = 1
+) -> Statistics:
     """Mean and variance per layer over all groups of `forwards` and all ranks, in float64.
 
     Args:
-        forwards: this rank's normalised clips (N, C, T, H, W) in the training geometry. Neither the parameters, the
-            running statistics nor the mode of `model` are changed.
+        forwards: this rank's normalised clips (N, C, T, H, W) of whole steps in the training geometry. Neither the
+            parameters, the running statistics nor the mode of `model` are changed.
     """
     layers = statistics_layers(model)
     with batch_statistics(model):
-        sums: list[torch.Tensor] | None = None
+        sums: list[torch.Tensor] = []  # of a step's forwards, each over all steps
         num_groups = 0
-        for clip_NCTHW in forwards:
+        for number, clip_NCTHW in enumerate(forwards):
             model(clip_NCTHW)
             new = []
             for _, layer in layers:
                 mean_GC, var_GC = (moment.double() for moment in _batch_moments(layer))
-                new.append(torch.stack([mean_GC.sum(0), (var_GC + mean_GC.square()).sum(0)]))
-            sums = new if sums is None else [a + b for a, b in zip(sums, new, strict=True)]
+                new += [mean_GC.sum(0), (var_GC + mean_GC.square()).sum(0)]
+            if number < forwards_per_step:
+                sums.append(torch.cat(new))
+            else:
+                sums[number % forwards_per_step] += torch.cat(new)
             num_groups += _batch_moments(layers[0][1])[0].shape[0]
-    assert sums is not None, "bn_stats_steps is at least 1"
-    flat = ranks.sum(torch.cat([s.flatten() for s in sums]))
+    assert sums, "bn_stats_steps is at least 1"
+    flat = ranks.sum(sum_in_order(sums))
     total = ranks.sum(torch.tensor([float(num_groups)], dtype=torch.float64))
     statistics, offset = {}, 0
     for name, layer in layers:

@@ -97,12 +97,11 @@ def set_threads(config: Config) -> int:
 
 
 def _threads_before(config: Config) -> int | None:
-    """Of the run's first start with as many ranks, else of its sweep; None before either, or with fewer cores here."""
-    ranks = world_size_of(config)
-    found = [start.get("threads") for start in read_starts(config.run_dir) if start.get("world_size") == ranks]
+    """Of the run's first start, else of its sweep; None before either, or with fewer cores here."""
+    found = [start.get("threads") for start in read_starts(config.run_dir)]
     listed = json_or_none(config.run_dir.parent / "study.json")
     by_ranks = listed.get("threads") if isinstance(listed, Mapping) else None
-    found.append(by_ranks.get(str(ranks)) if isinstance(by_ranks, Mapping) else None)
+    found.append(by_ranks.get(str(world_size_of(config))) if isinstance(by_ranks, Mapping) else None)
     return next((n for n in found if isinstance(n, int) and n <= num_cores()), None)
 
 

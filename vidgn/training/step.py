@@ -16,9 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vidgn.config.schema import Config
 from vidgn.data.loading.batches import Substitution
-from vidgn.distributed.ranks import Ranks, wrapped
+from vidgn.distributed.gradients import GradientSums, wrapped
+from vidgn.distributed.ranks import Ranks
 from vidgn.geometry import Geometry
 from vidgn.models.norms.layers import set_statistics_groups
+from vidgn.summation import sum_in_order
 from vidgn.training.bn_stats import StepStatistics
 from vidgn.training.cuda_graph import RecordedStep, why_no_graph
 from vidgn.training.optim import make_optimizer, set_learning_rate
@@ -138,12 +140,17 @@ class TrainStep:
         self.decides_on_device = is_gpu if decides_on_device is None else decides_on_device
         self.optimizer = make_optimizer(model, config, fused=self.decides_on_device)
         self.statistics = StepStatistics(model)
+        self.gradients: GradientSums | None = None  # None: added as they come
+        if config.trainer.summation == "canonical":
+            stays = config.trainer.cuda_graph and why_no_graph(config, self.ranks) is None
+            self.gradients = GradientSums(model, self.geometry.forwards_per_step, stays=stays)
         self.graph: Callable[[Inputs], Tensor] | None = None  # of forward and backward, where CUDA has recorded one
 
     def join_ranks(self) -> None:
         """Let gradients meet, and compile. Called once the weights are those that training starts from."""
-        self.module = wrapped(self.model, self.ranks, compiled=self.config.trainer.compile)
-        if isinstance(self.module, DistributedDataParallel):
+        compiled = self.config.trainer.compile
+        self.module = wrapped(self.model, self.ranks, gradients=self.gradients, compiled=compiled)
+        if isinstance(self.module, DistributedDataParallel) and self.gradients is None:
             self._settle_buckets()
         if self.config.trainer.cuda_graph and why_no_graph(self.config, self.layout.ranks) is None:
             self.graph = RecordedStep(self._forward_backward, self.ranks.device)
@@ -172,13 +179,13 @@ class TrainStep:
         set_training_groups(self.model, self.layout)
         set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.zero_grad(set_to_none=self.graph is None)
-        totals = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
-        for index in range(self.geometry.forwards_per_step):
-            totals += self.forward_backward(next_batch(), step=step, index=index)
-        return totals
+        if self.gradients is not None:
+            self.gradients.forget()
+        forwards = range(self.geometry.forwards_per_step)
+        return sum_in_order([self.forward_backward(next_batch(), step=step, index=index) for index in forwards])
 
     def forward_backward(self, batch: TaskBatch, *, step: int, index: int) -> Tensor:
-        """Forward number `index` of this rank in the step, and its backward. Ranks' gradients meet in the last one.
+        """The `index`-th forward of this rank in the step, and its backward. Ranks' gradients meet in the last one.
 
         Returns:
             Summed loss and number of correct slots of the forward: (2,) in float64, on the device.
@@ -187,8 +194,10 @@ class TrainStep:
         ranks_wait = not is_last and isinstance(self.module, DistributedDataParallel)
         inputs = self.objective.inputs(batch, step=step, slots=self.geometry.slots(self.ranks.rank, index))
         with self.module.no_sync() if ranks_wait else nullcontext():  # pyright: ignore[reportCallIssue, reportGeneralTypeIssues]
-            totals = self._forward_backward(inputs) if self.graph is None else self.graph(inputs)
-        self.statistics.num_forwards += 1
+            totals = self._forward_backward(inputs) if self.graph is None else self.graph(inputs).clone()
+        self.statistics.keep_forward()
+        if self.gradients is not None:
+            self.gradients.forward_is_done(index)
         return totals
 
     def _forward_backward(self, inputs: Inputs) -> Tensor:
@@ -211,8 +220,9 @@ class TrainStep:
         """
         loss_sum = forward.loss_sum()
         self.statistics.add_forward()
-        # The gradient of the mean over the slots of a step, of which DDP takes the mean over ranks.
-        (loss_sum * (self.geometry.world_size / self.geometry.slots_per_step)).backward()
+        # The gradient of the mean over the slots of a step; by itself DDP takes the mean over ranks.
+        ranks_in_mean = 1 if self.gradients is not None else self.geometry.world_size
+        (loss_sum * (ranks_in_mean / self.geometry.slots_per_step)).backward()
         return loss_sum.detach()
 
     def update(self, loss_sum: Tensor) -> Tensor:

@@ -149,7 +149,9 @@ class Tester:
                     progress.advance()
 
             with autocast(self._config, self._ranks.device):
-                statistics = bn_stats.precise_statistics(self._model, forwards(), self._ranks)
+                statistics = bn_stats.precise_statistics(
+                    self._model, forwards(), self._ranks, forwards_per_step=self._layout.geometry.forwards_per_step
+                )
         ids = [s.id for part in self._ranks.gather(replaced) for s in part]
         if ids:
             self._run.log(

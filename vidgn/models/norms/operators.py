@@ -34,6 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from vidgn.models.norms import kernels_composed, kernels_cpu, kernels_cuda
 from vidgn.models.norms.slices import dense, dense_like, merge, statistics_dtype
+from vidgn.summation import sum_over_ranks
 
 _library = torch.library.Library("vidgn", "DEF")
 
@@ -188,7 +189,7 @@ def gradient(
     """
     x = dense(x)
     dy = dense_like(dy, x)
-    over_ranks = None if group_name is None else partial(dist.all_reduce, group=_process_group(group_name))
+    over_ranks = None if group_name is None else partial(_add_up, group=_process_group(group_name))
     triton = _triton_for(x)
     if triton is not None:
         vectors = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
@@ -321,6 +322,11 @@ class _Normalise(torch.autograd.Function):
         if y is None or not ctx.adds:
             dresidual = dy if ctx.adds else None
         return dx, None, None, dgamma, dbeta, dresidual, None, None, None, None
+
+
+def _add_up(sums: Tensor, *, group: dist.ProcessGroup) -> None:
+    """Over the ranks of `group`, in place."""
+    sums.copy_(sum_over_ranks(sums, group.size(), group))
 
 
 def _process_group(name: str) -> dist.ProcessGroup:

@@ -49,5 +49,36 @@ def policy_changes(starts: Iterable[Mapping[str, Any]]) -> list[PolicyChange]:
     return changes
 
 
+# What a start writes down and no bit of a result depends on.
+_NOT_IN_BITS = {"from_step", "policy", "steps_total", "communication", "world_size", "activation_memory"}
+_ORDER = {"sums", "clips_per_forward", "threads"}  # changes the order of summation and nothing else
+
+
+def order_of_sums(start: Mapping[str, Any]) -> str:
+    """In which order it adds gradients: `canonical`, the same on 1, 2, 4, ... processes, or one of its own."""
+    return str(start.get("sums", f"{start.get('world_size')} processes"))
+
+
+def layout_changes(starts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where a start runs on another number of processes or in another way, and what that does to the bits."""
+    return [text for pair in itertools.pairwise(starts) if (text := _layout_change(*pair))]
+
+
+def _layout_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    before, now = ({**start, "sums": order_of_sums(start)} for start in (before, now))
+    keys = sorted((before.keys() | now.keys()) - _NOT_IN_BITS)
+    differing = [key for key in keys if before.get(key) != now.get(key)]
+    same = "the same bytes"
+    if differing:
+        what = "the order of summation" if _ORDER.issuperset(differing) else "rounding"
+        same = f"equal up to {what}, not to the bit"
+    elif before.get("world_size") != now.get("world_size"):
+        differing = ["world_size"]
+    else:
+        return None
+    words = ", ".join(f"{key}={_shown(now.get(key))} ({_shown(before.get(key))} before)" for key in differing)
+    return f"from step {int(now.get('from_step', 0)) + 1} on {words}: {same}"
+
+
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

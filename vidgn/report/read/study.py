@@ -17,7 +17,7 @@ from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config, full_tag
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.report.read.cost import Cost, read_cost
-from vidgn.report.read.history import PolicyChange, policy_changes, read_starts
+from vidgn.report.read.history import PolicyChange, layout_changes, order_of_sums, policy_changes, read_starts
 from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
 from vidgn.report.read.video_scores import VideoScores, read_videos
 
@@ -97,10 +97,10 @@ class Cell:
 
     @property
     def layouts(self) -> set[str]:
-        """How its starts divided the work: processes, clips of a forward, threads; none where they did not say."""
+        """What the order of sums depends on in its starts; none where they did not say."""
         return {
-            f"{start['world_size']} {start.get('device', 'cpu')} × {start['clips_per_forward']} clips a forward, "
-            f"{start.get('threads', '?')} threads"
+            f"{start['clips_per_forward']} clips a forward on {start.get('device', 'cpu')}, "
+            f"{start.get('threads', '?')} threads, sums {order_of_sums(start)}"
             for start in read_starts(self.directory)
             if "world_size" in start and "clips_per_forward" in start
         }
@@ -160,6 +160,10 @@ class Cell:
     def policy_changes(self) -> list[PolicyChange]:
         """What its starts have changed on the way; nothing of a cell whose directory is another experiment's."""
         return [] if self.state == "refused" else policy_changes(read_starts(self.directory))
+
+    def layout_changes(self) -> list[str]:
+        """Where its starts ran in another way than the ones before; nothing of another experiment's cell."""
+        return [] if self.state == "refused" else layout_changes(read_starts(self.directory))
 
     def decoders(self) -> set[str]:
         """The decoders that it was trained with; none where its starts did not write them down."""

@@ -15,7 +15,7 @@ def status_text(study: Study) -> str:
     lines = []
     for c in study.cells:
         lines.append(f"{c.run_name.ljust(width)}  {c.state.ljust(7)}  {describe(c)}".rstrip())
-        lines += [f"{' ' * width}  {change}" for change in c.policy_changes()]
+        lines += [f"{' ' * width}  {change}" for change in (*c.policy_changes(), *c.layout_changes())]
     totals = ", ".join(f"{study.count(s)} {s}" for s in STATES if study.count(s))
     faults = [fault for c in study.cells if (fault := metrics_fault(c.directory / "metrics.jsonl")) is not None]
     return "\n".join([*lines, *faults, f"{plural(len(study.cells), 'cell')}: {totals}"])
@@ -40,6 +40,7 @@ def status_json(study: Study) -> dict[str, object]:
                 "remark": p.remark,
                 "num_skipped": c.result.get("num_skipped") if c.result else None,
                 "policy_changes": [vars(change) for change in c.policy_changes()],
+                "layout_changes": c.layout_changes(),
             }
         )
     return {"study": study.name, "cells": cells, "counts": {s: study.count(s) for s in STATES}}
