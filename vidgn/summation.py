@@ -9,8 +9,7 @@ so the bits are the same for every such W. With other W the order is fixed too, 
 A rank runs its forwards in an order in which sums that meet are neighbours, and sets aside log2 of them at most.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -18,20 +17,17 @@ from torch import Tensor
 
 from vidgn.geometry import running_order
 
-_names = [name for name in ("all_gather_single", "all_gather_into_tensor") if hasattr(dist, name)]  # of torch 2.14 on
-all_gather: Callable[..., Any] = getattr(dist, _names[0])  # every rank's vector, one after another in one tensor
-
 
 def tree_sum(rows: Tensor) -> Tensor:
-    """Sum over the first axis in the order of the tree: (F, ...) -> (...)."""
+    """Sum over the first axis in the order of the tree: (F, ...) -> (...), a view of `rows`, which are used up."""
     count = len(rows)
     parts = rows.unflatten(0, (-1, count & -count))
     total = parts[0]
     for part in parts[1:]:
-        total = total + part
+        total.add_(part)
     while len(total) > 1:
         low, high = total.chunk(2)
-        total = low + high
+        total = low.add_(high)
     return total[0]
 
 
@@ -46,9 +42,9 @@ def sum_over_ranks(tensor: Tensor, world_size: int, group: dist.ProcessGroup | N
     """Sum over the ranks of a group (None: all), each of which gets all tensors."""
     if world_size == 1:
         return tensor
-    rows = tensor.new_empty(world_size * tensor.numel())
-    all_gather(rows, tensor.contiguous().view(-1), group=group)
-    return tree_sum(rows.view(world_size, *tensor.shape))
+    rows = tensor.new_empty(world_size, *tensor.shape)
+    dist.all_gather(list(rows), tensor.contiguous(), group=group)
+    return tree_sum(rows)
 
 
 def steps_of_sum(count: int) -> list[tuple[int, bool]]:

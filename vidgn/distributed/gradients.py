@@ -10,11 +10,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import GradBucket  # pyright: ignore[reportPrivateImportUsage]
 from torch.futures import Future
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from vidgn.distributed.ranks import Ranks
-from vidgn.summation import all_gather, steps_of_sum, tree_sum
+from vidgn.summation import steps_of_sum, tree_sum
 
 
 class GradientSums:
@@ -69,54 +68,72 @@ def _add(gradients: dict[Tensor, Tensor], sums: dict[Tensor, Tensor]) -> None:
 class _Bucket:
     flat: Tensor
     future: Future[Tensor]
-    received: Tensor  # the share that this rank adds, of each rank
-    work: Any
-    summed: Tensor | None = None  # of all shares, where a bucket can't be cut into equal ones
+    works: Sequence[Any]  # what is under way
+    rows: Tensor | None = None  # of each rank, the share that this one adds
 
 
 class TreeReduction:
     """What DistributedDataParallel does with a bucket of gradients once backward has filled it: the sum over ranks.
 
     Each rank is sent its share of the bucket by all others, adds, and sends the sums to all: as many bytes as a ring
-    all-reduce, 2 (W-1)/W of the bucket. Both ways go on while backward computes the next bucket.
+    all-reduce, 2 (W-1)/W of the bucket. Both ways go on while backward computes the next bucket. Two ranks have but one
+    order, and all-reduce.
     """
 
-    def __init__(self, gradients: GradientSums, world_size: int) -> None:
-        self._gradients, self._world_size = gradients, world_size
+    def __init__(self, gradients: GradientSums, ranks: Ranks) -> None:
+        self._gradients, self._rank, self._world_size = gradients, ranks.rank, ranks.world_size
         self._buckets: list[_Bucket] = []
 
     def hook(self, _: None, bucket: GradBucket) -> Future[Tensor]:
         """Begin with `bucket`; with the last one, end with all."""
         self._gradients.add_all(bucket.parameters(), bucket.gradients())
         flat = bucket.buffer()
-        lacking = -len(flat) % self._world_size
-        sent = F.pad(flat, (0, lacking)) if lacking else flat
-        received = torch.empty_like(sent)
-        work = dist.all_to_all_single(received, sent, async_op=True)
         future: Future[Tensor] = Future(devices=[flat.device] if flat.is_cuda else [])
-        self._buckets.append(_Bucket(flat, future, received, work, torch.empty_like(sent) if lacking else None))
-        self._send_sums(self._buckets[-2:-1])
+        if self._world_size == 2:
+            self._buckets.append(_Bucket(flat, future, [dist.all_reduce(flat, async_op=True)]))
+        else:
+            self._buckets.append(self._send_shares(flat, future))
+            self._send_sums(self._buckets[-2:-1])
         if bucket.is_last():
             self._gradients.forget()
             self._send_sums(self._buckets[-1:])
             self._end()
         return future
 
+    def _send_shares(self, flat: Tensor, future: Future[Tensor]) -> _Bucket:
+        shares = flat.tensor_split(self._world_size)
+        mine = shares[self._rank]
+        rows = mine.new_empty(self._world_size, len(mine))
+        rows[self._rank] = mine
+        return _Bucket(flat, future, self._exchange(shares, rows.unbind()), rows)
+
     def _send_sums(self, buckets: Iterable[_Bucket]) -> None:
         for bucket in buckets:
-            bucket.work.wait()
-            share = tree_sum(bucket.received.view(self._world_size, -1))
-            into = bucket.flat if bucket.summed is None else bucket.summed
-            bucket.work = all_gather(into, share, async_op=True)
-            bucket.received = share  # kept while it is sent
+            if bucket.rows is not None:
+                _wait(bucket)
+                shares = bucket.flat.tensor_split(self._world_size)
+                mine = shares[self._rank].copy_(tree_sum(bucket.rows))
+                bucket.works, bucket.rows = self._exchange([mine] * self._world_size, shares), None
+
+    def _exchange(self, sent: Sequence[Tensor], received: Sequence[Tensor]) -> Sequence[Any]:
+        """`sent[r]` to rank r, and `received[r]` from it."""
+        operations = []
+        for distance in range(1, self._world_size):
+            there, back = ((self._rank + d) % self._world_size for d in (distance, -distance))
+            operations.append(dist.P2POp(dist.isend, sent[there], there))
+            operations.append(dist.P2POp(dist.irecv, received[back], back))
+        return dist.batch_isend_irecv(operations)
 
     def _end(self) -> None:
-        buckets, self._buckets = self._buckets, []
-        for bucket in buckets:
-            bucket.work.wait()
-            if bucket.summed is not None:
-                bucket.flat.copy_(bucket.summed[: len(bucket.flat)])
+        for bucket in self._buckets:
+            _wait(bucket)
             bucket.future.set_result(bucket.flat)
+        self._buckets.clear()
+
+
+def _wait(bucket: _Bucket) -> None:
+    for work in bucket.works:
+        work.wait()
 
 
 def wrapped(model: nn.Module, ranks: Ranks, *, gradients: GradientSums | None, compiled: bool) -> nn.Module:
@@ -130,7 +147,7 @@ def wrapped(model: nn.Module, ranks: Ranks, *, gradients: GradientSums | None, c
         no_buffers: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
         model = DistributedDataParallel(model, gradient_as_bucket_view=True, **no_buffers)
         if gradients is not None:
-            model.register_comm_hook(None, TreeReduction(gradients, ranks.world_size).hook)
+            model.register_comm_hook(None, TreeReduction(gradients, ranks).hook)
     if compiled:
         model.compile()
     return model
