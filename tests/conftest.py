@@ -51,6 +51,7 @@ _SLOW = {
     "tests/cli/test_sweep_recovery.py": "",
     "tests/cli/test_sweep_refused.py": "",
     "tests/training/test_images.py": "",
+    "tests/training/test_same_bytes.py": "disturbed",
     "tests/cli/test_memory.py": "",
     "tests/models/norms/test_ranks.py": "",
     "tests/models/norms/test_triton.py": "",

@@ -49,7 +49,7 @@ def test_one_update_a_step_equals_batchnorm_of_each_gpu_averaged(model):
         for forward in step.split(4):
             model(forward, torch.ones(4, 512, dtype=torch.float64))
             collected.add_forward()
-            collected.num_forwards += 1
+            collected.keep_forward()
         collected.update_running(ALONE)
         for gpu, group in zip(plain, step.split(2), strict=True):
             gpu(model.blocks[0].conv(group))

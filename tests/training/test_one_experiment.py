@@ -153,7 +153,7 @@ def plain_training(rank: int, join, config, folder: Path) -> None:
         state = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
         for key, value in state.items():
             if "running" in key:
-                ranks.sum(value).div_(4)
+                state[key] = ranks.sum(value) / 4
         if rank == 0:
             torch.save(state, folder / "plain.pt")
 

@@ -13,11 +13,16 @@ from torch import nn
 from vidgn import __version__
 from vidgn.atomic_files import write_atomic
 from vidgn.config.build import build
-from vidgn.config.schema import Config
+from vidgn.config.schema import Config, LaunchConfig
 from vidgn.errors import CheckpointError
 from vidgn.models.weights.containers import FORMAT_VERSION, WeightsFile, write_safetensors
 from vidgn.models.weights.formats import FORMATS, format_triple, parse_triple
 from vidgn.models.weights.transfer import model_keys
+
+
+_NO_LAUNCH = LaunchConfig(
+    nproc_per_node=1, nnodes=1, max_restarts=0, rendezvous=None, timeout_seconds=600.0, threads="auto"
+)
 
 
 class About(TypedDict):
@@ -76,10 +81,10 @@ def read_about(file: WeightsFile) -> tuple[Config, tuple[str, ...]]:
 
 
 def _without_places(config: Config) -> Config:
-    """The bytes of a file must not depend on where it was made."""
+    """The bytes of a file must not depend on where it was made, nor on how many processes made it."""
     data = dataclasses.replace(config.data, root=None, train=None, val=None, classes=None)
     weights = None if config.weights is None else os.path.basename(config.weights)
-    return dataclasses.replace(config, runs_dir="runs", weights=weights, data=data)
+    return dataclasses.replace(config, runs_dir="runs", weights=weights, data=data, launch=_NO_LAUNCH)
 
 
 def _metadata(about: About) -> dict[str, str]:

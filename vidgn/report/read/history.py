@@ -56,7 +56,7 @@ _ORDER = {"sums", "clips_per_forward", "threads"}  # changes the order of summat
 
 def order_of_sums(start: Mapping[str, Any]) -> str:
     """In which order it adds gradients: `canonical`, the same on 1, 2, 4, ... processes, or one of its own."""
-    return str(start.get("sums", f"{start.get('world_size')} processes"))
+    return str(start.get("sums", f"of {start.get('world_size')} processes"))
 
 
 def layout_changes(starts: Iterable[Mapping[str, Any]]) -> list[str]:

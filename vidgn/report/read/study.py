@@ -100,7 +100,7 @@ class Cell:
         """What the order of sums depends on in its starts; none where they did not say."""
         return {
             f"{start['clips_per_forward']} clips a forward on {start.get('device', 'cpu')}, "
-            f"{start.get('threads', '?')} threads, sums {order_of_sums(start)}"
+            f"{start.get('threads', '?')} threads, sums: {order_of_sums(start)}"
             for start in read_starts(self.directory)
             if "world_size" in start and "clips_per_forward" in start
         }

@@ -1,0 +1,155 @@
+"""float32 on 1, 2, 4 and 8 processes: the same bits. Steps of random geometries, and runs that change on the way."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.cells import in_world
+from tests.killing import metrics, overrides
+from vidgn.cli.main import main
+from vidgn.config.compose import load_config
+from vidgn.distributed.ranks import Ranks, statistics_process_group
+from vidgn.geometry import Geometry, group_clips, is_legal
+from vidgn.training.setup import make_model
+from vidgn.training.step import Layout, TrainStep
+from vidgn.training.tasks import ClipForward, dropout_scale
+
+STEPS = 2
+
+
+def geometries(count: int, largest: int) -> list[tuple[str, int, int, int, list[int]]]:
+    """Norm, virtual GPUs, clips of one, clips of a forward, and the worlds that can hold it: at least two."""
+    drawn, found = random.Random(0), []
+    while len(found) < count:
+        norm = drawn.choice(["bn", "gn", "bn", "in"])
+        gpus, clips_per_gpu = drawn.choice([1, 2, 3, 4, 6, 8]), drawn.choice([1, 2, 3, 4])
+        group = clips_per_gpu if norm == "bn" else 1
+        slots = gpus * clips_per_gpu
+        clips = drawn.choice([m for m in range(1, slots + 1) if slots % m == 0])
+        worlds = [w for w in (1, 2, 4, 8) if w <= largest and is_legal(slots, group, w, clips)]
+        if len(worlds) > 1 and slots <= 16 and (norm != "bn" or clips_per_gpu > 1):
+            found.append((norm, gpus, clips_per_gpu, clips, worlds))
+    return found
+
+
+class Noise:
+    """Each slot's own clip, label and dropout, wherever it is computed."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def inputs(self, batch, *, step, slots):
+        clips = [torch.randn(3, 8, 20, 20, generator=torch.Generator().manual_seed(100 * step + s)) for s in slots]
+        scale = dropout_scale(self.config, channels=64, step=step, slots=slots, dtype=torch.float32)
+        return torch.stack(clips), torch.tensor([s % 3 for s in slots]), scale
+
+    def forward(self, module, inputs):
+        clip_NCTHW, label_N, scale_NC = inputs
+        return ClipForward(module(clip_NCTHW, scale_NC).flatten(1), label_N)
+
+
+def train(rank, join, folder, drawn):
+    """Two steps of every geometry that this world can hold; weights, statistics, momentum and losses to a file."""
+    join()
+    world_size = int(os.environ["WORLD_SIZE"])
+    if world_size > 1:
+        store = f"file://{folder}/store{world_size}"
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+    for number, (norm, gpus, clips_per_gpu, clips, worlds) in enumerate(drawn):
+        if world_size not in worlds:
+            continue
+        config = load_config(
+            ["model=i3d_tiny", "model.width=2", "frames=8", "data.crop=20", "data.short_side=[20,24]", f"norm={norm}",
+             f"gpus={gpus}", f"clips_per_gpu={clips_per_gpu}", "model.norm_groups=2", "data.root=x"]
+        )  # fmt: skip
+        geometry = Geometry(config.slots_per_step, group_clips(config), world_size, clips)
+        ranks = Ranks(rank, world_size, torch.device("cpu"))
+        group = statistics_process_group(geometry) if world_size > 1 else None
+        model = make_model(config, num_classes=3)
+        step = TrainStep(config, model, Noise(config), Layout(geometry, ranks, group))  # type: ignore[arg-type]
+        step.join_ranks()
+        losses = []
+        for index in range(STEPS):
+            totals = ranks.sum(step.accumulate(lambda: None, step=index, learning_rate=0.05))
+            assert step.update(totals[0])
+            losses.append(totals)
+        if rank == 0:
+            momentum = [s["momentum_buffer"] for s in step.optimizer.state.values()]
+            state = [*model.state_dict().values(), *momentum, *losses]
+            torch.save(state, folder / f"{number}_{world_size}.pt")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("largest", [4, pytest.param(8, marks=pytest.mark.long)])
+def test_random_geometries_on_every_world_that_can_hold_them(tmp_path, largest):
+    drawn = geometries(2 * largest, largest)
+    assert {len(worlds) for *_, worlds in drawn} >= {2, 3}
+    spans = [(norm, m) for norm, _, g, m, _ in drawn if norm == "bn" and m < g]
+    assert spans, "a geometry whose statistics groups span ranks"
+    for size in sorted({w for *_, worlds in drawn for w in worlds}):
+        in_world(size, train, tmp_path, drawn)
+    for number, (*what, worlds) in enumerate(drawn):
+        first, *others = [torch.load(tmp_path / f"{number}_{w}.pt") for w in worlds]
+        assert all(value.isfinite().all() for value in first)
+        for other in others:
+            assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True)), (what, worlds)
+
+
+def run_on(warm, folder, arguments, run, worlds):
+    """Start after start on other numbers of processes, each stopped a few steps on; the last goes to the end."""
+    for world_size in worlds[:-1]:
+        before = num_steps(run)
+        started = warm.start([*arguments, f"launch.nproc_per_node={world_size}"], folder=folder)
+        end = time.monotonic() + 60
+        while num_steps(run) < before + 4:
+            assert started.poll() is None, started.log.read_text()
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        os.kill(started.pid, signal.SIGTERM)
+        assert started.wait(60) == 75, started.log.read_text()
+    started = warm.start([*arguments, f"launch.nproc_per_node={worlds[-1]}"], folder=folder)
+    assert started.wait(180) == 0, started.log.read_text()
+    return started.log.read_text()
+
+
+def num_steps(run):
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b'"kind": "train"') if file.exists() else 0
+
+
+@pytest.mark.parametrize(
+    ("options", "worlds"),
+    [
+        (["norm=bn", "trainer.clips_per_forward=2"], (1, 4, 2, 1)),
+        pytest.param(["norm=gn", "trainer.clips_per_forward=1"], (1, 8, 4, 2), marks=pytest.mark.long),
+        pytest.param(["norm=gn", "gpus=3", "trainer.clips_per_forward=1"], (1, 2), marks=pytest.mark.long),
+        pytest.param(["norm=bn", "clips_per_gpu=4", "trainer.clips_per_forward=2"], (2, 4, 2), marks=pytest.mark.long),
+        pytest.param(["norm=sync_bn", "trainer.clips_per_forward=4"], (2, 2), marks=pytest.mark.long),
+    ],
+)
+def test_another_number_of_processes_at_each_start(warm, videos, tmp_path, capsys, options, worlds):
+    """Ends in the bytes of a run on the first number that nothing disturbed."""
+    arguments = overrides(videos, "gpus=4", *options)
+    (name,) = {f"i3d_tiny_8f_{c.clips_per_gpu}x{c.gpus}_{c.norm.kind}_s0" for c in [load_config(arguments[1:])]}
+    whole, changing = (tmp_path / folder / "runs/s" / name for folder in ("whole", "changing"))
+    run_on(warm, tmp_path / "whole", arguments, whole, worlds[:1])
+    said = run_on(warm, tmp_path / "changing", arguments, changing, worlds)
+    assert metrics(changing) == metrics(whole)
+    for file in ("result.json", "model.safetensors", *(f"tests/{p.name}" for p in (whole / "tests").iterdir())):
+        assert (changing / file).read_bytes() == (whole / file).read_bytes(), file
+    starts = json.loads((changing / "machine.json").read_text())
+    assert [start["world_size"] for start in starts] == list(worlds)
+    if worlds[-1] != worlds[-2]:
+        assert f"world_size={worlds[-1]} ({worlds[-2]} before): the same bytes" in said
+    assert main(["status", str(changing.parent)]) == 0
+    told = capsys.readouterr().out
+    assert told.count("the same bytes") == sum(a != b for a, b in itertools.pairwise(worlds))
+    assert "not to the bit" not in told
