@@ -129,6 +129,14 @@ def test_without_a_limit_small_clips_go_at_once(crop, frames, clips):
     assert choose_geometry(config, world_size=1).clips_per_forward == clips
 
 
+@pytest.mark.parametrize(
+    ("world", "most", "before", "clips"),
+    [(1, None, 2, 4), (2, None, 8, 8), (4, None, 8, 8), (8, None, 8, 4), (2, 4, 8, 4), (2, 8, 8, 8)],
+)
+def test_auto_stays_what_the_run_began_with_where_that_is_legal_and_fits(world, most, before, clips):
+    assert choose_geometry(cell("bn"), world_size=world, most_clips=most, before=before).clips_per_forward == clips
+
+
 def test_errors_have_the_numbers_and_the_nearest_choices():
     with pytest.raises(ConfigError, match=r"clips_per_forward=6: 1 processes x 6 clips do not divide the 32 .* 4 or 8"):
         choose_geometry(cell("bn", clips_per_forward=6), world_size=1)

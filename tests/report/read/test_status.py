@@ -12,6 +12,7 @@ import pytest
 
 from vidgn.cli.status import run
 from vidgn.report.analyse.analysis import analyse
+from vidgn.report.read.history import layout_changes
 from vidgn.report.read.run_state import duration, lines_backward, lines_of, read_run_status
 from vidgn.report.read.study import read_study
 from vidgn.report.show.status import unreadable_section
@@ -146,6 +147,44 @@ def test_what_a_later_start_has_changed_is_shown(writer, capsys, make_ranks):
     assert cell["policy_changes"] == [{"step": 9, "key": "trainer.on_nonfinite", "before": "stop", "now": "skip"}]
     told = unreadable_section(analyse(read_study(writer.directory)))
     assert "after step 9: trainer.on_nonfinite=skip, before stop" in told
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"world_size": 4}, "world_size=4 (1 before): the same bytes"),
+        ({"activation_memory": "block", "communication": {}, "steps_total": 9}, None),
+        (
+            {"world_size": 3, "sums": "canonical of 3 processes"},
+            "sums=canonical of 3 processes (canonical before): equal up to the order of summation, not to the bit",
+        ),
+        ({"threads": 2}, "threads=2 (1 before): equal up to the order of summation, not to the bit"),
+        (
+            {"clips_per_forward": 2, "device": "cuda"},
+            "clips_per_forward=2 (4 before), device=cuda (cpu before): equal up to rounding, not to the bit",
+        ),
+    ],
+)
+def test_starts_in_another_way_are_told(writer, capsys, changed, said):
+    """From an entry for each start, as `vidgn train` writes them."""
+    first = {
+        "from_step": 0,
+        "world_size": 1,
+        "device": "cpu",
+        "threads": 1,
+        "clips_per_forward": 4,
+        "sums": "canonical",
+    }
+    directory = writer.start(writer.config())
+    (directory / "machine.json").write_text(json.dumps([first, {**first, "from_step": 9, **changed}]))
+    assert run([str(writer.directory)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()][1:-1]
+    assert lines == ([f"from step 10 on {said}"] if said else [])
+    assert (
+        layout_changes([{"from_step": 0, "world_size": 2}, {"from_step": 9, "world_size": 2}]) == []
+    )  # earlier versions
+    (told,) = layout_changes([{"from_step": 0, "world_size": 2}, {"from_step": 9, "world_size": 4}])
+    assert "sums=of 4 processes (of 2 processes before): equal up to the order of summation" in told
 
 
 def test_skipped_steps_are_told_with_the_result(writer, capsys, make_ranks):

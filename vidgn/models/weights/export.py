@@ -19,7 +19,6 @@ from vidgn.models.weights.containers import FORMAT_VERSION, WeightsFile, write_s
 from vidgn.models.weights.formats import FORMATS, format_triple, parse_triple
 from vidgn.models.weights.transfer import model_keys
 
-
 _NO_LAUNCH = LaunchConfig(
     nproc_per_node=1, nnodes=1, max_restarts=0, rendezvous=None, timeout_seconds=600.0, threads="auto"
 )
