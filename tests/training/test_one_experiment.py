@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.cells import cell, in_world, last_state, train_cells
+from tests.killing import metrics
 from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.loading.batches import train_batches
 from vidgn.geometry import group_clips, legal_clips_per_forward
@@ -60,6 +61,27 @@ def test_every_layout_ends_in_the_same_parameters(finished, kind):
     first, *others = states.values()
     for other in others:
         assert_close(first, other)  # running averages are among them
+
+
+@pytest.mark.parametrize("kind", ["bn", "gn"])
+def test_the_same_forwards_end_in_the_same_bits_on_1_2_and_4_processes(finished, kind):
+    """Parameters, statistics and momentum; per-video scores with every kind of statistics; lines of metrics."""
+    by_clips = {}
+    for (_, clips), config in finished[kind].items():
+        by_clips.setdefault(clips, []).append(config)
+    compared = 0
+    for first, *others in by_clips.values():
+        files = sorted(p.name for p in (first.run_dir / "tests").iterdir())
+        for other in others:
+            one, two = last_state(first), last_state(other)
+            assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
+            for a, b in zip(one["optimizer"]["state"].values(), two["optimizer"]["state"].values(), strict=True):
+                assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
+            assert metrics(first.run_dir) == metrics(other.run_dir)
+            for name in files:
+                assert (first.run_dir / "tests" / name).read_bytes() == (other.run_dir / "tests" / name).read_bytes()
+            compared += 1
+    assert compared == {"bn": 4, "gn": 7}[kind]
 
 
 def test_what_is_compared_can_differ(finished):
