@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from vidgn.config.compose import register_resolvers
 from vidgn.config.schema import Config
 from vidgn.errors import EXIT_AGAIN, StopRequested, VidgnError
+from vidgn.processes import without_collection
 
 register_resolvers()  # launchers' processes compose the cell after they have imported this
 
@@ -43,16 +44,16 @@ def run_config(config: Config) -> dict[str, Any]:
         if is_left_behind():
             os._exit(EXIT_AGAIN)
         raise StopRequested("not started: the sweep was stopped")
-    from vidgn.runs.directory import OtherExperimentError, write_error
-    from vidgn.runs.lock import LockedError
+    with without_collection():
+        from vidgn.run import run
+        from vidgn.runs.directory import OtherExperimentError, write_error
+        from vidgn.runs.lock import LockedError
 
     if SLOTS in os.environ and "SUBMITIT_EXECUTOR" not in os.environ:
         os.environ[CELL] = config.run_dir.name
 
     try:
         adopt_slurm_ranks(config)
-        from vidgn.run import run
-
         return run(config)
     except StopRequested:
         if os.environ.get("SUBMITIT_EXECUTOR") and sweep_goes_on():

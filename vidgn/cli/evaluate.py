@@ -8,6 +8,7 @@ from typing import Any
 
 from vidgn.cli.cell import print_errors_once
 from vidgn.errors import ConfigError, VidgnError
+from vidgn.processes import without_collection
 
 SUMMARY = "test a trained run with other views or BN statistics"
 
@@ -127,7 +128,8 @@ def _run(path: Path, overrides: list[str]) -> int:
     from vidgn.distributed.environment import adopt_slurm_ranks
 
     adopt_slurm_ranks(changed)
-    from vidgn.run import evaluate_run
+    with without_collection():
+        from vidgn.run import evaluate_run
 
     evaluate_run(changed)
     return 0

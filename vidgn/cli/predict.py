@@ -5,6 +5,7 @@ import json
 import sys
 
 from vidgn.errors import DecodeError
+from vidgn.processes import without_collection
 
 SUMMARY = "name what a trained network sees in videos"
 
@@ -24,7 +25,9 @@ def run(argv: list[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     from vidgn.config.compose import load_config
-    from vidgn.training.predictor import Predictor
+
+    with without_collection():
+        from vidgn.training.predictor import Predictor
 
     predictor = Predictor(arguments.weights, device=arguments.device, decoder=arguments.decoder)
     single = predictor.config.frames == 1

@@ -22,6 +22,7 @@ from vidgn.config.schema import Config, full_tag, run_name
 from vidgn.distributed.environment import threads_per_rank
 from vidgn.distributed.signals import StopFlag, listening, signals_blocked_in_children, stop_token
 from vidgn.errors import EXIT_AGAIN, VidgnError
+from vidgn.processes import without_collection
 
 _SECONDS_BETWEEN_CHECKS = 0.2
 _SECONDS_OF_GRACE = 25.0  # in which a launcher should have noticed that its jobs are gone
@@ -82,7 +83,8 @@ def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> 
 
 
 def _check_cells(composition: Composition) -> None:
-    from vidgn.run import check_before_start
+    with without_collection():
+        from vidgn.run import check_before_start
 
     for cell, config in zip(composition.cells, composition.configs, strict=True):
         try:

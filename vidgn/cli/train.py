@@ -11,6 +11,7 @@ from typing import Any, TextIO, cast
 
 from vidgn.cli.cell import print_errors_once
 from vidgn.errors import ConfigError, VidgnError
+from vidgn.processes import without_collection
 
 SUMMARY = "train and test one run; with -m a sweep, ending with its report"
 
@@ -80,7 +81,8 @@ def _run(argv: list[str]) -> int:
                 f"hydra/launcher={composition.launcher} is for sweeps: add -m (of one cell, if there is one), as in "
                 f"vidgn train -m {' '.join(overrides)}"
             )
-        from vidgn.run import check_before_start
+        with without_collection():
+            from vidgn.run import check_before_start
 
         check_before_start(composition.configs[0])
         from vidgn.cli.cell import run_config

@@ -4,6 +4,7 @@ import inspect
 import logging
 import multiprocessing
 import os
+import pickle
 import re
 import socket
 import tempfile
@@ -20,7 +21,7 @@ from vidgn.distributed.rank_status import RankStatusTable, use_table
 from vidgn.distributed.ranks import RankError, check_devices, error_of_kind
 from vidgn.distributed.signals import RankStopFlag, StopFlag, ended_by_second_interrupt, signals_blocked_in_children
 from vidgn.errors import ConfigError, VidgnError
-from vidgn.processes import die_with_parent
+from vidgn.processes import die_with_parent, without_collection
 
 RunRank = Callable[[RankStopFlag], str | None]
 _SECONDS_TO_ANSWER = 5
@@ -112,7 +113,7 @@ def launch(config: Config, stop: StopFlag, run_rank: RunRank) -> str | None:
             table.hung_up_where_torch_hangs(),
         ):
             settings = _launch_config(config, place, folder)
-            outcomes = elastic_launch(settings, _start_rank)(run_rank, stop, os.getpid(), table)
+            outcomes = elastic_launch(settings, _start_rank)(pickle.dumps(run_rank), stop, os.getpid(), table)
     except SignalException:
         if not table.has_hung_up:
             raise
@@ -186,14 +187,20 @@ def _check_port(place: Meeting) -> None:
         )
 
 
-def _start_rank(run_rank: RunRank, stop: StopFlag, launcher: int, table: RankStatusTable) -> str | None:
-    """Main function of a started rank. An error that a restart would not mend ends the next starts at once."""
+def _start_rank(pickled: bytes, stop: StopFlag, launcher: int, table: RankStatusTable) -> str | None:
+    """Main function of a started rank. An error that a restart would not mend ends the next starts at once.
+
+    Args:
+        pickled: what to run. It is unpickled here, where signals are listened to: it imports for seconds.
+    """
     die_with_parent(launcher)
     own = RankStopFlag(stop)
     own.listen()
     use_table(table, int(os.environ["LOCAL_RANK"]), start=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if (why := table.recorded_failure()) is not None:
         raise error_of_kind(why) or RankError(why)
+    with without_collection():
+        run_rank: RunRank = pickle.loads(pickled)
     try:
         outcome = run_rank(own)
     except VidgnError as error:

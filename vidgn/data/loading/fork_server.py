@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vidgn.data.loading.worker import work
-from vidgn.processes import die_with_parent
+from vidgn.processes import die_with_parent, without_collection
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)  # they are for the parent
 _SECONDS_TO_DIE = 5.0
@@ -130,8 +130,9 @@ def _close_servers() -> None:
 
 def serve(socket_fd: int, preload: Sequence[str]) -> NoReturn:
     """Main function of the server: fork a worker for each request, until the parent is gone."""
-    for module in preload:
-        importlib.import_module(module)  # imported once, inherited by every worker
+    with without_collection():
+        for module in preload:
+            importlib.import_module(module)  # imported once, inherited by every worker
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     requests, own = socket.socket(fileno=socket_fd), os.getpid()

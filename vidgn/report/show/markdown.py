@@ -1,9 +1,11 @@
 """Small pieces of text: aligned markdown tables and numbers as people read them."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from vidgn.report.analyse.arms import Column
-from vidgn.report.analyse.statistics import OverSeeds
+if TYPE_CHECKING:  # which import scipy, and every run imports this
+    from vidgn.report.analyse.arms import Column
+    from vidgn.report.analyse.statistics import OverSeeds
 
 MINUS = "−"
 
@@ -35,7 +37,7 @@ def interval(low: float, high: float, digits: int = 1) -> str:
     return f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
-def percent(value: OverSeeds) -> str:
+def percent(value: "OverSeeds") -> str:
     """`73.3`, with several seeds `73.3 ± 0.2`."""
     return f"{value.mean:.1f}" + ("" if value.deviation is None else f" ± {value.deviation:.1f}")
 
@@ -45,7 +47,7 @@ def probability(p: float) -> str:
     return f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
 
 
-def column_name(column: Column, *, unit: str = "clips", with_model: bool = False, short: bool = False) -> str:
+def column_name(column: "Column", *, unit: str = "clips", with_model: bool = False, short: bool = False) -> str:
     """`32 frames, 8 clips/GPU x 8`; short: `32f 8x8`; the tag last, where there is one."""
     size = f"{column.clips_per_gpu}×{column.gpus}"
     if short:
