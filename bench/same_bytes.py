@@ -48,6 +48,7 @@ WAYS: dict[str, list[str]] = {
     "8 clips a forward": ["trainer.clips_per_forward=8"],
     "16 clips a forward": ["trainer.clips_per_forward=16"],
     "2 threads": ["launch.threads=2"],
+    "another seed": ["seed=1"],
 }
 
 

@@ -31,14 +31,23 @@ def larger_data(tiny_data):
     return dataclasses.replace(tiny_data, short_side=(40, 44), crop=40, synthetic=synthetic)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, larger_data):
-    """Every legal layout, trained and tested: {kind: {(world, clips_per_forward): config}}."""
+# Of each world the fewest and the most clips of a forward, and those of a virtual GPU; groups in and over ranks.
+SOME = {
+    "bn": {(1, 4), (1, 16), (2, 2), (2, 4), (4, 1), (4, 4)},
+    "gn": {(1, 1), (1, 16), (2, 1), (2, 8), (4, 1), (4, 4)},
+}
+
+
+@pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
+def finished(request, tmp_path_factory, larger_data):
+    """Legal layouts, trained and tested: {kind: {(world, clips_per_forward): config}}."""
     cells = {kind: {} for kind in KINDS}
     for world in WORLDS:
         for kind in KINDS:
             example = cell(tmp_path_factory.mktemp("x"), larger_data, f"norm={kind}", *NARROW)
             for clips in legal_clips_per_forward(example.slots_per_step, group_clips(example), world):
+                if request.param == "some" and kind in SOME and (world, clips) not in SOME[kind]:
+                    continue
                 folder = tmp_path_factory.mktemp(f"{kind}_{world}x{clips}")
                 cells[kind][world, clips] = cell(
                     folder, larger_data, f"norm={kind}", f"trainer.clips_per_forward={clips}", *NARROW
@@ -56,7 +65,7 @@ def assert_close(one: dict, other: dict) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_layout_ends_in_the_same_parameters(finished, kind):
     layouts = finished[kind]
-    assert len(layouts) == {"bn": 9, "gn": 12, "sync_bn": 3}[kind]
+    assert len(layouts) in {"bn": (6, 9), "gn": (6, 12), "sync_bn": (3,)}[kind]
     states = {layout: last_state(config)["model"] for layout, config in layouts.items()}
     first, *others = states.values()
     for other in others:
@@ -81,7 +90,7 @@ def test_the_same_forwards_end_in_the_same_bits_on_1_2_and_4_processes(finished,
             for name in files:
                 assert (first.run_dir / "tests" / name).read_bytes() == (other.run_dir / "tests" / name).read_bytes()
             compared += 1
-    assert compared == {"bn": 4, "gn": 7}[kind]
+    assert compared in {"bn": (2, 4), "gn": (2, 7)}[kind]
 
 
 def test_what_is_compared_can_differ(finished):
