@@ -43,6 +43,7 @@ def pictures_of(wanted: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], by
     return {key: made[path] for key, path in there.items() if path in made}
 
 
+@cache  # they stay the same while a page is served
 def training_clips(run_dir: Path) -> list[tuple[str, bytes]]:
     """(class, JPEG of four frames) of a run's first training clips, cut, scaled and flipped as the network saw them."""
     import torch
@@ -112,4 +113,3 @@ def _span(unit: str, values: Sequence[float]) -> str:
 
 
 PICTURES = Pictures(pictures_of, training_clips, described_set)
-TESTED_ALONE = Pictures(pictures_of, lambda run_dir: [], described_set)  # without torch, whose import takes seconds

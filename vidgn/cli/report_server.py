@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from vidgn.cli.report_pictures import TESTED_ALONE
+from vidgn.cli.report_pictures import PICTURES
 from vidgn.errors import ConfigError, VidgnError
 from vidgn.terminal import visible
 
@@ -47,7 +47,7 @@ class _Server(http.server.ThreadingHTTPServer):
             ]
             try:
                 if found != self._seen:
-                    write_report(self.study, pictures=TESTED_ALONE)
+                    write_report(self.study, pictures=PICTURES)
                     self._seen = found
             except VidgnError as error:
                 return visible(str(error))

@@ -267,12 +267,10 @@ def _print_unfinished(
 
 
 def _report(study: Path) -> None:
-    from vidgn.cli.report_pictures import TESTED_ALONE
+    from vidgn.cli.report_pictures import PICTURES
     from vidgn.report.show.report_files import write_report
 
     try:
-        print(
-            write_report(study, pictures=TESTED_ALONE), flush=True
-        )  # before the lines about cells, which go to stderr
+        print(write_report(study, pictures=PICTURES), flush=True)  # before the lines about cells, which go to stderr
     except VidgnError as error:
         print(f"no report: {error}", file=sys.stderr)
