@@ -157,11 +157,13 @@ NEEDS: dict[str, Callable[[Path, Path], None]] = {
 )
 def test_commands_run_as_they_stand(page: Path, place: Path, tmp_path: Path) -> None:
     found = blocks(page)
-    assert {language for language, _ in found} <= {"sh", "text"}
+    assert {language for language, _ in found} <= {"sh", "python", "text"}
     NEEDS.get(page.name, lambda folder, place: None)(tmp_path, place)
     for language, script in found:
         if language == "sh":
             run(script, place, tmp_path)
+        if language == "python":
+            run(f"PYTHONPATH='{place}/site' '{sys.executable}' - <<'END'\n{script}END\n", place, tmp_path)
 
 
 def test_the_demo_runs_and_shows_its_table(place: Path, tmp_path: Path) -> None:

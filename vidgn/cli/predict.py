@@ -24,15 +24,12 @@ def run(argv: list[str]) -> int:
         0, or 1 if a video could not be read.
     """
     arguments = _parser().parse_args(argv)
-    from vidgn.config.compose import load_config
 
     with without_collection():
-        from vidgn.training.predictor import Predictor
+        from vidgn.api import VideoPredictor
 
-    predictor = Predictor(arguments.weights, device=arguments.device, decoder=arguments.decoder)
-    single = predictor.config.frames == 1
-    name = arguments.views or ("image" if single else "center")
-    views = load_config([f"views={name}", *(["frames=1", "span=1"] if single else [])]).views
+    predictor = VideoPredictor(arguments.weights, device=arguments.device, decoder=arguments.decoder)
+    views = predictor.views(arguments.views)
     if not arguments.json:
         for note in predictor.report.warnings:
             print(f"note: {note}")

@@ -1,5 +1,6 @@
 """What every decoder shares: its interface, what it is asked for, the limits, and how RGB frames become a clip."""
 
+import bisect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from vidgn.errors import DecodeError
 MAX_SIDE = 16384  # pixels; beyond it a header is broken or hostile
 MAX_PIXELS = 2**26
 _MAX_POINTER = 1024  # bytes
+_SAME_SECONDS = 1e-6  # what rounding leaves of a time that was asked for
 _FRAMES_AT_ONCE = 8  # that are resized together
 IMAGE_EXTENSIONS = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp"})
 OPENINGS_ENDING = ".openings"  # of a table of openings.py, behind the name of its annotation
@@ -114,6 +116,32 @@ class VideoReader(ABC):
         """
         box = Box(0, 0, self.height, self.width)
         self._deliver(list(range(self.num_frames)), (box,), ArraySink(out_THWC, box))
+
+    def read_frames(self, numbers: Sequence[int]) -> np.ndarray:
+        """Whole frames by number, in the order asked for, from one pass: uint8 (T, H, W, 3), RGB.
+
+        Raises:
+            DecodeError: for a number that it has not, or a frame that does not decode.
+        """
+
+        def whole(video: VideoReader) -> list[ResolvedClip]:
+            box = Box(0, 0, video.height, video.width)
+            return [ResolvedClip(tuple(numbers), box, video.height, video.width, flip=False)]
+
+        return self.read_planned(whole)[0]
+
+    def number_at(self, seconds: float) -> int:
+        """Number of the frame that is on the screen `seconds` after the first one came: the last stays.
+
+        Raises:
+            DecodeError: if the file has no time stamps, or before the first frame.
+        """
+        shown = self.shown_seconds()
+        if not shown or seconds < 0:
+            raise self.error(
+                f"no frame at {seconds:g} s: it has " + ("frames from 0 s on" if shown else "no time stamps")
+            )
+        return bisect.bisect_right([s - shown[0] for s in shown], seconds + _SAME_SECONDS) - 1
 
     def read_planned(self, plan: "Callable[[VideoReader], Sequence[ResolvedClip]]") -> list[np.ndarray]:
         """`read` of what `plan` makes of this video's size; made anew where the header says a wrong one."""

@@ -1,0 +1,327 @@
+"""What `import vidgn` offers: its names, its examples, and that it costs nothing before it is used."""
+
+import copy
+import doctest
+import inspect
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+import vidgn
+from tests.cli.test_predict import NAMES, export
+from tests.data.encoded_videos import KINDS
+from vidgn import api
+from vidgn.cli.main import main
+from vidgn.data.decode.write import write_video
+from vidgn.errors import VidgnError
+from vidgn.models.norms import drop_in
+from vidgn.models.norms.layers import Norm, norm_layers
+
+PUBLIC = {
+    *("ClassScore", "ClipPlan", "Config", "ImportReport", "Prediction", "VideoClassifier", "VideoPredictor"),
+    *("VidgnError", "__version__", "create_model", "list_models", "list_norms", "list_weights", "load"),
+    *("load_config", "load_weights", "nn", "open_video", "plan", "predict_memory", "replace_norms"),
+}
+SMALL = {"num_classes": 3, "frames": 8, "crop": 32}
+
+
+def test_the_public_names_are_these():
+    assert set(vidgn.__all__) == PUBLIC == set(dir(vidgn))
+    for name in PUBLIC:
+        assert getattr(vidgn, name) is not None
+    assert set(api.__all__) == PUBLIC - {"nn", "__version__"}
+    with pytest.raises(AttributeError, match="no public name 'creat_model'"):
+        vidgn.creat_model  # noqa: B018
+
+
+def test_importing_costs_no_torch():
+    code = "import sys, vidgn; print(vidgn.__version__, 'torch' in sys.modules, 'vidgn.api' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [vidgn.__version__, "False", "False"]
+
+
+@pytest.mark.parametrize("module", [api, drop_in], ids=lambda m: m.__name__)
+def test_examples_in_docstrings_are_true(module):
+    failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert tried >= 3
+    assert failed == 0
+
+
+def test_every_function_has_an_example():
+    for name in ("create_model", "list_models", "list_norms", "list_weights", "load_weights", "load_config", "plan"):
+        assert ">>>" in inspect.getdoc(getattr(vidgn, name)), name
+
+
+# -- networks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn", "ln", "in"])
+def test_a_network_trains_in_anybody_s_loop(norm):
+    torch.manual_seed(0)
+    net = vidgn.create_model("i3d_tiny", norm=norm, **SMALL)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    clips, labels = torch.randn(4, 3, 8, 32, 32), torch.tensor([0, 1, 2, 0])
+    losses = []
+    for _ in range(24):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(clips), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-4:]) / 4 < 0.9 * losses[0], losses
+    net.eval()
+    assert net(clips).shape == (4, 3)
+    assert torch.equal(net(clips), net(clips))  # no dropout now
+    larger = net(torch.randn(1, 3, 8, 64, 64))
+    assert larger.shape == (1, 3)
+
+
+def test_dropout_is_drawn_by_torch_in_training_alone():
+    net = vidgn.create_model("i3d_tiny", **SMALL)
+    clips = torch.randn(2, 3, 8, 32, 32)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        one = net(clips)
+        other = net(clips)
+        torch.manual_seed(0)
+        again = net(clips)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["i3d_r50", "i3d_tiny", "resnet50"])
+def test_every_norm_begins_with_the_same_weights(name):
+    nets = [vidgn.create_model(name, norm=n, num_classes=5, frames=1 if "res" in name else 8) for n in ("gn", "bn")]
+    states = [dict(net.named_parameters()) for net in nets]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_weights_come_with_their_account(tmp_path):
+    first = vidgn.create_model("i3d_tiny", norm="bn", seed=3, **SMALL)
+    file = tmp_path / "w.pt"
+    torch.save(first.state_dict(), file)
+    second = vidgn.create_model("i3d_tiny", norm="bn", weights=file, **SMALL)
+    assert second.weights_report is not None
+    assert len(second.weights_report.taken) == len(second.state_dict())
+    assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())
+    file.write_bytes(b"no weights")
+    with pytest.raises(VidgnError, match=str(file)):
+        vidgn.load_weights(first, file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"name": "i3d_r5"}, "i3d_r50"),
+        ({"norm": "gm"}, "gn"),
+        ({"frames": 3}, "frames="),
+        ({"name": "resnet_tiny", "frames": 1, "norm": "in"}, "one value to normalise by itself"),
+        ({"weights": "nowhere.pt"}, "nowhere.pt"),
+        ({"norm": "frozen_bn"}, "weights=FILE"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, said):
+    with pytest.raises(VidgnError, match=re.escape(said)) as raised:
+        vidgn.create_model(**{"name": "i3d_tiny", **SMALL, **arguments})
+    assert "\n" not in str(raised.value)
+
+
+# -- norms in other people's networks -------------------------------------------------------------------------------
+
+NETS = {
+    "r3d_18": (lambda: torchvision.models.video.r3d_18(), (2, 3, 4, 32, 32)),
+    "r2plus1d_18": (lambda: torchvision.models.video.r2plus1d_18(), (2, 3, 4, 32, 32)),
+    "resnet18": (lambda: torchvision.models.resnet18(), (2, 3, 64, 64)),
+    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(), (2, 3, 64, 64)),
+    "densenet121": (lambda: torchvision.models.densenet121(), (2, 3, 64, 64)),
+}
+
+
+@pytest.fixture(params=NETS)
+def foreign(request):
+    """A network with statistics of its own, and an input."""
+    torch.manual_seed(0)
+    make, shape = NETS[request.param]
+    net = make().train()
+    x = torch.randn(shape)
+    with torch.no_grad():
+        net(x)
+    return net, x
+
+
+def plain_norms(net):
+    return [n for n, m in net.named_modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+
+
+def test_bn_for_bn_is_the_same_network(foreign):
+    net, x = foreign
+    names, state = plain_norms(net), {k: v.clone() for k, v in net.state_dict().items()}
+    with torch.no_grad():
+        expected = net.eval()(x)
+    made = vidgn.replace_norms(net, "bn")
+    assert list(made) == names
+    assert not plain_norms(net)
+    kept = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    assert net.state_dict().keys() == kept.keys()
+    assert all(torch.equal(net.state_dict()[k], v) for k, v in kept.items())
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+    net.load_state_dict(state)  # a file of the plain network, counters and all
+
+
+def test_bn_trains_as_torch_s_does(foreign):
+    net, x = foreign
+    other = copy.deepcopy(net)
+    vidgn.replace_norms(other, "bn")
+    for one in (net, other):
+        one.double().train()
+        one(x.double())
+    theirs, ours = net.state_dict(), other.state_dict()
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("norm", ["gn", "ln", "in", "frozen_bn"])
+def test_other_norms_keep_gamma_and_beta_and_train(foreign, norm):
+    net, x = foreign
+    before = {k: v.clone() for k, v in net.named_parameters()}
+    made = vidgn.replace_norms(net, norm)
+    after = dict(net.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+    assert len(norm_layers(net)) == len(made)
+    if norm == "frozen_bn":
+        assert not any(p.requires_grad for _, layer in norm_layers(net) for p in layer.parameters())
+    net.train()(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+def test_group_norm_is_torch_s(tmp_path):
+    for shape in ((2, 12), (2, 12, 7), (2, 12, 5, 6), (2, 12, 3, 5, 6)):
+        x = torch.randn(shape, dtype=torch.float64)
+        ours, theirs = vidgn.nn.GroupNorm3d(4, 12).double(), torch.nn.GroupNorm(4, 12).double()
+        with torch.no_grad():
+            for layer in (ours, theirs):
+                layer.weight.copy_(torch.linspace(-1, 2, 12))
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-10, atol=1e-12)
+
+
+def test_batch_norm_over_groups_is_one_for_each():
+    x = torch.randn(6, 5, 2, 4, 4, dtype=torch.float64)
+    ghost = vidgn.nn.BatchNorm3d(5, group_clips=2).double()
+    plain_ones = [torch.nn.BatchNorm3d(5).double() for _ in range(3)]
+    expected = torch.cat([layer(part) for layer, part in zip(plain_ones, x.split(2), strict=True)])
+    torch.testing.assert_close(ghost(x), expected, rtol=1e-10, atol=1e-12)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(ghost, name), torch.stack([getattr(p, name) for p in plain_ones]).mean(0))
+
+
+def test_some_can_be_kept_and_layer_norms_stay():
+    net = torchvision.models.video.r3d_18()
+    made = vidgn.replace_norms(net, "gn", groups=16, keep=lambda name, layer: name.startswith("stem"))
+    assert not any(name.startswith("stem") for name in made)
+    assert isinstance(net.stem[1], torch.nn.BatchNorm3d)
+    assert all("groups=16" in what for what in made.values())
+    transformer = torch.nn.TransformerEncoderLayer(8, 2)
+    assert vidgn.replace_norms(transformer, "gn") == {}
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: vidgn.nn.GroupNorm3d(5, 12), "5 groups do not divide 12 channels"),
+        (lambda: vidgn.replace_norms(torch.nn.BatchNorm2d(3)), "not a norm by itself"),
+        (lambda: vidgn.replace_norms(torchvision.models.resnet18(), "sync_bn"), "needs vidgn's own trainer"),
+        (lambda: vidgn.nn.GroupNorm3d(1, 2)(torch.zeros(1, 2, 3, 4, 5, 6)), "up to three axes"),
+    ],
+)
+def test_wrong_norms_are_one_line(make, said):
+    with pytest.raises(VidgnError, match=re.escape(said)):
+        make()
+
+
+def test_norms_of_vidgn_are_norms():
+    assert issubclass(vidgn.nn.BatchNorm3d, Norm)
+
+
+# -- trained networks -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predictor(tmp_path):
+    export(tmp_path / "net.safetensors", steps=7)
+    frames = np.random.default_rng(0).integers(0, 256, (20, 8, 9, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    write_video(str(tmp_path / "clip.mp4"), frames)
+    return vidgn.load(tmp_path / "net.safetensors", device="cpu")
+
+
+def test_a_video_gives_its_classes_best_first(predictor, tmp_path, capsys):
+    scores = predictor(tmp_path / "clip.mp4")
+    assert [s.name for s in sorted(scores, key=lambda s: s.label)] == list(predictor.classes) == NAMES
+    assert [s.score for s in scores] == sorted((s.score for s in scores), reverse=True)
+    assert sum(s.score for s in scores) == pytest.approx(1)
+    assert capsys.readouterr().out == ""
+    assert main(["predict", str(tmp_path / "net.safetensors"), str(tmp_path / "clip.mp4"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["videos"][0]["top"]
+    assert [(g["class"], g["score"]) for g in told] == [(s.name, s.score) for s in scores[:5]]
+    with pytest.raises(VidgnError, match=r"nowhere\.mp4"):
+        predictor("nowhere.mp4")
+
+
+def test_features_are_what_the_classifier_is_given(predictor, tmp_path):
+    """Of a grey video all views are the same, and the classifier makes its scores of them."""
+    write_video(str(tmp_path / "grey.mp4"), np.full((20, 64, 72, 3), 90, np.uint8))
+    features = predictor.features(tmp_path / "grey.mp4")
+    assert features.shape == (predictor.model.head.num_features,)
+    with torch.no_grad():
+        scores = predictor.model.head.proj(features).softmax(0)
+    expected = {s.label: s.score for s in predictor(tmp_path / "grey.mp4")}
+    torch.testing.assert_close(scores, torch.tensor([expected[i] for i in range(len(NAMES))]))
+    assert not predictor.model.head.proj._forward_pre_hooks
+
+
+@pytest.mark.parametrize("kind", ["h264_open", "h264_rotated", "vp9"])
+def test_frames_by_number_and_by_seconds(kind, tmp_path):
+    """Each frame of these videos carries its number."""
+    path = KINDS[kind](tmp_path)
+    with vidgn.open_video(path) as reader:
+        every = np.empty((reader.num_frames, reader.height, reader.width, 3), np.uint8)
+        reader.read_all(every)
+    with vidgn.open_video(path) as reader:
+        got = reader.read_frames([7, 0, 7, 3])
+        assert got.shape == (4, reader.height, reader.width, 3)
+        assert (got == every[[7, 0, 7, 3]]).all()
+        shown = [s - reader.shown_seconds()[0] for s in reader.shown_seconds()]
+        assert [reader.number_at(s) for s in shown] == list(range(reader.num_frames))
+        assert reader.number_at((shown[4] + shown[5]) / 2) == 4
+        assert reader.number_at(1e9) == reader.num_frames - 1
+        for wrong in (lambda: reader.read_frames([reader.num_frames]), lambda: reader.number_at(-1)):
+            with pytest.raises(VidgnError, match=re.escape(str(path))):
+                wrong()
+
+
+def test_a_small_program_passes_type_checkers(tmp_path):
+    """pyright in strict mode sees what the names are."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import vidgn\n"
+        "net = vidgn.create_model('i3d_tiny', norm='gn', num_classes=5, frames=8, crop=32)\n"
+        "report = vidgn.load_weights(net, 'file.pt')\n"
+        "names: list[str] = vidgn.list_models()\n"
+        "norm = vidgn.nn.GroupNorm3d(4, 8)\n"
+        "replaced: dict[str, str] = vidgn.replace_norms(net, 'bn', group_clips=4)\n"
+        "best: str = vidgn.load('run')('clip.mp4')[0].name\n"
+        "size: int = vidgn.predict_memory(vidgn.load_config('frames=64')).peak_bytes\n"
+    )
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    program.write_text("import vidgn\nnumber: int = vidgn.list_models()\n")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
