@@ -72,6 +72,7 @@ class Slurm:
         """Let a requeued job start at once, but not before the node has let go of its last start: that would fail."""
         (number,) = re.findall(r"^JobId=(\d+)", self.ask("scontrol", "show", "job", job))
         wait_until(lambda: not _at_work(number), 60, lambda: f"job {job} is still on the node")
+        time.sleep(2)  # the node has still to tell the controller, which fails a start that comes before that
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def queue(self) -> list[str]:
