@@ -73,6 +73,16 @@ _SLOW = {
     "tests/data/decode/test_parity.py": "parity",
     "tests/training/test_resume.py": "",
     "tests/models/test_activation_memory.py": "",
+    "tests/test_api.py": "",
+    "tests/runs/test_kept_rows.py": "",
+    "tests/runs/test_lock.py": "",
+    "tests/data/clips/test_sampling.py::test_balanced": "",
+    "tests/data/tools/test_index.py": "",
+    "tests/data/decode/test_openings.py": "",
+    "tests/data/decode/test_cached.py": "",
+    "tests/data/loading/test_map_in_workers.py": "",
+    "tests/report/show/test_page.py": "",
+    "tests/cli/test_evaluate.py": "",
 }
 
 
