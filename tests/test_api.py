@@ -124,6 +124,7 @@ def test_weights_come_with_their_account(tmp_path):
         ({"name": "resnet_tiny", "frames": 1, "norm": "in"}, "one value to normalise by itself"),
         ({"weights": "nowhere.pt"}, "nowhere.pt"),
         ({"norm": "frozen_bn"}, "weights=FILE"),
+        ({"norm": "sync_bn"}, "needs vidgn's own trainer"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, said):
@@ -237,6 +238,11 @@ def test_some_can_be_kept_and_layer_norms_stay():
     [
         (lambda: vidgn.nn.GroupNorm3d(5, 12), "5 groups do not divide 12 channels"),
         (lambda: vidgn.replace_norms(torch.nn.BatchNorm2d(3)), "not a norm by itself"),
+        (lambda: replaced(torch.nn.BatchNorm2d(3, momentum=None), "bn"), "0 averages over all batches"),
+        (lambda: replaced(torch.nn.BatchNorm2d(3, track_running_stats=False), "bn"), "0 tests with the statistics"),
+        (lambda: replaced(torch.nn.GroupNorm(1, 3), "frozen_bn"), "0 has no statistics to freeze"),
+        (lambda: replaced(torch.nn.BatchNorm2d(3), "gn", group_clips=2), "group_clips=2 is for norm=bn"),
+        (lambda: vidgn.nn.BatchNorm3d(3)(torch.zeros(1, 3, 1, 1, 1)), "one value a channel"),
         (lambda: vidgn.replace_norms(torchvision.models.resnet18(), "sync_bn"), "needs vidgn's own trainer"),
         (lambda: vidgn.nn.GroupNorm3d(1, 2)(torch.zeros(1, 2, 3, 4, 5, 6)), "up to three axes"),
     ],
@@ -244,6 +250,21 @@ def test_some_can_be_kept_and_layer_norms_stay():
 def test_wrong_norms_are_one_line(make, said):
     with pytest.raises(VidgnError, match=re.escape(said)):
         make()
+
+
+def replaced(layer, *arguments, **keywords):
+    net = torch.nn.Sequential(layer, torch.nn.Identity())
+    vidgn.replace_norms(net, *arguments, **keywords)
+    return net
+
+
+def test_a_norm_in_two_places_is_one_in_both():
+    shared = torch.nn.BatchNorm2d(4, momentum=0.0)
+    net = torch.nn.ModuleDict({"a": shared, "b": shared})
+    assert set(vidgn.replace_norms(net, "bn")) == {"a", "b"}
+    assert isinstance(net["a"], vidgn.nn.BatchNorm3d)
+    assert net["a"] is net["b"]
+    assert net["a"].momentum == 0.0
 
 
 def test_norms_of_vidgn_are_norms():

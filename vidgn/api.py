@@ -15,7 +15,7 @@ from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config, ViewsConfig
 from vidgn.data.clips.plan import ClipPlan, plan_for
 from vidgn.data.decode import open_video
-from vidgn.errors import VidgnError
+from vidgn.errors import ConfigError, VidgnError
 from vidgn.geometry import choose_geometry
 from vidgn.memory.prediction import Prediction, predict
 from vidgn.models import weights as _weights
@@ -82,7 +82,8 @@ def create_model(
 
     Args:
         name: one of `list_models()`. Networks of images take `frames=1`.
-        norm: one of `list_norms()`; for anything finer, `vidgn.replace_norms`.
+        norm: one of `list_norms()` but sync_bn, which needs vidgn's own trainer; for anything finer,
+            `vidgn.replace_norms`.
         frames, crop: size of a training clip; larger ones are pooled.
         weights: a file of any of `list_weights()`, or a run's directory.
         seed: of the random weights; they are the same for every norm.
@@ -96,6 +97,8 @@ def create_model(
         >>> net(torch.zeros(2, 3, 8, 32, 32)).shape
         torch.Size([2, 5])
     """
+    if norm == "sync_bn":
+        raise ConfigError("norm=sync_bn needs vidgn's own trainer (vidgn train): give bn, which is it in one process")
     given = ["weights=given"] if weights is not None else []  # frozen_bn needs some
     size = [f"frames={frames}", f"data.crop={crop}", f"data.short_side=[{crop},{crop}]"]
     made = load_config(f"model={name}", f"norm={norm}", *size, *given)

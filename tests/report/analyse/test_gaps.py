@@ -230,8 +230,8 @@ def test_what_a_run_says_of_itself_is_named(pair, writer):
         "version of torch: gn 2.9.0, bn None",
         "training steps skipped as not finite: gn 3 of 400, bn 0 of 400",
         "layout: gn 4 clips a forward on cpu, 1 threads, sums: of 2 processes, bn 4 clips a forward on cpu, 1 threads, "
-        "sums: of 1 processes (sums in another order: in float32 runs of one seed then differ, by less than two seeds "
-        "do)",
+        "sums: of 1 processes (sums in another order: in float32 runs of one seed then differ; measured: less than two "
+        "seeds do)",
         "gn was changed on its way, after step 9: keep=2, before 1",
         "bn was changed on its way, after step 9: keep=2, before 1",
     )

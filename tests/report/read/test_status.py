@@ -153,6 +153,7 @@ def test_what_a_later_start_has_changed_is_shown(writer, capsys, make_ranks):
     ("changed", "said"),
     [
         ({"world_size": 4}, "world_size=4 (1 before): the same bytes"),
+        ({"world_size": 4, "device": "cuda"}, "device=cuda (cpu before): equal up to rounding, not to the bit"),
         ({"activation_memory": "block", "communication": {}, "steps_total": 9}, None),
         (
             {"world_size": 3, "sums": "canonical of 3 processes"},
@@ -180,11 +181,17 @@ def test_starts_in_another_way_are_told(writer, capsys, changed, said):
     assert run([str(writer.directory)]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()][1:-1]
     assert lines == ([f"from step 10 on {said}"] if said else [])
-    assert (
-        layout_changes([{"from_step": 0, "world_size": 2}, {"from_step": 9, "world_size": 2}]) == []
-    )  # earlier versions
-    (told,) = layout_changes([{"from_step": 0, "world_size": 2}, {"from_step": 9, "world_size": 4}])
-    assert "sums=of 4 processes (of 2 processes before): equal up to the order of summation" in told
+
+
+def test_starts_of_earlier_versions_added_in_an_order_of_their_own():
+    starts = [{"from_step": 9 * i, "world_size": w} for i, w in enumerate((2, 2, 4))]
+    (told,) = layout_changes(starts)
+    assert told.startswith("from step 19 on sums=of 4 processes (of 2 processes before): equal up to the order")
+
+
+def test_of_gpus_no_same_bytes_are_said():
+    (told,) = layout_changes([{"device": "cuda", "sums": "canonical", "world_size": w} for w in (1, 2)])
+    assert told.endswith("world_size=2 (1 before): the same order of sums")
 
 
 def test_skipped_steps_are_told_with_the_result(writer, capsys, make_ranks):

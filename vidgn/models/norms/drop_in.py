@@ -88,6 +88,8 @@ class BatchNorm3d(_Axes, BatchNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
         y = super().forward(x, residual, relu=relu)
         if self.training:
+            if self.batch_count == 1:  # of which beta alone is left
+                raise ConfigError(f"one value a channel to normalise by itself: {tuple(x.shape)}; give more clips")
             self._update_running()
         return y
 
@@ -128,7 +130,7 @@ def replace_norms(
         Name of each replaced layer -> what it was and is.
 
     Raises:
-        ConfigError: for another norm.
+        ConfigError: for another norm, and where a layer does what the new one would not; nothing is replaced then.
 
     Example:
         >>> import torch, torchvision, vidgn
@@ -136,17 +138,28 @@ def replace_norms(
         >>> len(vidgn.replace_norms(net, "gn"))
         20
     """
-    made: dict[str, str] = {}
-    for name, layer in [(n, m) for n, m in module.named_modules() if _is_norm(m) and not keep(n, m)]:
-        if not name:
-            raise ConfigError(
-                "replace_norms takes a network, not a norm by itself: make the norm, vidgn.nn.GroupNorm3d"
-            )
-        new = _like(layer, norm, groups=groups, group_clips=group_clips)
+    if group_clips is not None and norm != "bn":
+        raise ConfigError(f"group_clips={group_clips} is for norm=bn, not norm={norm}: leave it out")
+    if _is_norm(module):
+        raise ConfigError("replace_norms takes a network, not a norm by itself: make the norm, vidgn.nn.GroupNorm3d")
+    named = [(n, m) for n, m in module.named_modules(remove_duplicate=False) if _is_norm(m) and not keep(n, m)]
+    for name, layer in named:
+        _check(name, layer, norm)
+    new = {layer: _like(layer, norm, groups=groups, group_clips=group_clips) for _, layer in named}
+    for name, layer in named:  # one that stands in several places too
         parent, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(parent), attribute, new)
-        made[name] = f"{type(layer).__name__} -> {type(new).__name__}({new.extra_repr()})"
-    return made
+        setattr(module.get_submodule(parent), attribute, new[layer])
+    return {n: f"{type(m).__name__} -> {type(new[m]).__name__}({new[m].extra_repr()})" for n, m in named}
+
+
+def _check(name: str, layer: nn.Module, norm: str) -> None:
+    is_batch_norm = isinstance(layer, _TORCH_BATCH_NORMS)
+    if norm == "bn" and is_batch_norm and layer.running_mean is None:
+        raise ConfigError(f"{name} tests with the statistics of the batch (track_running_stats=False): keep it")
+    if norm == "bn" and is_batch_norm and layer.momentum is None:
+        raise ConfigError(f"{name} averages over all batches (momentum=None): give it a momentum, or keep it")
+    if norm == "frozen_bn" and getattr(layer, "running_mean", None) is None:
+        raise ConfigError(f"{name} has no statistics to freeze: give another norm than frozen_bn, or keep it")
 
 
 def _is_norm(layer: nn.Module) -> bool:
@@ -158,7 +171,8 @@ def _like(layer: nn.Module, norm: str, *, groups: int, group_clips: int | None) 
     own: Mapping[str, Tensor] = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
     channels = int(getattr(layer, "num_features", None) or getattr(layer, "num_channels", None) or len(own["weight"]))
     eps = float(getattr(layer, "eps", 1e-5))
-    momentum = float(getattr(layer, "momentum", None) or 0.1)
+    given = getattr(layer, "momentum", None)
+    momentum = 0.1 if given is None else float(given)
     match norm:
         case "gn":
             new: Norm = GroupNorm3d(math.gcd(groups, channels), channels, eps)

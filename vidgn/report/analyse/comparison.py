@@ -113,7 +113,9 @@ def differences_to_know(arm: Cell, baseline: Cell) -> list[str]:
     layouts = [" and ".join(sorted(c.layouts)) for c in (arm, baseline)]
     if all(layouts) and layouts[0] != layouts[1]:
         differ("layout", layouts)
-        remarks[-1] += " (sums in another order: in float32 runs of one seed then differ, by less than two seeds do)"
+        remarks[-1] += (
+            " (sums in another order: in float32 runs of one seed then differ; measured: less than two seeds do)"
+        )
     changes = [", ".join(map(str, c.policy_changes())) for c in (arm, baseline)]
     remarks += [f"{n} was changed on its way, {told}" for n, told in zip(names, changes, strict=True) if told]
     return remarks
