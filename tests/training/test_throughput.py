@@ -59,5 +59,6 @@ def test_frames_that_are_kept_already_are_not_advised(monkeypatch: pytest.Monkey
 
 
 def test_a_cache_below_the_current_folder_need_not_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: USAGE(0, 0, 10**12))
     monkeypatch.chdir(tmp_path)
     assert str(tmp_path) in advice(SLOW, replace(load_config(["data=kinetics400"]).data, cache="not/made"))
