@@ -19,7 +19,8 @@ ORDER = [
     ["cli"],
     ["api", "nn"],
     ["run"],
-    ["memory"],
+    ["preflight"],
+    ["memory", "detection"],
     ["training"],
     ["runs"],
     ["distributed"],
@@ -45,6 +46,7 @@ OUTSIDE = {
     "torchcodec": ("data/decode",),
     "pytorchvideo": ("models",),
     "matplotlib": ("report",),
+    "pycocotools": ("detection",),
 }
 
 

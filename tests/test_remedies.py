@@ -155,7 +155,7 @@ def gpu_for(clips: int) -> Iterator[None]:
     with (
         patched("vidgn.memory.fit.predict", predicted),
         patched("vidgn.memory.fit.usable_bytes", lambda gpu_bytes: gpu_bytes),
-        patched("vidgn.run.local_gpu_bytes", lambda config: 1000 * clips + 500),
+        patched("vidgn.preflight.local_gpu_bytes", lambda config: 1000 * clips + 500),
         patched("vidgn.run.check_bf16", lambda config, device: None),
     ):
         yield

@@ -98,7 +98,12 @@ def legal_world_sizes(slots: int, group: int) -> list[int]:
 
 
 def group_clips(config: Config) -> int:
-    """G by norm kind: a virtual GPU's clips for bn, the whole step for sync_bn, one clip for all others."""
+    """G by norm kind: a virtual GPU's clips for bn, the whole step for sync_bn, one clip for all others.
+
+    The images of a virtual GPU share a detector's losses, whatever the norm is.
+    """
+    if config.model.detector:
+        return config.clips_per_gpu
     match config.norm.traits.shares_over:
         case "gpu":
             return config.clips_per_gpu
@@ -125,6 +130,14 @@ def choose_geometry(
     """
     slots, group = config.slots_per_step, group_clips(config)
     clips = config.trainer.clips_per_forward
+    if config.model.detector:  # a virtual GPU's images go through it together
+        if config.gpus % world_size:
+            near = _nearest(world_size, list(_divisors(config.gpus)))
+            raise ConfigError(
+                f"{world_size} processes can't carry a detector's {config.gpus} virtual GPUs: start {near} "
+                "(launch.nproc_per_node x launch.nnodes)"
+            )
+        clips = config.clips_per_gpu
     if clips == "auto":
         legal = legal_clips_per_forward(slots, group, world_size)
         if not legal:

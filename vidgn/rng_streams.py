@@ -26,6 +26,7 @@ class Tag(IntEnum):
     BOOTSTRAP = 9  # (seed,): resampling in reports
     SYNTHETIC = 10  # (seed, split, class, item): one synthetic video
     TEST_GROUPS = 11  # (seed,): test videos that share batch statistics
+    BOXES = 12  # (seed, step, 2 * slot, + 1 of the heads): which boxes of an image a detector is trained on
 
 
 def stream(tag: Tag, seed: int, *coordinates: int) -> np.random.Generator:

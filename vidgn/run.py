@@ -1,6 +1,7 @@
 """One cell from start to result: claim the directory, train, test, write what the report reads."""
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -15,24 +16,23 @@ from vidgn.config.build import to_plain
 from vidgn.config.fingerprint import policy
 from vidgn.config.schema import Config
 from vidgn.data.clips.order import mirrored_labels
-from vidgn.data.datasets.manifest import Manifest, check_data
+from vidgn.data.datasets.manifest import Manifest
 from vidgn.data.datasets.splits import check_splits
 from vidgn.distributed.environment import CELL, ranks_are_set, threads_per_rank
-from vidgn.distributed.launcher import check_launch, launch
+from vidgn.distributed.launcher import launch
 from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, world_size_of
 from vidgn.distributed.scaling import traffic
 from vidgn.distributed.signals import RankStopFlag, StopFlag, listening, stopped_with_sweep
-from vidgn.errors import CheckpointError, ConfigError, StopRequested, VidgnError
-from vidgn.geometry import Geometry, choose_geometry, group_clips, order_of_sums
-from vidgn.memory.fit import check_fits, fitting_geometry, local_gpu_bytes
-from vidgn.models.i3d import VideoResNet, check_model, check_statistics
+from vidgn.errors import StopRequested, VidgnError
+from vidgn.geometry import Geometry, order_of_sums
+from vidgn.memory.fit import fitting_geometry
 from vidgn.models.weights import load_weights
-from vidgn.models.weights.containers import resolve_path
 from vidgn.models.weights.formats import Triple
+from vidgn.preflight import check_before_start
 from vidgn.report.read.history import layout_changes, policy_changes, read_starts
 from vidgn.report.show.markdown import plural
 from vidgn.runs import directory
-from vidgn.runs.checkpoint import list_checkpoints, versions
+from vidgn.runs.checkpoint import versions
 from vidgn.runs.directory import RunDirectory
 from vidgn.runs.identity import identity_of, weights_file
 from vidgn.runs.kept_rows import keep_rows, kept_rows, rows_of
@@ -43,55 +43,10 @@ from vidgn.training.loop import Trainer
 from vidgn.training.norm_kernels import choose_norm_kernels, ways_on_gpu
 from vidgn.training.optim import total_steps
 from vidgn.training.result import items, write_test
-from vidgn.training.setup import check_bf16, make_model, memory_format, place_model, set_precision, set_threads
+from vidgn.training.setup import DTYPES, check_bf16, make_model, memory_format, place_model, set_precision, set_threads
 from vidgn.training.state import RunState
-from vidgn.training.step import Layout, TrainStep
-from vidgn.training.tasks import TASKS, ClipsTask
-
-
-def check_before_start(config: Config, *, here: bool = True, is_test: bool = False) -> None:
-    """Check all of a cell that can be checked before a process starts or a video is opened.
-
-    Args:
-        here: the cell runs on this machine. False where cells are sent to others, whose GPUs and ports can't be seen.
-        is_test: a trained run is tested, which needs less memory than training.
-
-    Raises:
-        ConfigError: if the cell can't be run, or not on this machine.
-        ManifestError: if there is no such data.
-    """
-    _check_experiment(config, world_size=world_size_of(config))
-    if here:
-        check_launch(config)
-        gpu_bytes = local_gpu_bytes(config)
-        if gpu_bytes is not None and not is_test:
-            check_fits(config, world_size=world_size_of(config), gpu_bytes=gpu_bytes)
-    check_data(config.data)
-
-
-def _check_experiment(config: Config, *, world_size: int) -> None:
-    """Check what needs no data and no processes: clip size, norm groups, batch geometry, the weights file.
-
-    Raises:
-        ConfigError: if the clip, the norm, the layout and the weights do not go together.
-    """
-    check_model(config.model, config.norm, frames=config.frames, crop=config.data.crop)
-    choose_geometry(config, world_size=world_size)
-    check_statistics(
-        config.model, config.norm, frames=config.frames, crop=config.data.crop, group_clips=group_clips(config)
-    )
-    k = config.data.clips_per_video
-    group = group_clips(config)
-    if k > 1 and config.slots_per_step // k < group:
-        raise ConfigError(
-            f"data.clips_per_video={k} would put two clips of a video in one statistics group of {group}: "
-            f"at most {config.slots_per_step // group} go with this batch and norm"
-        )
-    if config.weights is not None and not list_checkpoints(config.run_dir / "checkpoints"):
-        try:
-            resolve_path(config.weights)
-        except CheckpointError as error:
-            raise ConfigError(f"weights={error}") from None
+from vidgn.training.step import Layout, Task, TrainStep
+from vidgn.training.tasks import TASKS
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -176,7 +131,7 @@ def work_as_rank(
             geometry = fitting_geometry(config, ranks, num_classes=len(train.classes), is_test=work == "test")
             layout = Layout(geometry, ranks, statistics_process_group(geometry))
             state = RunState(total_steps(config, len(train)))
-            task = TASKS[config.data.augment](
+            task = _task_type(config)(
                 config,
                 model,
                 train=train,
@@ -269,15 +224,15 @@ def _first_claims(config: Config, ranks: Ranks, held: ExitStack) -> Owner | None
 
 def _first_model(
     config: Config, train: Manifest, run: RunDirectory, ranks: Ranks, *, is_test: bool
-) -> tuple[VideoResNet, Triple | None]:
+) -> tuple[Any, Triple | None]:
     """The network as step 0 has it, audited; and the input mean that came with its weights.
 
     Without its weights where a checkpoint will replace them.
     """
-    model = make_model(config, num_classes=len(train.classes))
+    model = _new_model(config, num_classes=len(train.classes))
     input_mean = None
     if (path := weights_file(config, is_test=is_test)) is not None:
-        report = load_weights(model, path, std=config.data.std)
+        report = load_weights(model.body if config.model.detector else model, path, std=config.data.std)
         input_mean = report.input_mean
         run.log(str(report))
     audited = audit(model, config)
@@ -287,9 +242,23 @@ def _first_model(
     return place_model(model, config, ranks.device), input_mean
 
 
-def _announce(
-    task: ClipsTask, state: RunState, g: Geometry, ranks: Ranks, run: RunDirectory, here: dict[str, Any]
-) -> None:
+def _new_model(config: Config, *, num_classes: int) -> Any:
+    if config.model.detector:
+        from vidgn.detection.networks import build_detector
+
+        return build_detector(config, num_classes=num_classes).to(dtype=DTYPES[config.trainer.precision])
+    return make_model(config, num_classes=num_classes)
+
+
+def _task_type(config: Config) -> Callable[..., Task]:
+    if config.model.detector:
+        from vidgn.detection.task import DetectionTask
+
+        return DetectionTask
+    return TASKS[config.data.augment]
+
+
+def _announce(task: Task, state: RunState, g: Geometry, ranks: Ranks, run: RunDirectory, here: dict[str, Any]) -> None:
     """Write machine.json, and log where and on what this start runs; whether bits may differ from the start before."""
     if not ranks.is_first:
         return

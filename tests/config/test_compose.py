@@ -16,20 +16,25 @@ from vidgn.errors import ConfigError
 from vidgn.training.tester import CURVE
 
 GROUPS = {
-    "model": ["i3d_r50", "i3d_r50_8x8", "i3d_r101", "i3d_tiny", "resnet50", "resnet101", "resnet_tiny"],
+    "model": [
+        *("i3d_r50", "i3d_r50_8x8", "i3d_r101", "i3d_tiny", "resnet50", "resnet101", "resnet_tiny"),
+        *("mask_rcnn_r50_fpn", "mask_rcnn_r101_fpn", "mask_rcnn_r50_c4", "mask_rcnn_tiny_fpn"),
+    ],
     "norm": ["bn", "gn", "ln", "in", "sync_bn", "frozen_bn"],
     "data": [
-        *("kinetics400", "list", "csv", "folders", "frames", "synthetic", "imagenet"),
+        *("kinetics400", "list", "csv", "folders", "frames", "synthetic", "imagenet", "coco"),
         *("ucf101", "hmdb51", "ssv2", "jester", "diving48", "activitynet", "epic"),
     ],
-    "views": ["paper", "center", "curve", "image"],
+    "views": ["paper", "center", "curve", "image", "coco"],
 }
 
 
 @pytest.mark.parametrize("option", [f"{g}={o}" for g, options in GROUPS.items() for o in options])
 def test_every_option_composes_and_says_its_name(option):
     group, name = option.split("=")
-    config = load_config([option, "weights=w.pt", *(["frames=1", "span=1"] if name in ("imagenet", "image") else [])])
+    images = ["frames=1", "span=1"] if name in ("imagenet", "image", "coco") or "rcnn" in name else []
+    detection = ["model=mask_rcnn_tiny_fpn", "data=coco", "views=coco"] if name == "coco" or "rcnn" in name else []
+    config = load_config([*detection, option, "weights=w.pt", *images])
     node = getattr(config, group)
     assert (node.kind if group == "norm" else node.name) == name
     assert build(Config, to_plain(config)) == config  # what config.yaml holds reads back

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vidgn import run
+from vidgn import preflight
 from vidgn.config.compose import load_config
 from vidgn.distributed.ranks import Ranks
 from vidgn.errors import ConfigError
@@ -151,7 +151,7 @@ def test_what_no_gpu_here_holds_is_refused_before_it_starts(in_the_head, monkeyp
     config = small("norm=bn", "clips_per_gpu=4", "gpus=2", "data.root=.")
     gpu_of(monkeypatch, 1000 + 800 * 4 - 1)
     with pytest.raises(ConfigError, match=r"write trainer\.activation_memory=lean"):
-        run.check_before_start(config)
+        preflight.check_before_start(config)
     with pytest.raises(ConfigError, match=r"write trainer\.activation_memory=lean"):
         fitting_geometry(config, CUDA, num_classes=400, is_test=False)
     tested = fitting_geometry(config, CUDA, num_classes=400, is_test=True)

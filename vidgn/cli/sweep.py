@@ -84,7 +84,7 @@ def run_sweep(composition: Composition, run_all: Callable[[list[str]], int]) -> 
 
 def _check_cells(composition: Composition) -> None:
     with without_collection():
-        from vidgn.run import check_before_start
+        from vidgn.preflight import check_before_start
 
     for cell, config in zip(composition.cells, composition.configs, strict=True):
         try:

@@ -82,7 +82,7 @@ def _run(argv: list[str]) -> int:
                 f"vidgn train -m {' '.join(overrides)}"
             )
         with without_collection():
-            from vidgn.run import check_before_start
+            from vidgn.preflight import check_before_start
 
         check_before_start(composition.configs[0])
         from vidgn.cli.cell import run_config

@@ -12,6 +12,7 @@ def check_config(config: Config) -> None:
     _check_clip(config)
     _check_norm(config)
     _check_data(config)
+    _check_detection(config)
 
 
 def _check_ranges(config: Config) -> None:
@@ -28,6 +29,10 @@ def _check_ranges(config: Config) -> None:
         "data.crop": config.data.crop,
         "data.clips_per_video": config.data.clips_per_video,
         "model.width": config.model.width,
+        "model.head_channels": config.model.head_channels,
+        "model.head_features": config.model.head_features,
+        "model.smallest_anchor": config.model.smallest_anchor,
+        "data.long_side": config.data.long_side,
     }
     for key, value in at_least_one.items():
         if value < 1:
@@ -54,6 +59,9 @@ def _check_ranges(config: Config) -> None:
         "optim.weight_decay": config.optim.weight_decay,
         "optim.norm_weight_decay": config.optim.norm_weight_decay,
         "launch.max_restarts": config.launch.max_restarts,
+        "model.freeze_at": config.model.freeze_at,
+        "optim.bias_lr_factor": config.optim.bias_lr_factor,
+        "optim.bias_weight_decay": config.optim.bias_weight_decay or 0,
     }
     for key, value in not_negative.items():
         if value < 0:
@@ -62,6 +70,7 @@ def _check_ranges(config: Config) -> None:
         ("model.dropout", config.model.dropout, 1),
         ("optim.momentum", config.optim.momentum, 1),
         ("optim.warmup", config.optim.warmup, 1),
+        ("optim.warmup_from", config.optim.warmup_from, 1),
     ):
         if not 0 <= value < top:
             raise ConfigError(f"{key}={value:g}: must be in [0, {top})")
@@ -151,3 +160,54 @@ def _check_data(config: Config) -> None:
         raise ConfigError(f"data.flip_pairs={[list(pair) for pair in data.flip_pairs]}: name each class once")
     if any(s <= 0 for s in data.std):
         raise ConfigError(f"data.std={list(data.std)}: must be above 0")
+
+
+def _check_detection(config: Config) -> None:
+    model, data = config.model, config.data
+    if model.detector is None:
+        if "coco" in (data.format, config.views.name) or data.augment == "detection":
+            raise ConfigError(f"data={data.name} is for a detector, not model={model.name}: write sweep=coco")
+        if model.freeze_at:
+            raise ConfigError(f"model.freeze_at={model.freeze_at} is for detectors: leave it out")
+        return
+    for found, wanted in ((data.augment, "detection"), (data.format, "coco"), (config.views.name, "coco")):
+        if found != wanted:
+            raise ConfigError(f"model={model.name} detects, and is trained on images with boxes: write sweep=coco")
+    if config.frames != 1:
+        raise ConfigError(f"model={model.name} takes images, but frames={config.frames}: write frames=1 span=1")
+    if model.freeze_at and config.weights is None:
+        raise ConfigError(
+            f"model.freeze_at={model.freeze_at} would leave stages as they are drawn, weights=null: write "
+            "model.freeze_at=0, or weights=FILE"
+        )
+    stages = len(model.temporal_kernels)
+    if model.freeze_at > stages:
+        raise ConfigError(f"model.freeze_at={model.freeze_at}: there are conv1 and res2 to res{stages + 1}: at most 5")
+    if config.norm.kind == "sync_bn":
+        raise ConfigError(
+            "norm=sync_bn: ranks hold different numbers of boxes, whose statistics do not meet here: write norm=bn, "
+            f"with more images that share them, as gpus={max(1, config.gpus // 2)} clips_per_gpu="
+            f"{2 * config.clips_per_gpu}"
+        )
+    if config.norm.kind == "bn" and model.detector == "c4":
+        raise ConfigError(
+            "norm=bn with a c4 detector: res5 sees boxes and masks in turn, which have no statistics in common: write "
+            "norm=frozen_bn or norm=gn, or a model with a pyramid"
+        )
+    if config.norm.kind == "bn" and config.bn_stats == "batch":
+        raise ConfigError("bn_stats=batch: a detector is tested image by image: write bn_stats=ema or precise")
+    if config.trainer.clips_per_forward not in ("auto", config.clips_per_gpu):
+        raise ConfigError(
+            f"trainer.clips_per_forward={config.trainer.clips_per_forward}: the {config.clips_per_gpu} images of a "
+            "virtual GPU share the detector's losses, and go through it together: write "
+            "trainer.clips_per_forward=auto"
+        )
+    if config.trainer.compile or config.trainer.cuda_graph:
+        raise ConfigError(
+            "a detector's shapes change from image to image: write trainer.compile=false trainer.cuda_graph=false"
+        )
+    if data.balance != "none" or data.clips_per_video > 1 or data.flip_pairs:
+        raise ConfigError(
+            "data.balance, data.clips_per_video and data.flip_pairs are of clips that have one class: leave them out "
+            "for a detector"
+        )

@@ -17,7 +17,7 @@ Experiment = Annotated[_Value, "experiment"]
 Policy = Annotated[_Value, "policy"]
 Machine = Annotated[_Value, "machine"]
 
-_Own = Literal["kinetics", "list", "csv", "folders", "frames", "synthetic", "imagenet"]
+_Own = Literal["kinetics", "list", "csv", "folders", "frames", "synthetic", "imagenet", "coco"]
 DataFormat = _Own | Literal["ucf101", "hmdb51", "ssv2", "jester", "diving48", "activitynet", "epic"]
 BnStats = Literal["precise", "ema", "batch"]
 
@@ -45,6 +45,13 @@ class ModelConfig:
     dropout: float
     zero_init_last: bool  # gamma 0 on the last norm of every block, whatever its kind
     norm_groups: int  # GN's groups where the norm names neither groups nor channels_per_group
+    # Mask R-CNN out of the network; the defaults are those of a network that classifies.
+    detector: Literal["fpn", "c4"] | None = None
+    box_head: Literal["2fc", "4conv1fc"] = "4conv1fc"  # of fpn
+    head_channels: int = 256  # of the pyramid and the heads' convolutions
+    head_features: int = 1024  # of the box head's fc layers, of fpn
+    smallest_anchor: int = 32  # pixels of the resized image; four more, each twice as large
+    freeze_at: int = 0  # stages that are not trained, their norms included: 1 is conv1, 2 is conv1 and res2
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class DataConfig:
     flip: Experiment[bool]
     short_side: Experiment[tuple[int, int]]  # scale augmentation, inclusive
     crop: Experiment[int]
-    augment: Experiment[Literal["video", "image"]]  # image: random resized crop (area and aspect), flip
+    augment: Experiment[Literal["video", "image", "detection"]]  # image: random resized crop (area and aspect), flip
     clips_per_video: Experiment[int]
     mean: Experiment[tuple[float, float, float]]  # 0-255 RGB
     std: Experiment[tuple[float, float, float]]
@@ -116,13 +123,14 @@ class DataConfig:
     fold_seed: Machine[int] = 0
     group: Machine[str | None] = None  # a column of a csv: its videos stay in one fold
     untrained_classes: Policy[Literal["error", "allow"]] = "error"  # classes of validation that no training video has
+    long_side: Experiment[int] = 1333  # of detection: the most that scaling to short_side may make of the longer side
 
 
 @dataclass(frozen=True)
 class ViewsConfig:
     """What is seen of a video at test. Its short side is round(data.crop * 256/224), and its crop where `scaled`."""
 
-    name: Literal["paper", "center", "curve", "image"]
+    name: Literal["paper", "center", "curve", "image", "coco"]
     clips: int
     crops: Literal[1, 3]
     crop: Literal["scaled", "training"]  # scaled: the 256 that goes with a training crop of 224
@@ -141,7 +149,10 @@ class OptimConfig:
     schedule: Literal["step", "cosine"]
     milestones: tuple[float, ...]  # fractions of training, for `step`
     gamma: float
-    warmup: float  # fraction of training, linear from 0, both schedules
+    warmup: float  # fraction of training, linear from warmup_from, both schedules
+    warmup_from: float = 0.0  # of the rate that it leads to
+    bias_lr_factor: float = 1.0  # of biases that are none of a norm's
+    bias_weight_decay: float | None = None  # of the same; null: weight_decay
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def fitting_geometry(config: Config, ranks: Ranks, *, num_classes: int, is_test:
     """
     world_size = ranks.world_size
     before = ranks.from_first(next((s.get("clips_per_forward") for s in read_starts(config.run_dir)), None))
-    if ranks.device.type != "cuda" or config.trainer.clips_per_forward != "auto":
+    if ranks.device.type != "cuda" or config.trainer.clips_per_forward != "auto" or config.model.detector:
         return choose_geometry(config, world_size=world_size, before=before)
     own = torch.cuda.get_device_properties(ranks.device).total_memory
     gpu_bytes = min(ranks.gather(own))

@@ -8,6 +8,7 @@ import torch
 
 from vidgn.config.schema import Config, ViewsConfig
 from vidgn.data.clips.plan import view_size
+from vidgn.errors import ConfigError
 from vidgn.geometry import Geometry, group_clips
 from vidgn.memory.fake_gpu import LiveBytes, fake_gpu
 from vidgn.memory.warm_step import WarmStep
@@ -52,8 +53,13 @@ def predict(
     """Memory of `config` on a CUDA GPU, eager mode, without cuDNN's workspaces; needs neither a GPU nor the data.
 
     Raises:
-        ConfigError: if `clips_per_forward` is not legal for this experiment and `world_size` processes.
+        ConfigError: if `clips_per_forward` is not legal for this experiment and `world_size` processes; of a detector.
     """
+    if config.model.detector:
+        raise ConfigError(
+            f"model={config.model.name}: a detector's memory depends on the objects in its images, and is not "
+            "predicted: look at what a few steps take, with trainer.max_steps=20 tag=NAME"
+        )
     return _predict(_as_on_cuda(config), clips_per_forward, world_size, num_classes)
 
 

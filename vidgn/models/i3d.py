@@ -17,7 +17,7 @@ from vidgn.config.schema import ModelConfig, NormConfig
 from vidgn.errors import ConfigError
 from vidgn.models import blocks as fused_blocks
 from vidgn.models.activation_memory import Mode, run_units
-from vidgn.models.norms.layers import check_norm, make_norm, num_groups
+from vidgn.models.norms.layers import Norm, check_norm, make_norm, num_groups
 from vidgn.rng_streams import Tag, stream
 
 with warnings.catch_warnings():  # importing pytorchvideo warns
@@ -28,7 +28,7 @@ create_res_basic_stem: Callable[..., nn.Module] = stem.create_res_basic_stem
 create_res_stage: Callable[..., nn.Module] = resnet.create_res_stage
 create_bottleneck_block: Callable[..., nn.Module] = resnet.create_bottleneck_block
 
-Role = Literal["conv", "fc", "fc_bias", "norm_gamma", "norm_gamma_last", "norm_beta"]
+Role = Literal["conv", "conv_bias", "fc", "fc_bias", "norm_gamma", "norm_gamma_last", "norm_beta"]
 Size = tuple[int, int, int]
 
 _EXPANSION = 4
@@ -217,14 +217,14 @@ def initialise(net: VideoResNet, *, seed: int) -> None:
             match roles[name]:
                 case "conv":
                     fan_out = parameter.numel() // parameter.shape[1]
-                    _draw_normal(parameter, std=(2 / fan_out) ** 0.5, seed=seed, index=index)
+                    draw_normal(parameter, std=(2 / fan_out) ** 0.5, seed=seed, index=index)
                 case "fc":
-                    _draw_normal(parameter, std=_FC_STD, seed=seed, index=index)
+                    draw_normal(parameter, std=_FC_STD, seed=seed, index=index)
                 case "norm_gamma":
                     parameter.fill_(1.0)
                 case "norm_gamma_last":
                     parameter.fill_(0.0 if net.zero_init_last else 1.0)
-                case "fc_bias" | "norm_beta":
+                case "conv_bias" | "fc_bias" | "norm_beta":
                     parameter.fill_(0.0)
         for name, buffer in net.named_buffers():
             buffer.fill_(1.0 if name.endswith("running_var") else 0.0)
@@ -232,7 +232,11 @@ def initialise(net: VideoResNet, *, seed: int) -> None:
 
 def parameter_roles(model: nn.Module) -> dict[str, Role]:
     """The role of every parameter by its name; `norm_gamma_last`: gamma of the last norm of a residual block."""
-    return {name: _role(name) for name, _ in model.named_parameters()}
+    return {
+        f"{of}.{name}" if of else name: _role(of, module, name)
+        for of, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+    }
 
 
 def final_size(model: ModelConfig, *, frames: int, crop: int) -> Size | None:
@@ -301,17 +305,17 @@ def check_statistics(model: ModelConfig, norm: NormConfig, *, frames: int, crop:
     )
 
 
-def _role(name: str) -> Role:
-    if ".proj." in name:
-        return "fc" if name.endswith("weight") else "fc_bias"
-    if "norm" not in name:
-        return "conv"
-    if name.endswith("bias"):
-        return "norm_beta"
-    return "norm_gamma_last" if name.endswith("branch2.norm_c.weight") else "norm_gamma"
+def _role(of: str, module: nn.Module, name: str) -> Role:
+    if isinstance(module, Norm):
+        if name == "bias":
+            return "norm_beta"
+        return "norm_gamma_last" if of.endswith("branch2.norm_c") else "norm_gamma"
+    if isinstance(module, nn.Linear):
+        return "fc" if name == "weight" else "fc_bias"
+    return "conv" if name == "weight" else "conv_bias"
 
 
-def _draw_normal(parameter: Tensor, *, std: float, seed: int, index: int) -> None:
+def draw_normal(parameter: Tensor, *, std: float, seed: int, index: int) -> None:
     values = stream(Tag.INIT, seed, index).standard_normal(tuple(parameter.shape), dtype="float32")
     parameter.copy_(torch.from_numpy(values).mul_(std))
 

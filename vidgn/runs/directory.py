@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from vidgn.atomic_files import read_json, write_json, write_text
+from vidgn.atomic_files import read_json, write_atomic, write_json, write_text
 from vidgn.config.fingerprint import differing_keys, kind_of
 from vidgn.config.schema import Config
 from vidgn.distributed.environment import CELL
@@ -193,12 +193,18 @@ class RunDirectory:
     # -- other files ----------------------------------------------------------------------------------------------
 
     def write_whole(self, name: str, value: Any) -> None:
-        """A JSON value, or text as it is, under `name`: whole or not there, patient where the disk is full."""
+        """A JSON value, or text or bytes as they are: whole or not there, patient where the disk is full."""
         self._check_lock()
         path = self.path / name
         path.parent.mkdir(exist_ok=True)
-        write = write_text if isinstance(value, str) else write_json
-        self.retry_on_full_disk(lambda: write(path, value), name)
+
+        def write() -> None:
+            if isinstance(value, bytes):
+                write_atomic(path, lambda file: file.write(value))
+            else:
+                (write_text if isinstance(value, str) else write_json)(path, value)
+
+        self.retry_on_full_disk(write, name)
 
     def nonfinite_path(self, step: int) -> Path:
         return self.path / "nonfinite" / f"step_{step:09d}"

@@ -119,6 +119,8 @@ def _file(run_dir: Path, split: Split) -> Path:
 
 def _still(began: Manifest, now: Listing, data: DataConfig, split: Split) -> Manifest | None:
     """The rows a run began with, where they are now; None where other ones are asked for by now."""
+    if now.content != began.content:
+        return None
     is_listed = data.format not in FOLDERS  # else a file that is gone is in no list
     if is_listed or data.classes is not None:
         with suppress(ManifestError):  # numbers that do not begin at the first class were taken by earlier versions

@@ -78,7 +78,8 @@ class Progress:
     def update(self, line: dict[str, Any]) -> None:
         """One step further, with what its line says."""
         loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
-        shown = f"loss {loss}  top1 {line['top1']:.1f} %  lr {line['lr']:.2g}"
+        top1 = f"top1 {line['top1']:.1f} %  " if "top1" in line else ""
+        shown = f"loss {loss}  {top1}lr {line['lr']:.2g}"
         self._move(self._done + 1, shown, f"{line['clock']['clips_per_second']:.1f} clips/s")
 
     def advance(self) -> None:

@@ -1,13 +1,15 @@
 """Where BatchNorm's test statistics come from, defined apart from the hardware.
 
-Variance convention: `precise` uses the population variance of everything it saw, pooled exactly: with equal counts,
-var = mean(var_g + mean_g^2) - mean(mean_g)^2 over groups g. Training normalises with population variances too, and the
-counts (hundreds of groups x T x H x W) make n/(n-1) vanish. `ema` keeps torch's convention (unbiased variance, momentum
-per step), so that it equals BatchNorm3d under DistributedDataParallel with running statistics averaged over ranks.
+Variance convention: `precise` uses the population variance of everything it saw, pooled exactly:
+var = mean(var_g + mean_g^2) - mean(mean_g)^2 over groups g, weighted by their elements. Training normalises with
+population variances too, and the counts (hundreds of groups x T x H x W) make n/(n-1) vanish. `ema` keeps torch's
+convention (unbiased variance, momentum per step), so that it equals BatchNorm3d under DistributedDataParallel with
+running statistics averaged over ranks.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,6 +34,7 @@ class StepStatistics:
         self._layers = [layer for _, layer in statistics_layers(model)]
         self._last: torch.Tensor | None = None  # of a forward: all means, then all unbiased variances; stays in place
         self._unbiased: torch.Tensor | None = None  # n / (n - 1) of each variance, 1 of each mean
+        self._counts: list[int] = []  # elements behind each layer's, of which those factors are
         self._num_groups = 0  # of a forward
         self._forwards: list[torch.Tensor] = []
 
@@ -42,9 +45,10 @@ class StepStatistics:
             return
         moments = [_batch_moments(layer) for layer in self._layers]
         sums = torch.cat([mean for mean, _ in moments] + [var for _, var in moments], dim=1).sum(0)
-        if self._last is None or self._unbiased is None:
-            self._last = torch.empty_like(sums)
-            self._unbiased = self._factors(sums)
+        counts = [layer.batch_count for layer in self._layers]
+        if self._last is None or self._unbiased is None or counts != self._counts:
+            self._last = torch.empty_like(sums) if self._last is None else self._last
+            self._unbiased, self._counts = self._factors(sums), counts
             self._num_groups = moments[0][0].shape[0]
         torch.mul(sums, self._unbiased, out=self._last)
 
@@ -81,43 +85,52 @@ class StepStatistics:
         at = sums.numel() // 2
         for layer in self._layers:
             channels = layer.running_var.numel()
-            factors[at : at + channels] = layer.batch_count / max(1, layer.batch_count - 1)
+            factors[at : at + channels] = max(1, layer.batch_count) / max(1, layer.batch_count - 1)
             at += channels
         return factors
 
 
 @torch.no_grad()
 def precise_statistics(
-    model: nn.Module, forwards: Iterable[torch.Tensor], ranks: Ranks, *, forwards_per_step: int = 1
+    model: nn.Module,
+    forwards: Iterable[Any],
+    ranks: Ranks,
+    *,
+    forwards_per_step: int = 1,
+    run: Callable[[Any], Any] | None = None,
 ) -> Statistics:
-    """Mean and variance per layer over all groups of `forwards` and all ranks, in float64.
+    """Mean and variance per layer over all elements of `forwards` and all ranks, in float64.
 
     Args:
-        forwards: this rank's normalised clips (N, C, T, H, W) of whole steps in the training geometry. Neither the
-            parameters, the running statistics nor the mode of `model` are changed.
+        forwards: of this rank, whole steps in the training geometry; normalised clips (N, C, T, H, W) unless `run`
+            takes others. Neither the parameters, the running statistics nor the mode of `model` are changed.
+        run: what puts one through the model; None: the model itself.
     """
-    layers = statistics_layers(model)
+    layers, run = statistics_layers(model), run or model
     with batch_statistics(model):
         sums: list[torch.Tensor] = []  # of a step's forwards, each over all steps
-        num_groups = 0
-        for number, clip_NCTHW in enumerate(forwards):
-            model(clip_NCTHW)
+        counts = torch.zeros(len(layers), dtype=torch.float64)
+        for number, forward in enumerate(forwards):
+            run(forward)
             new = []
-            for _, layer in layers:
+            for place, (_, layer) in enumerate(layers):
                 mean_GC, var_GC = (moment.double() for moment in _batch_moments(layer))
-                new += [mean_GC.sum(0), (var_GC + mean_GC.square()).sum(0)]
+                count = layer.batch_count
+                new += [mean_GC.sum(0) * count, (var_GC + mean_GC.square()).sum(0) * count]
+                counts[place] += len(mean_GC) * count
             if number < forwards_per_step:
                 sums.append(torch.cat(new))
             else:
                 sums[number % forwards_per_step] += torch.cat(new)
-            num_groups += _batch_moments(layers[0][1])[0].shape[0]
     assert sums, "bn_stats_steps is at least 1"
-    flat = ranks.sum(sum_in_order(sums))
-    total = ranks.sum(torch.tensor([float(num_groups)], dtype=torch.float64))
+    flat, totals = ranks.sum(sum_in_order(sums)), ranks.sum(counts).tolist()
     statistics, offset = {}, 0
-    for name, layer in layers:
+    for (name, layer), total in zip(layers, totals, strict=True):
         n = layer.running_mean.numel()
-        mean, square = (flat[offset : offset + 2 * n] / total.to(flat.device)).view(2, n)
+        if total == 0:  # nothing was in any forward: the running ones stay
+            offset += 2 * n
+            continue
+        mean, square = (flat[offset : offset + 2 * n] / total).view(2, n)
         statistics[name] = (mean, (square - mean.square()).clamp_min(0))
         offset += 2 * n
     return statistics

@@ -25,7 +25,7 @@ from vidgn.training.step import Task, TaskBatch, TrainStep
 
 @dataclass(frozen=True)
 class _StepInFlight:
-    """A step whose numbers are not read yet. `numbers`: stop, substituted, summed loss, correct, whether finite."""
+    """A step whose numbers are not read yet. `numbers`: stop, substituted, summed loss, counts, whether finite."""
 
     step: int  # 0-based
     learning_rate: float
@@ -128,7 +128,7 @@ class Trainer:
         if done is None:
             return False
         state, slots = self.state, self.update.geometry.slots_per_step
-        stop, num_substituted, loss_sum, num_correct, is_finite = done.numbers.read()
+        stop, num_substituted, loss_sum, *task_counts, is_finite = done.numbers.read()
         if is_finite:
             state.digest = (state.digest + sum(b.digest for b in done.used)) % DIGEST_MODULUS
         else:
@@ -141,7 +141,7 @@ class Trainer:
             "step": done.step + 1,
             "epoch": epoch_of(self.config, done.step + 1, self.task.num_rows),
             "loss": loss_sum / slots if math.isfinite(loss_sum) else None,
-            "top1": 100 * num_correct / slots,
+            **self.task.numbers(task_counts, slots),
             "lr": done.learning_rate,
         }
         if not is_finite:

@@ -29,7 +29,8 @@ def learning_rate(optim: OptimConfig, *, step: int, total_steps: int, slots_per_
     progress = step / total_steps
     base = optim.lr_per_clip * slots_per_step
     if progress < optim.warmup:
-        return base * (step + 1) / max(1, math.ceil(optim.warmup * total_steps))
+        done = (step + 1) / max(1, math.ceil(optim.warmup * total_steps))
+        return base * (optim.warmup_from + (1 - optim.warmup_from) * done)
     if optim.schedule == "step":
         return base * optim.gamma ** sum(progress >= mark for mark in optim.milestones)
     return base * 0.5 * (1 + math.cos(math.pi * (progress - optim.warmup) / (1 - optim.warmup)))
@@ -37,23 +38,26 @@ def learning_rate(optim: OptimConfig, *, step: int, total_steps: int, slots_per_
 
 def weight_decay(optim: OptimConfig, role: str) -> float:
     """Decay of a parameter by what it does, the same for every norm kind."""
+    if role.endswith("_bias") and optim.bias_weight_decay is not None:
+        return optim.bias_weight_decay
     return optim.norm_weight_decay if role.startswith("norm") else optim.weight_decay
 
 
 def make_optimizer(model: nn.Module, config: Config, *, fused: bool = False) -> torch.optim.SGD:
-    """SGD with one group per decay, in the order of the model's parameters; frozen ones are left out.
+    """SGD with a group for each decay and rate, in the order of the model's parameters; frozen ones are left out.
 
     Args:
         fused: torch's fused one, for which the device decides whether a step is left out. Its momentum begins at 0: it
             would be left without a value if the first step were left out.
     """
     roles = parameter_roles(model)
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(weight_decay(config.optim, roles[name]), []).append(parameter)
+            factor = config.optim.bias_lr_factor if roles[name].endswith("_bias") else 1.0
+            groups.setdefault((weight_decay(config.optim, roles[name]), factor), []).append(parameter)
     optimizer = torch.optim.SGD(
-        [{"params": params, "weight_decay": decay} for decay, params in groups.items()],
+        [{"params": p, "weight_decay": decay, "lr_factor": factor} for (decay, factor), p in groups.items()],
         lr=config.optim.lr_per_clip * config.slots_per_step,
         momentum=config.optim.momentum,
         nesterov=config.optim.nesterov,
@@ -81,4 +85,4 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("lr_factor", 1.0)  # checkpoints of earlier versions have none

@@ -13,8 +13,7 @@ from vidgn.runs.checkpoint import versions
 from vidgn.runs.directory import RunDirectory
 from vidgn.training.bn_stats import statistics_used
 from vidgn.training.state import RunState
-from vidgn.training.tasks import ClipsTask
-from vidgn.training.tester import SplitScores, top_percents
+from vidgn.training.step import Scores, Task
 
 
 def test_name(config: Config, identity: dict[str, Any]) -> str:
@@ -35,11 +34,11 @@ def test_name(config: Config, identity: dict[str, Any]) -> str:
 
 def items(config: Config) -> str:
     """What the data set is made of."""
-    return "images" if config.data.format == "imagenet" else "videos"
+    return "images" if config.data.format in ("imagenet", "coco") else "videos"
 
 
 def write_test(
-    task: ClipsTask,
+    task: Task,
     state: RunState,
     *,
     ranks: Ranks,
@@ -60,7 +59,8 @@ def write_test(
             return
         result = _result(task, state, scores, identity)
         name = test_name(config, identity)
-        run.write_whole(f"{name}.csv", scores.csv())
+        for ending, content in scores.files().items():
+            run.write_whole(f"{name}{ending}", content)
         run.write_whole(f"{name}.json", {**result, "unreadable": list(scores.unreadable)})
         if is_result:
             run.retry_on_full_disk(lambda: _save_model(task, state), "model.safetensors")
@@ -70,17 +70,17 @@ def write_test(
     unreadable = f", {len(scores.unreadable)} unreadable" if scores.unreadable else ""
     skipped = f"; {state.num_skipped} training steps were skipped as not finite" if state.num_skipped else ""
     run.log(
-        f"{config.views.name}{use}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
+        f"{config.views.name}{use}: {scores.line()} "
         f"of {scores.num_videos} {items(config)}{unreadable} (in {name}.json){skipped}"
     )
 
 
-def _result(task: ClipsTask, state: RunState, scores: SplitScores, identity: dict[str, Any]) -> dict[str, Any]:
+def _result(task: Task, state: RunState, scores: Scores, identity: dict[str, Any]) -> dict[str, Any]:
     """What result.json and tests/*.json hold; nothing in it depends on the machine or the clock."""
     config = task.config
     assert scores.num_videos == len(task.val_rows), "every video of the manifest, once"
     return {
-        **top_percents(scores),
+        **scores.numbers,
         "num_videos": scores.num_videos,
         "num_unreadable": len(scores.unreadable),
         "num_missing": task.val_rows.num_missing,
@@ -101,7 +101,7 @@ def _result(task: ClipsTask, state: RunState, scores: SplitScores, identity: dic
         "num_skipped": state.num_skipped,
         "plan_digest": f"{state.digest:032x}",
         "weights": config.weights,
-        "input_mean": list(task.to_model.mean),
+        "input_mean": list(task.input_mean),
         "input_std": list(config.data.std),
         "fingerprint": fingerprint(identity),
         "pair_fingerprint": pair_fingerprint(identity),
@@ -109,12 +109,12 @@ def _result(task: ClipsTask, state: RunState, scores: SplitScores, identity: dic
     }
 
 
-def _save_model(task: ClipsTask, state: RunState) -> None:
+def _save_model(task: Task, state: RunState) -> None:
     save_model(
         task.model,
         task.config.run_dir / "model.safetensors",
         config=task.config,
         classes=task.train_rows.classes,
-        input_mean=task.to_model.mean,
+        input_mean=task.input_mean,
         trained_steps=state.step,
     )

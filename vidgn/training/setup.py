@@ -165,10 +165,12 @@ def make_model(config: Config, *, num_classes: int) -> VideoResNet:
     return model.to(dtype=DTYPES[config.trainer.precision])
 
 
-def place_model(model: VideoResNet, config: Config, device: torch.device) -> VideoResNet:
+def place_model(model: Any, config: Config, device: torch.device) -> Any:
     """On the device, in the memory format and the memory mode of the machine's choice."""
     model = model.to(device=device)
-    if memory_format(config, device) == torch.channels_last_3d:
-        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    set_activation_memory(model, config.trainer.activation_memory)
+    net = model.body if config.model.detector else model  # the rest of a detector has no five axes
+    net.memory_format = memory_format(config, device)
+    if net.memory_format == torch.channels_last_3d:
+        net.to(memory_format=torch.channels_last_3d)
+    set_activation_memory(net, config.trainer.activation_memory)
     return model

@@ -3,7 +3,7 @@
 What goes through the network is the task's affair; slots, groups, accumulation, statistics and the update are here.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vidgn.config.schema import Config
+from vidgn.config.schema import Config, ViewsConfig
+from vidgn.data.datasets.manifest import Manifest
 from vidgn.data.loading.batches import Substitution
 from vidgn.distributed.gradients import GradientSums, wrapped
 from vidgn.distributed.ranks import Ranks
@@ -36,7 +37,7 @@ class Layout:
     process_group: dist.ProcessGroup | None = None
 
 
-Inputs = tuple[Tensor, ...]
+Inputs = tuple[Any, ...]  # of tensors alone where the step is recorded
 
 
 class TaskBatch(Protocol):
@@ -59,8 +60,8 @@ class Forward(Protocol):
         """The loss, summed over the slots of the forward."""
         ...
 
-    def num_correct(self) -> Tensor:
-        """How many of its slots are right, a tensor of no axes on the device. Asked for after the backward."""
+    def counts(self) -> Tensor:
+        """What is summed over a step beside the loss, (n,) on the device. Asked for after the backward."""
         ...
 
 
@@ -80,12 +81,53 @@ class Objective(Protocol):
         ...
 
 
+class Scores(Protocol):
+    """A tested split."""
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """`id: reason` of those that could not be read."""
+        ...
+
+    @property
+    def num_videos(self) -> int:
+        """Rows that were tested, those that could not be read among them."""
+        ...
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Of result.json, in percent."""
+        ...
+
+    def line(self) -> str:
+        """The first of them in words."""
+        ...
+
+    def files(self) -> Mapping[str, str | bytes]:
+        """Ending and content of the files that say what became of each row."""
+        ...
+
+
 class Task(Objective, Protocol):
     """What a run trains and tests. The loop knows steps; a task knows what they are made of."""
+
+    config: Config
+    model: Any
+    train_rows: Manifest
+    val_rows: Manifest
+
+    @property
+    def input_mean(self) -> tuple[float, ...]:
+        """What is subtracted from 0-255 RGB."""
+        ...
 
     @property
     def num_rows(self) -> int:
         """Rows of the training set, which are one epoch."""
+        ...
+
+    def tested(self, views: ViewsConfig) -> AbstractContextManager[Scores]:
+        """Scores of the validation split; inside, the model still has the statistics it was tested with."""
         ...
 
     def batches(self, steps: range) -> AbstractContextManager[Iterator[TaskBatch]]:
@@ -94,6 +136,10 @@ class Task(Objective, Protocol):
 
     def describe(self, batch: Any) -> list[dict[str, Any]]:
         """Position, id and plan of each slot of a batch, for a look at a bad step."""
+        ...
+
+    def numbers(self, counts: list[float], slots: int) -> dict[str, float]:
+        """What a step's line in metrics.jsonl says of `counts` (see Forward), summed over its `slots`."""
         ...
 
     def curve_point(self) -> dict[str, Any]:
@@ -173,7 +219,7 @@ class TrainStep:
         """All forwards and backwards of this rank in step `step` (0-based). Nothing waits for a GPU.
 
         Returns:
-            Summed loss and number of correct slots of this rank: (2,) in float64, on the device.
+            Summed loss of this rank, and its counts (see Forward): (1 + n,) in float64, on the device.
         """
         self.model.train()
         set_training_groups(self.model, self.layout)
@@ -204,7 +250,7 @@ class TrainStep:
         with autocast(self.config, self.ranks.device):
             forward = self.objective.forward(self.module, inputs)
         loss_sum = self.backward(forward)
-        return torch.stack([loss_sum.double(), forward.num_correct().double()])
+        return torch.cat([loss_sum.double()[None], forward.counts().double()])
 
     def forward(self, batch: Any, *, step: int = 0, index: int = 0) -> Forward:
         """The forward alone, in the configured precision."""
@@ -249,7 +295,8 @@ class TrainStep:
 
 def set_training_groups(model: nn.Module, layout: Layout) -> None:
     """Let BN normalise over the statistics groups of the training geometry."""
-    group_clips = min(layout.geometry.group_clips, layout.geometry.clips_per_forward)
+    geometry = layout.geometry
+    group_clips = geometry.group_clips if geometry.groups_per_forward > 1 else None  # None: whatever is in a forward
     set_statistics_groups(model, group_clips=group_clips, process_group=layout.process_group)
 
 

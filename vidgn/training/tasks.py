@@ -40,9 +40,9 @@ class ClipForward:
         self._label_N = self._label_N.to(device, non_blocking=True)
         return F.cross_entropy(at_least_float32(self.logits_NK), self._label_N, reduction="sum")
 
-    def num_correct(self) -> Tensor:
-        """Clips whose label has the largest logit."""
-        return (self.logits_NK.detach().argmax(1) == self._label_N).sum()
+    def counts(self) -> Tensor:
+        """Clips whose label has the largest logit: (1,)."""
+        return (self.logits_NK.detach().argmax(1) == self._label_N).sum()[None]
 
 
 class ClipsTask:
@@ -87,6 +87,11 @@ class ClipsTask:
         return CURVE
 
     @property
+    def input_mean(self) -> tuple[float, ...]:
+        """What is subtracted from 0-255 RGB."""
+        return self.to_model.mean
+
+    @property
     def num_rows(self) -> int:
         """Videos of the training set."""
         return len(self.train_rows)
@@ -126,6 +131,10 @@ class ClipsTask:
             {"position": p, "id": i, "plan": vars(plan_for(data, self.config.seed, p, frames=self.config.frames))}
             for p, i in zip(batch.positions, batch.ids, strict=True)
         ]
+
+    def numbers(self, counts: list[float], slots: int) -> dict[str, float]:
+        """Percent of clips that were right."""
+        return {"top1": 100 * counts[0] / slots}
 
     def curve_point(self) -> dict[str, Any]:
         """Errors, loss and counts of the curve's own test."""

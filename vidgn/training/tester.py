@@ -67,6 +67,19 @@ class SplitScores:
         scores = [max(v.label_score, 1e-30) for v in self.videos if v.status == "ok"]
         return -sum(map(math.log, scores)) / max(1, len(scores))
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Of result.json: percent."""
+        return {"top1": self.top_percent(1), "top5": self.top_percent(TOP_K)}
+
+    def line(self) -> str:
+        """The same in words."""
+        return f"top-1 {self.top_percent(1):.2f} %, top-5 {self.top_percent(TOP_K):.2f} %"
+
+    def files(self) -> dict[str, str]:
+        """Ending and content of what is written of each video."""
+        return {".csv": self.csv()}
+
     def csv(self) -> str:
         """One line a video under a header with the fields of VideoScore."""
         text = io.StringIO()
@@ -227,10 +240,6 @@ def evaluate(
         tuple(s for _, s, _ in everything),
         tuple(f"{s.id}: {error}" for _, s, error in everything if error is not None),
     )
-
-
-def top_percents(scores: SplitScores) -> dict[str, float]:
-    return {"top1": scores.top_percent(1), "top5": scores.top_percent(TOP_K)}
 
 
 def _blocks(videos: Iterator[VideoViews], size: int) -> Iterator[list[VideoViews]]:

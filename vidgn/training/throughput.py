@@ -18,7 +18,7 @@ from vidgn.data.datasets.manifest import Manifest, read_manifest
 from vidgn.data.decode import open_video
 from vidgn.data.loading.batches import Batch, train_batches
 from vidgn.distributed.ranks import Ranks, choose_device
-from vidgn.errors import DecodeError
+from vidgn.errors import ConfigError, DecodeError
 from vidgn.geometry import choose_geometry
 from vidgn.processes import num_cores
 from vidgn.training.norm_kernels import choose_norm_kernels
@@ -57,6 +57,8 @@ def measure(config: Config, *, seconds: float, log: Callable[[str], None]) -> Th
         DecodeError: if too many of its videos can't be read.
         ConfigError: if the model can't be built.
     """
+    if config.model.detector:
+        raise ConfigError(f"model={config.model.name}: data bench reads clips; metrics.jsonl has a detector's clock")
     set_precision(config)
     rows = read_manifest(config.data, "train")
     device = choose_device(config, 0)

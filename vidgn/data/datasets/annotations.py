@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 from vidgn.config.schema import DataConfig
+from vidgn.data.datasets.coco import coco_labels, coco_listing
 from vidgn.data.datasets.folds import assign_folds, part_of
 from vidgn.data.datasets.listing import (
     FOLDER_NAMES,
@@ -339,5 +340,6 @@ _READERS: dict[str, _Readers] = {
     "imagenet": (_folders, _folder_labels),
     "frames": (_folders, _folder_labels),
     "synthetic": (_synthetic, _synthetic_labels),
+    "coco": (coco_listing, coco_labels),
     **dict.fromkeys(OFFICIAL, (_official, _official_labels)),
 }

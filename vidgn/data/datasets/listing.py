@@ -16,7 +16,8 @@ from vidgn.errors import ManifestError
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 OFFICIAL = ("ucf101", "hmdb51", "ssv2", "jester", "diving48", "activitynet", "epic")
-ANNOTATED = ("kinetics", "list", "csv", *OFFICIAL)  # formats whose labels stand in a file; else folders are the labels
+# formats whose labels stand in a file; else folders are the labels
+ANNOTATED = ("kinetics", "list", "csv", "coco", *OFFICIAL)
 
 _USUAL = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv"})
 _BROADCAST = frozenset({".ts", ".mts", ".m2ts", ".vob", ".mxf", ".dv", ".wtv", ".pva", ".m1v", ".m2v"})
@@ -57,7 +58,8 @@ class Listing:
     `segments`: (start, end) in `segment_unit` of the part of the file that a row is; None: all. Empty where all are.
     `unreadable`: ids that an index marks as not decodable, left out of training (a test counts them as wrong).
     `transcoded_as`: each way in which some were, as their manifest says; empty where none was.
-    `notes`: what is to be said of the annotation. `others`: a row's columns that are not read here, where asked for.
+    `content`: digest of what the annotation says beside labels. `notes`: what is to be said of the annotation.
+    `others`: a row's columns that are not read here, where asked for.
     """
 
     base: str
@@ -73,6 +75,7 @@ class Listing:
     transcoded_as: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     others: list[dict[str, str]] = field(default_factory=list)
+    content: str = ""
 
     def add(self, id: str, path: str, label: str) -> None:
         self.ids.append(id)

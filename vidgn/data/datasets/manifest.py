@@ -48,6 +48,7 @@ class Manifest:
         self.missing = tuple(listing.missing)
         self.unreadable = tuple(listing.unreadable)
         self.transcoded_as = tuple(listing.transcoded_as)
+        self.content = listing.content
         self._segment_unit = listing.segment_unit
         self._base = listing.base
         self._ids = _Strings(listing.ids)
@@ -81,6 +82,7 @@ class Manifest:
             segment_unit=self._segment_unit,
             unreadable=list(self.unreadable),
             transcoded_as=list(self.transcoded_as),
+            content=self.content,
         )
 
     def __len__(self) -> int:
@@ -101,7 +103,7 @@ class Manifest:
 
     def digest(self) -> str:
         """sha256 (hex) of the usable rows' ids and labels, in order; where the files lie does not enter."""
-        hasher = hashlib.sha256()
+        hasher = hashlib.sha256(self.content.encode())
         for index in range(len(self)):
             hasher.update(f"{self._ids[index]}\0{self._labels[index]}\n".encode("utf-8", "surrogateescape"))
         return hasher.hexdigest()

@@ -19,24 +19,15 @@ _TORCH_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBat
 _TORCH_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
-class _Axes(Norm):
-    """Any number of axes behind the channels up to three, as views of five; torch's files, which count batches."""
-
-    def forward(self, x: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        if x.dim() == 5:
-            return super().forward(x, residual, relu=relu)
-        if not 2 <= x.dim() <= 5:
-            raise ConfigError(f"a norm takes (N, C) and up to three axes more, not a tensor of shape {tuple(x.shape)}")
-        shape = (*x.shape[:2], *(1,) * (5 - x.dim()), *x.shape[2:])
-        given = None if residual is None else residual.reshape(shape)
-        return super().forward(x.reshape(shape), given, relu=relu).reshape(x.shape)
+class _ForOtherNetworks(Norm):
+    """What torch's norms have in a file and ours have not: a count of batches."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **keywords: Any) -> None:
         state_dict.pop(f"{prefix}num_batches_tracked", None)  # which only momentum=None needs
         super()._load_from_state_dict(state_dict, prefix, *arguments, **keywords)
 
 
-class GroupNorm3d(_Axes, ClipNorm):
+class GroupNorm3d(_ForOtherNetworks, ClipNorm):
     """`torch.nn.GroupNorm` by vidgn's kernels; statistics over (C/G, T, H, W) of each clip.
 
     Shape: (N, C, ...) -> same, up to three axes behind the channels.
@@ -59,7 +50,7 @@ class GroupNorm3d(_Axes, ClipNorm):
         super().__init__(num_channels, groups=num_groups, eps=eps)
 
 
-class BatchNorm3d(_Axes, BatchNorm):
+class BatchNorm3d(_ForOtherNetworks, BatchNorm):
     """`torch.nn.BatchNorm3d` by vidgn's kernels; with `group_clips` over groups of so many consecutive clips.
 
     A batch of 16 with `group_clips=4` is what four GPUs of 4 clips normalise by. Running statistics are updated in
@@ -102,7 +93,7 @@ class BatchNorm3d(_Axes, BatchNorm):
         self.running_var.lerp_((self.batch_var_GC.mean(0) * unbiased).to(self.running_var.dtype), self.momentum)
 
 
-class FrozenBatchNorm3d(_Axes, FrozenBatchNorm):
+class FrozenBatchNorm3d(_ForOtherNetworks, FrozenBatchNorm):
     """Running statistics and affine that are loaded and stay: one map for each channel."""
 
 

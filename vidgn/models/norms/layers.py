@@ -1,7 +1,8 @@
 """The norms of vidgn: one factory, six kinds, interchangeable in a network.
 
-Every kind takes (N, C, T, H, W) in contiguous or channels_last_3d format and gives the same shape, dtype and format;
-statistics, gamma and beta are float32 (float64 for float64 input) whatever the input is.
+Every kind takes (N, C, T, H, W) in contiguous or channels_last_3d format, or fewer axes behind the channels, which it
+sees as five, and gives the same shape, dtype and format; statistics, gamma and beta are float32 (float64 for float64
+input) whatever the input is.
 """
 
 import math
@@ -29,6 +30,30 @@ class Norm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        """Normalise; (N, C) and up to three axes more.
+
+        Raises:
+            ConfigError: for a tensor of other axes.
+        """
+        if x.numel() == 0:  # of which nothing is learnt: gradients are there, and zero
+            return self._of_nothing(x)
+        if x.dim() == 5:
+            return self._of_clips(x, residual, relu=relu)
+        if not 2 <= x.dim() <= 5:
+            raise ConfigError(f"a norm takes (N, C) and up to three axes more, not a tensor of shape {tuple(x.shape)}")
+        shape = (*x.shape[:2], *(1,) * (5 - x.dim()), *x.shape[2:])
+        given = None if residual is None else residual.reshape(shape)
+        return self._of_clips(x.reshape(shape), given, relu=relu).reshape(x.shape)
+
+    def _of_clips(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
+        """What a kind does with (N, C, T, H, W)."""
+        raise NotImplementedError
+
+    def _of_nothing(self, x: Tensor) -> Tensor:
+        """A tensor without elements, as the masks of images without objects are."""
+        return x + (0 * (self.weight.sum() + self.bias.sum())).to(x.dtype)
 
     def _normalise(
         self,
@@ -72,7 +97,7 @@ class ClipNorm(Norm):
         super().__init__(num_features, eps=eps)
         self.groups = groups
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    def _of_clips(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
         mean, var = batch_moments(x, rows=x.shape[0], groups=self.groups)
         return self._normalise(x, mean, var, residual, count=x.numel() // mean.numel(), relu=relu)
 
@@ -108,7 +133,7 @@ class BatchNorm(Norm):
         self.batch_var_GC: Tensor | None = None
         self.batch_count = 0
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    def _of_clips(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
         if not self.training:
             return self._apply_running(x, residual, relu=relu)
         rows = self._rows(x.shape[0])
@@ -116,6 +141,12 @@ class BatchNorm(Norm):
         count = x.numel() // mean.numel() * self.num_ranks
         self.batch_mean_GC, self.batch_var_GC, self.batch_count = mean, var, count
         return self._normalise(x, mean, var, residual, count=count, relu=relu, group_name=self.group_name)
+
+    def _of_nothing(self, x: Tensor) -> Tensor:
+        if self.training:  # running statistics stay as they are
+            self.batch_mean_GC, self.batch_var_GC = self.running_mean[None].clone(), self.running_var[None].clone()
+            self.batch_count = 0
+        return super()._of_nothing(x)
 
     def _apply_running(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
         return self._normalise(x, self.running_mean[None], self.running_var[None], residual, count=None, relu=relu)
@@ -147,7 +178,7 @@ class FrozenBatchNorm(BatchNorm):
         self.weight.requires_grad_(False)
         self.bias.requires_grad_(False)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    def _of_clips(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
         return self._apply_running(x, residual, relu=relu)
 
 

@@ -123,7 +123,7 @@ def model_keys(model: nn.Module) -> dict[str, str]:
 
 def _transfer(model: nn.Module, source: WeightsSource, *, std: Triple, pixels: Pixels) -> ImportReport:
     state, keys = model.state_dict(), model_keys(model)
-    classifier = _classifier_fate(source, state[keys["head.weight"]])
+    classifier = _classifier_fate(source, state[keys["head.weight"]] if "head.weight" in keys else None)
     statistics = _statistics_fate(source, keys, model)
     taken, kept, dropped, misfits, missing = [], [], list(source.dropped), [], []
     loaded: dict[str, torch.Tensor] = {}
@@ -147,9 +147,10 @@ def _transfer(model: nn.Module, source: WeightsSource, *, std: Triple, pixels: P
         elif not canonical.endswith(_COUNTER):
             missing.append(key)
     for canonical, name in source.keys.items():
-        if canonical in keys:
-            if canonical in _HEAD and classifier:
-                dropped.append((name, classifier))
+        if canonical in _HEAD and classifier:
+            dropped.append((name, classifier))
+        elif canonical in keys:
+            continue
         elif canonical.endswith(STATISTICS):
             dropped.append((name, "running statistics, of which this model's norm has none"))
         elif canonical.endswith(_COUNTER):
@@ -173,8 +174,10 @@ def _transfer(model: nn.Module, source: WeightsSource, *, std: Triple, pixels: P
     )
 
 
-def _classifier_fate(source: WeightsSource, weight: torch.Tensor) -> str:
+def _classifier_fate(source: WeightsSource, weight: torch.Tensor | None) -> str:
     """Why the model's classifier stays new; empty if the file's is taken."""
+    if weight is None:
+        return "a classifier, of which a detector has its own"
     present = [name for name in _HEAD if name in source.tensors]
     if not present:
         return "the file has no classifier: a new one"
@@ -288,7 +291,7 @@ def _warnings(
     padding = source.entry.pool1_padding
     if pool is not None and padding is not None and _three(pool.padding) != padding:
         lines.append(f"made for a pool1 padded by {padding}, this model pads by {_three(pool.padding)}: maps differ")
-    if classifier:
+    if classifier and "head.weight" in keys:
         lines.append(classifier)
     if source.metadata.get("trained_steps") == "0":
         lines.append("the weights are random: exported after 0 training steps")
