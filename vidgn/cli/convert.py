@@ -1,4 +1,4 @@
-"""`vidgn convert IN OUT`: weights of any known format into ours, or into pytorchvideo's."""
+"""`vidgn convert IN OUT`: weights of any known format into ours, pytorchvideo's or torchvision's."""
 
 import argparse
 import dataclasses
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from vidgn.config.schema import Config
     from vidgn.models.weights import Pixels, WeightsSource
 
-SUMMARY = "read weights of other libraries, write ours or pytorchvideo's"
+SUMMARY = "read weights of other libraries, write ours, pytorchvideo's or torchvision's"
 
 _EPILOG = """examples
   vidgn convert R-50-GN.pkl r50_gn.safetensors --norm gn            Detectron's, inflated into the paper's I3D
   vidgn convert resnet50-11ad3fa6.pth r50.safetensors --model resnet50     torchvision's, left an image network
   vidgn convert I3D_8x8_R50.pyth q.safetensors --classes k400.txt   pytorchvideo's or PySlowFast's
   vidgn convert runs/study/RUN out.pyth --to pytorchvideo
+  vidgn convert runs/imagenet/RUN out.pth --to torchvision      a state dict for torchvision.models.resnet50
 
 IN may be of torchvision, timm, Detectron, video-nonlocal-net, PySlowFast, pytorchvideo, mmaction2 or vidgn; its content
 tells, not its name. Pickles are read without being run. vidgn train weights=IN takes the same files directly.
@@ -34,8 +35,9 @@ def run(argv: list[str]) -> int:
         0.
     """
     arguments = _parser().parse_args(argv)
+    from vidgn.models import weights
     from vidgn.models.i3d import build_model
-    from vidgn.models.weights import load_file, load_weights, read_about, read_source, save_model, save_pytorchvideo
+    from vidgn.models.weights import load_file, load_weights, read_about, read_source
 
     out = Path(arguments.output)
     source = read_source(load_file(arguments.input))
@@ -50,7 +52,11 @@ def run(argv: list[str]) -> int:
     report = load_weights(model, source.file, std=config.data.std, pixels=_pixels(source, arguments))
     print("\n".join(report.lines(every=arguments.every)))
     steps = source.metadata.get("trained_steps", "")
-    save = save_pytorchvideo if arguments.to == "pytorchvideo" else save_model
+    save = {
+        "vidgn": weights.save_model,
+        "pytorchvideo": weights.save_pytorchvideo,
+        "torchvision": weights.save_torchvision,
+    }[arguments.to]
     try:
         save(
             model,
@@ -145,7 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("input", metavar="IN", help="a weights file of any known format, or a run's directory")
     parser.add_argument("output", metavar="OUT")
-    parser.add_argument("--to", choices=("vidgn", "pytorchvideo"), default="vidgn", help="what OUT is (default vidgn)")
+    parser.add_argument(
+        "--to", choices=("vidgn", "pytorchvideo", "torchvision"), default="vidgn", help="what OUT is (default vidgn)"
+    )
     parser.add_argument("--model", help="network of conf/model to put them in (default: by depth, i3d_r50 or the like)")
     parser.add_argument("--norm", choices=tuple(NORM_KINDS), help="(default: the norm of IN)")
     parser.add_argument("--frames", type=_positive, help="frames of a clip (default 32; 8 for i3d_r50_8x8)")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from vidgn.config.schema import Config
 from vidgn.report.read.run_state import RunStatus, duration, json_or_none, read_run_status
-from vidgn.report.show.status import top1_text
+from vidgn.report.show.status import result_text
 from vidgn.runs.progress import Progress
 
 _SECONDS_BETWEEN_LOOKS = 2.0
@@ -34,7 +34,7 @@ class SweepProgress:
             if status.state == "done" and config.run_dir not in self._ended:
                 self._ended.add(config.run_dir)
                 result = json_or_none(config.run_dir / "result.json") or {}
-                Progress.print(f"{config.run_dir}: {top1_text(result) if 'top1' in result else 'done'}")
+                Progress.print(f"{config.run_dir}: {result_text(result) or 'done'}")
         share = self._share(states)
         notes = [f"{sum(s.state == 'running' for s in states)} running", f"{100 * share:.0f} % of the work"]
         gained = share - self._begun_at

@@ -99,6 +99,7 @@ def score(rows: Manifest, path: str, detections: Sequence[ImageDetections]) -> D
         for key, value in zip(_STATISTICS, evaluated.stats, strict=False):
             numbers[f"{name}_{key}"] = 100 * float(value) if value >= 0 else float("nan")
         matches |= {f"{name}_{key}": array for key, array in _matches(evaluated).items()}
+        matches["ids"] = np.array(evaluated.params.imgIds, np.int64)
     # NaN is no number of json's: of sizes that no object has
     numbers = {key: value for key, value in numbers.items() if value == value}
     unreadable = tuple(f"{rows[d.index].id}: {d.error}" for d in detections if d.error is not None)

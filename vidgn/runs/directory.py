@@ -107,7 +107,7 @@ class RunDirectory:
         self._check_lock()
         self.retry_on_full_disk(lambda: metrics.write(dict(line)), "metrics.jsonl")
         if line["kind"] == "curve":
-            point = (line["top1_error_percent"], line["step"])
+            point = (_error(line), line["step"])
             self._best = min(self._best or point, point)
         if self._loggers is not None:
             self._loggers.write(line)
@@ -220,8 +220,12 @@ class RunDirectory:
 
 def best_curve_point(metrics: Path) -> tuple[float, int] | None:
     """(error, step) of the lowest validation error so far, the first of equals; None before the first point."""
-    points = ((line["top1_error_percent"], line["step"]) for line in lines_of(metrics, "curve"))
-    return min(points, default=None)
+    return min(((_error(line), line["step"]) for line in lines_of(metrics, "curve")), default=None)
+
+
+def _error(line: Mapping[str, Any]) -> float:
+    """What is lowest at the best point of a curve: of a detector, what is left to an AP of 100."""
+    return line["top1_error_percent"] if "top1_error_percent" in line else 100 - line["box_ap"]
 
 
 def claim(path: Path, identity: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ file whose names are understood, `transfer` puts weights into a model, `report` 
 
 from vidgn.models.weights.containers import WeightsFile
 from vidgn.models.weights.containers import read_file as load_file
-from vidgn.models.weights.export import read_about, save_model, save_pytorchvideo
+from vidgn.models.weights.export import read_about, save_model, save_pytorchvideo, save_torchvision
 from vidgn.models.weights.formats import FORMATS, Pixels
 from vidgn.models.weights.source import WeightsSource, read_source
 from vidgn.models.weights.transfer import ImportReport, load_weights
@@ -23,4 +23,5 @@ __all__ = [
     "read_source",
     "save_model",
     "save_pytorchvideo",
+    "save_torchvision",
 ]

@@ -16,7 +16,13 @@ from vidgn.config.build import build
 from vidgn.config.schema import Config, LaunchConfig
 from vidgn.errors import CheckpointError
 from vidgn.models.weights.containers import FORMAT_VERSION, WeightsFile, write_safetensors
-from vidgn.models.weights.formats import FORMATS, format_triple, parse_triple
+from vidgn.models.weights.formats import (
+    FORMATS,
+    TORCHVISION_PIXELS,
+    format_triple,
+    parse_triple,
+    torchvision_name,
+)
 from vidgn.models.weights.transfer import model_keys
 
 _NO_LAUNCH = LaunchConfig(
@@ -63,6 +69,33 @@ def save_pytorchvideo(model: nn.Module, path: str | os.PathLike[str], **about: U
         state[conv1] = (state[conv1].double() * ratio.view(1, 3, 1, 1, 1)).to(state[conv1].dtype)
     content = {"model_state": state, "vidgn": {**metadata, "input_std": format_triple(theirs)}}
     write_atomic(Path(path), lambda file: torch.save(content, file))
+
+
+def save_torchvision(model: nn.Module, path: str | os.PathLike[str], **about: Unpack[About]) -> None:
+    """A state dict with the names of torchvision's ResNets, put in place whole; of networks of images.
+
+    conv1 is rescaled to torchvision's std. The mean can't be folded in: see `input_mean` of the import's account.
+
+    Raises:
+        CheckpointError: for a network with kernels over time, which torchvision's do not have.
+    """
+    keys = model_keys(model)
+    state: dict[str, torch.Tensor] = {}
+    for canonical, key in keys.items():
+        tensor = model.state_dict()[key].detach().cpu()
+        if tensor.dim() == 5:
+            if tensor.shape[2] != 1:
+                raise CheckpointError(
+                    f"{key} is a kernel over {tensor.shape[2]} frames, and torchvision's ResNets take images: write "
+                    "--to pytorchvideo, or give --model resnet50 where the weights are those of an image network"
+                )
+            tensor = tensor[:, :, 0]
+        state[torchvision_name(canonical)] = tensor.contiguous().clone()
+    theirs, ours = TORCHVISION_PIXELS.std, about["config"].data.std
+    if ours != theirs:
+        ratio = torch.tensor(theirs, dtype=torch.float64) / torch.tensor(ours, dtype=torch.float64)
+        state["conv1.weight"] = (state["conv1.weight"].double() * ratio.view(1, 3, 1, 1)).to(torch.float32)
+    write_atomic(Path(path), lambda file: torch.save(state, file))
 
 
 def read_about(file: WeightsFile) -> tuple[Config, tuple[str, ...]]:

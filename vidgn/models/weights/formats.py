@@ -146,6 +146,20 @@ _PYTORCHVIDEO = (  # the number of a block is made a stage in `canonical_names`
 )
 
 
+def torchvision_name(canonical: str) -> str:
+    """The name that torchvision's ResNets have for a canonical one."""
+    part, _, rest = canonical.partition(".")
+    if part == "head":
+        return f"fc.{rest}"
+    if part == "stem":
+        return rest.replace("conv.", "conv1.").replace("norm.", "bn1.")
+    block, unit, kind, name = rest.split(".")
+    stage = f"layer{int(part[3:]) - 1}.{block}"
+    if unit == "shortcut":
+        return f"{stage}.downsample.{'0' if kind == 'conv' else '1'}.{name}"
+    return f"{stage}.{'conv' if kind == 'conv' else 'bn'}{'abc'.index(unit) + 1}.{name}"
+
+
 def canonical_names(entry: Format, keys: list[str]) -> dict[str, Named]:
     """The meaning of every key. pytorchvideo numbers its blocks, a pool among them counting as one: stages by rank."""
     named = {key: name_of(entry, key) for key in keys}
@@ -221,7 +235,7 @@ def format_triple(values: Sequence[float]) -> str:
     return ",".join(repr(float(v)) for v in values)
 
 
-_IMAGENET = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision, timm, mmaction2
+TORCHVISION_PIXELS = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # and timm's, mmaction2's
 _NLN = Pixels(
     (114.75, 114.75, 114.75), (57.375, 57.375, 57.375)
 )  # video-nonlocal-net, PySlowFast, pytorchvideo: 0.45 and 0.225 of [0, 1]
@@ -248,7 +262,7 @@ FORMATS: tuple[Format, ...] = (
         "mmaction2",
         lambda keys: "backbone.conv1.conv.weight" in keys,
         _MMACTION,
-        _IMAGENET,
+        TORCHVISION_PIXELS,
         pool1_padding=_PADDED,
         read_pixels=_from_preprocessor,
     ),
@@ -256,7 +270,7 @@ FORMATS: tuple[Format, ...] = (
         "torchvision/timm ResNet",
         lambda keys: {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(keys),
         _TORCHVISION,
-        _IMAGENET,
+        TORCHVISION_PIXELS,
         pool1_padding=_PADDED,
     ),
     Format(

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from vidgn.report.analyse.arms import Arm, Arms, Column, GroupSizes, arms_of, columns_of, groups_of, norms_of, run_of
+from vidgn.report.analyse.average_precision import compare_aps
 from vidgn.report.analyse.comparison import (
     align,
     differences_to_know,
@@ -16,6 +17,7 @@ from vidgn.report.analyse.comparison import (
     why_no_change,
     why_no_gap,
 )
+from vidgn.report.analyse.measures import MEASURES, Measure
 from vidgn.report.analyse.statistics import (
     LEVEL,
     GapInterval,
@@ -26,7 +28,7 @@ from vidgn.report.analyse.statistics import (
     over_seeds,
     paired_difference,
 )
-from vidgn.report.read.published import IMAGENET, KINETICS, Published, find
+from vidgn.report.read.published import Published, find
 from vidgn.report.read.run_state import metrics_fault
 from vidgn.report.read.study import Cell, Study
 
@@ -91,8 +93,10 @@ class Analysis:
     faults: tuple[str, ...] = field(default=())  # files that contradict each other
 
     @property
-    def is_imagenet(self) -> bool:
-        return any(c.is_imagenet for c in self.study.cells)
+    def measure(self) -> Measure:
+        """What the study's results are judged by, and their words."""
+        formats = {c.data_format for c in self.study.cells}
+        return next((MEASURES[name] for name in MEASURES if name in formats), MEASURES["video"])
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -101,12 +105,12 @@ class Analysis:
     @property
     def unit(self) -> str:
         """What a batch is made of."""
-        return "images" if self.is_imagenet else "clips"
+        return self.measure.unit
 
     @property
     def unit_tested(self) -> str:
         """What a test is made of."""
-        return "images" if self.is_imagenet else "videos"
+        return self.measure.unit_tested
 
     @property
     def num_classes(self) -> int | None:
@@ -115,12 +119,12 @@ class Analysis:
 
     @property
     def published(self) -> tuple[Published, ...]:
-        return IMAGENET if self.is_imagenet else KINETICS
+        return self.measure.published
 
     @property
     def matches_published_data(self) -> bool:
         """Whether this study's numbers may stand beside the published ones: as many classes, as far as it is known."""
-        return self.num_classes in (None, 1000 if self.is_imagenet else 400)
+        return self.num_classes in (None, self.measure.num_classes)
 
     def published_for(self, column: Column, norm: str) -> Published | None:
         """The published cell of a column, where net, geometry and data match."""
@@ -133,6 +137,7 @@ class Analysis:
             frames=column.frames,
             clips=column.clips_per_gpu,
             gpus=column.gpus,
+            tag=column.tag,
         )
 
 
@@ -225,11 +230,12 @@ def _measure(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], refuse
     runs = tuple(run_of(one) for one, _ in pairs)
     if not pairs:
         return Comparison(arm, baseline, runs, None, None, None, refused)
+    if arm.done[0].data_format == "coco":
+        return _measure_aps(arm, baseline, pairs, refused)
     outcomes = [_outcomes(one, other) for one, other in pairs]
     known = [o for o in outcomes if o is not None]
-    results = [(one.result or {}, other.result or {}) for one, other in pairs]
     if len(known) < len(pairs):
-        told = [(int(ours["num_videos"]), ours["top1"] - theirs["top1"]) for ours, theirs in results]
+        told = [(int((one.result or {})["num_videos"]), one.first - other.first) for one, other in pairs]
         by_seed = _by_seed(told, runs)
         why = "the scores of each video are not there, or none could be read by both"
         return Comparison(arm, baseline, runs, over_seeds(by_seed), None, None, refused, (), None, by_seed, why)
@@ -251,6 +257,19 @@ def _measure(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], refuse
     videos = paired_difference(mean_V[0], mean_V[1], discordant=discordant)
     interval = gap_interval([o.astype(np.int8) - t.astype(np.int8) for _, o, t in folds])
     return Comparison(arm, baseline, runs, points, videos, interval, refused, by_seed=by_seed)
+
+
+def _measure_aps(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], refused: tuple[str, ...]) -> Comparison:
+    """Of detectors: box AP, with its intervals over images."""
+    runs = tuple(run_of(one) for one, _ in pairs)
+    by_seed = _by_seed([(1, one.first - other.first) for one, other in pairs], runs)
+    found = [(one.matches(), other.matches()) for one, other in pairs]
+    known = [(one["box"], other["box"]) for one, other in found if one is not None and other is not None]
+    if len(known) < len(pairs) or any(not np.array_equal(one.ids, other.ids) for one, other in known):
+        why = "the matches of each image are not there, or of other images"
+        return Comparison(arm, baseline, runs, over_seeds(by_seed), None, None, refused, (), None, by_seed, why)
+    images, interval = compare_aps(known)
+    return Comparison(arm, baseline, runs, over_seeds(by_seed), images, interval, refused, by_seed=by_seed)
 
 
 def crossed_differences(gap: Comparison) -> list[np.ndarray]:

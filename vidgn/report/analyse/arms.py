@@ -1,6 +1,6 @@
 """Cells as the paper's table 8 lays them out: columns, and the arms in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidgn.config.norm_kinds import NORM_KINDS
@@ -39,14 +39,16 @@ class Arm:
         return tuple(sorted({c.fold for c in (*self.done, *self.open) if c.fold is not None}))
 
     @property
-    def top1(self) -> OverSeeds:
-        return over_seeds(self.values("top1"))
+    def first(self) -> OverSeeds:
+        """Top-1, of detectors box AP."""
+        return over_seeds(self.values(lambda cell: cell.first))
 
     @property
-    def top5(self) -> OverSeeds:
-        return over_seeds(self.values("top5"))
+    def second(self) -> OverSeeds:
+        """Top-5, of detectors mask AP."""
+        return over_seeds(self.values(lambda cell: cell.second))
 
-    def values(self, key: str) -> list[float]:
+    def values(self, of: Callable[[Cell], float]) -> list[float]:
         """One a seed; with folds their mean by videos, of seeds that have all folds (of what is there, if none has)."""
         seeds: dict[int, list[Cell]] = {}
         for cell in self.done:
@@ -54,9 +56,9 @@ class Arm:
         whole = [cells for cells in seeds.values() if len(cells) >= len(self.folds)]
         found = []
         for cells in whole or list(seeds.values()):
-            results = [c.result for c in cells if c.result]
-            videos = [int(r["num_videos"]) for r in results]
-            found.append(sum(n * float(r[key]) for n, r in zip(videos, results, strict=True)) / sum(videos))
+            videos = [int(c.result["num_videos"]) for c in cells if c.result]
+            told = [of(c) for c in cells if c.result]
+            found.append(sum(n * value for n, value in zip(videos, told, strict=True)) / sum(videos))
         return found
 
 

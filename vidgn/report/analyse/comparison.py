@@ -29,13 +29,21 @@ def why_no_gap(arm: Cell, baseline: Cell) -> list[str]:
     assert baseline.result is not None
     same_start = _weights(arm) == _weights(baseline)
     reasons = _differing_configs(arm, baseline) + _differing_starts(arm, baseline)
-    reasons += _differing_audits(arm.audit, baseline.audit, with_values=same_start)
+    reasons += _differing_audits(_audited(arm), _audited(baseline), with_values=same_start)
     digests = arm.result.get("plan_digest"), baseline.result.get("plan_digest")
     if None in digests:
         reasons.append("plan_digest is missing in result.json, so the same training clips can't be shown")
     elif digests[0] != digests[1]:
         reasons.append(f"the clips trained on (plan_digest {_short(digests[0])} / {_short(digests[1])})")
     return reasons + _differing_statistics(arm, baseline) + _differing_tests(arm, baseline) + _faults(arm, baseline)
+
+
+def _audited(cell: Cell) -> Mapping[str, Any] | None:
+    """The audit; of a detector with frozen BN, which has biases where others have norms, what is left without both."""
+    if cell.audit is None or cell.data_format != "coco":
+        return cell.audit
+    rows = [row for row in cell.audit.get("by_role", []) if not row["role"].startswith("norm")]
+    return {"by_role": [row for row in rows if row["role"] != "conv_bias"]}
 
 
 def _differing_starts(arm: Cell, baseline: Cell) -> list[str]:
@@ -84,6 +92,9 @@ def differences_to_know(arm: Cell, baseline: Cell) -> list[str]:
         if values[0] != values[1]:
             remarks.append(f"{what}: {names[0]} {values[0]}, {names[1]} {values[1]}")
 
+    norms = [(c.audit or {}).get("num_norms") for c in (arm, baseline)]
+    if arm.data_format == "coco" and norms[0] != norms[1]:
+        differ("norms, and biases where there is none", [str(n) for n in norms])
     weights = [_named(_weights(c)) for c in (arm, baseline)]
     if weights[0] != weights[1]:
         remarks.append(f"weights: {names[0]} starts from {weights[0]}, {names[1]} from {weights[1]}")

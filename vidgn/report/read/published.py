@@ -16,6 +16,7 @@ class Published:
     top1: float
     top5: float | None = None
     gpus: int = 8
+    tag: str | None = None  # of a row that another of the same net, norm and batch stands beside
 
 
 # Table 8: Kinetics-400 validation, ResNet-50 I3D, 30 views.
@@ -48,10 +49,32 @@ IMAGENET = (
 IMAGENET_TITLE = f"{SOURCE}, tables 1 and 2 and sec. 4.1: ImageNet validation error (%)"
 
 
+def _detection(model: str, norm: str, box_ap: float, mask_ap: float, tag: str | None = None) -> Published:
+    return Published(model, norm, 1, 2, box_ap, mask_ap, tag=tag)
+
+
+# Box and mask AP on COCO val2017. Tables 4 and 5 of the paper; the rows of other heads and lengths are from its
+# authors' projects/GN of Detectron. Without a tag: 180k steps ("2x") and, of the pyramid, the head 4conv1fc.
+COCO = (
+    _detection("mask_rcnn_r50_c4", "frozen_bn", 37.7, 32.8),
+    _detection("mask_rcnn_r50_c4", "gn", 38.8, 33.6),
+    _detection("mask_rcnn_r50_fpn", "frozen_bn", 38.8, 34.4),
+    _detection("mask_rcnn_r50_fpn", "gn", 40.3, 35.7),
+    _detection("mask_rcnn_r50_fpn", "frozen_bn", 38.6, 34.5, "2fc"),
+    _detection("mask_rcnn_r50_fpn", "frozen_bn", 38.9, 34.3, "3x"),
+    _detection("mask_rcnn_r50_fpn", "gn", 40.8, 36.1, "3x"),
+    _detection("mask_rcnn_r50_fpn", "gn", 39.5, 35.2, "scratch"),
+    _detection("mask_rcnn_r101_fpn", "gn", 41.8, 36.8),
+    _detection("mask_rcnn_r101_fpn", "gn", 42.3, 37.2, "3x"),
+)
+COCO_TITLE = f"{SOURCE}, tables 4 and 5: COCO val2017, box / mask AP"
+
+
 def find(
-    table: tuple[Published, ...], *, model: str, norm: str, frames: int, clips: int, gpus: int
+    table: tuple[Published, ...], *, model: str, norm: str, frames: int, clips: int, gpus: int, tag: str | None = None
 ) -> Published | None:
-    """The published cell of the same net, norm and geometry, or None."""
+    """The published cell of the same net, norm and geometry, or None; of tables with tags, of the same tag too."""
     wanted = (model, norm, frames, clips, gpus)
-    matches = (p for p in table if (p.model, p.norm, p.frames, p.clips_per_gpu, p.gpus) == wanted)
-    return next(matches, None)
+    matches = [p for p in table if (p.model, p.norm, p.frames, p.clips_per_gpu, p.gpus) == wanted]
+    is_tagged = any(p.tag for p in table)
+    return next((p for p in matches if not is_tagged or p.tag == tag), None)

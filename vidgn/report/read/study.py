@@ -18,9 +18,11 @@ from vidgn.config.schema import Config, full_tag
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.report.read.cost import Cost, read_cost
 from vidgn.report.read.history import PolicyChange, layout_changes, order_of_sums, policy_changes, read_starts
+from vidgn.report.read.matches import Matches, read_matches
 from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
 from vidgn.report.read.video_scores import VideoScores, read_videos
 
+HEADLINES = (("top1", "top5"), ("box_ap", "mask_ap"))  # keys of result.json: of a classifier, of a detector
 _ROUNDED = 0.006  # points: result.json may be rounded to 0.01
 
 
@@ -66,11 +68,36 @@ class Cell:
     @property
     def group_free(self) -> bool:
         """Whether how a step is divided among GPUs can't change this cell."""
-        return self.norm in NORM_KINDS and NORM_KINDS[self.norm].is_group_free
+        is_detector = bool(((self.config or {}).get("model") or {}).get("detector"))  # whose losses images share
+        return not is_detector and self.norm in NORM_KINDS and NORM_KINDS[self.norm].is_group_free
 
     @property
-    def is_imagenet(self) -> bool:
-        return bool(self.config) and (self.config or {}).get("data", {}).get("format") == "imagenet"
+    def data_format(self) -> str:
+        """`imagenet`, `coco` or another; empty where the configuration is not there."""
+        return str(((self.config or {}).get("data") or {}).get("format") or "")
+
+    @property
+    def headlines(self) -> tuple[str, str]:
+        """Keys of result.json: what a run is judged by, and what stands beside it."""
+        return HEADLINES[self.data_format == "coco"]
+
+    @property
+    def first(self) -> float:
+        """Top-1, of a detector box AP; percent."""
+        return float((self.result or {})[self.headlines[0]])
+
+    @property
+    def second(self) -> float:
+        """Top-5, of a detector mask AP; percent."""
+        return float((self.result or {})[self.headlines[1]])
+
+    def matches(self) -> dict[str, Matches] | None:
+        """Of a detector's configured test; None if the file is not there."""
+        path = self.directory / "tests" / f"{self.test_name}.npz"
+        try:
+            return read_matches(path, path.stat().st_mtime_ns)
+        except OSError:
+            return None
 
     def class_names(self) -> tuple[str, ...]:
         """In label order; none where the run has not kept them."""
@@ -115,6 +142,8 @@ class Cell:
         """Points of the validation curve, by step; of a step written twice the later one."""
         points = {}
         for line in lines_of(self.directory / "metrics.jsonl", "curve"):
+            if "top1_error_percent" not in line:  # of a detector
+                continue
             points[line["step"]] = CurvePoint(line["step"], line["epoch"], line["top1_error_percent"])
         return tuple(points[step] for step in sorted(points))
 
@@ -141,7 +170,7 @@ class Cell:
         if self.only is not None:
             return {}
         found = {p.stem: json_or_none(p) for p in sorted((self.directory / "tests").glob("*.json"))}
-        return {name: r for name, r in found.items() if isinstance(r, Mapping) and "top1" in r}
+        return {name: r for name, r in found.items() if isinstance(r, Mapping) and self.headlines[0] in r}
 
     def experiment(self) -> dict[str, Any] | None:
         """Flat keys that can change a result, as a fingerprint takes them: identity.json, else config.yaml.

@@ -13,8 +13,6 @@ from vidgn.report.read.study import Cell
 FORMAT_VERSION = 2
 
 _FROM_RESULT = (
-    "top1",
-    "top5",
     "num_videos",
     "num_unreadable",
     "num_missing",
@@ -67,16 +65,17 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "steps_total": cell.progress.steps_total,
         "error": cell.progress.error,
     }
-    return entry | ({k: cell.result.get(k) for k in _FROM_RESULT} if cell.result else {})
+    return entry | ({k: cell.result.get(k) for k in (*cell.headlines, *_FROM_RESULT)} if cell.result else {})
 
 
 def _column(analysis: Analysis, column: Column) -> dict[str, Any]:
+    first, second = analysis.measure.keys
     arms = {n: _arm(analysis.arms[column, n]) for n in analysis.norms if (column, n) in analysis.arms}
     beside = {n: analysis.published_for(column, n) for n in analysis.norms}
     return {
         **asdict(column),
         "arms": arms,
-        "published": {n: {"top1": p.top1, "top5": p.top5} for n, p in beside.items() if p},
+        "published": {n: {first: p.top1, second: p.top5} for n, p in beside.items() if p},
     }
 
 
@@ -86,7 +85,10 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "served_by": [c.run_name for c in arm.borrowed],
         "open": [c.run_name for c in arm.open],
     }
-    return entry | ({"top1": asdict(arm.top1), "top5": asdict(arm.top5)} if arm.done else {})
+    if arm.done:
+        first, second = arm.done[0].headlines
+        entry |= {first: asdict(arm.first), second: asdict(arm.second)}
+    return entry
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:

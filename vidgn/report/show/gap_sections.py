@@ -9,7 +9,7 @@ from vidgn.report.show.tables import Table
 def gap_table(analysis: Analysis) -> Table | None:
     """Every arm against the baseline, a row a column."""
     gaps = [g for g in analysis.gaps if g.is_gap]
-    title = f"Gap to {analysis.baseline}: top-1 {'error' if analysis.is_imagenet else 'accuracy'}, points"
+    title = f"Gap to {analysis.baseline}: {analysis.measure.name}, points"
     return Table.of("gaps", title, _gap_header(), [_gap_row(analysis, g) for g in gaps]) if gaps else None
 
 
@@ -73,8 +73,8 @@ def change_table(analysis: Analysis) -> Table | None:
             rows.append([c.arm.norm, *net, at, against, points, _interval(analysis, c), these, deviation])
     net = ["net"] if with_model else []
     header = ["norm", *net, "at", "against", "change", "95 % interval", "these networks", "over seeds"]
-    what = "error" if analysis.is_imagenet else "accuracy"
-    return Table.of("changes", f"What the smaller batch changes: top-1 {what}, points", header, rows) if rows else None
+    title = f"What the smaller batch changes: {analysis.measure.name}, points"
+    return Table.of("changes", title, header, rows) if rows else None
 
 
 def change_section(analysis: Analysis) -> str:
@@ -122,7 +122,7 @@ def _interval(analysis: Analysis, gap: Comparison) -> str:
     """Over videos and runs."""
     if gap.interval is None:
         return "1 seed: none" if gap.videos is not None else "?"
-    sign = -1 if analysis.is_imagenet else 1
+    sign = analysis.measure.sign
     low, high = sorted((sign * gap.interval.low, sign * gap.interval.high))
     return interval(low, high)
 
@@ -130,7 +130,7 @@ def _interval(analysis: Analysis, gap: Comparison) -> str:
 def _difference(analysis: Analysis, comparison: Comparison) -> list[str]:
     """Points, interval over videos, mean and deviation over seeds."""
     assert comparison.points is not None
-    sign = -1 if analysis.is_imagenet else 1
+    sign = analysis.measure.sign
     points, videos = comparison.points, comparison.videos
     low, high = sorted((sign * videos.low, sign * videos.high)) if videos else (0.0, 0.0)
     deviation = "1 seed" if points.deviation is None else f"± {points.deviation:.1f} ({points.num_seeds} seeds)"
@@ -170,10 +170,10 @@ def _for_several(gaps: list[Comparison]) -> str:
 def _verdict(analysis: Analysis, gap: Comparison) -> str:
     assert gap.points is not None
     where = column_name(gap.arm.column, unit=analysis.unit, with_model=len(analysis.models) > 1)
-    better = (gap.points.mean > 0) ^ analysis.is_imagenet  # images: in error, where less is better
+    better = (gap.points.mean > 0) ^ analysis.measure.is_error  # where less is better
     arm, baseline = gap.arm.norm, gap.baseline.norm
     measured = f"{arm} is {abs(gap.points.mean):.1f} points {'above' if better else 'below'} {baseline}"
-    if analysis.is_imagenet:
+    if analysis.measure.is_error:
         measured = f"the error of {measured}'s"
     match gap.state:
         case "apart":

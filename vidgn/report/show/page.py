@@ -64,6 +64,7 @@ def page_html(
     _add_pictures(shown, pictures)
     return _render(
         title=f"Study {analysis.study.name}",
+        measure=analysis.measure,
         counts=run_counts(analysis).partition("\n")[0],
         verdicts=_verdicts(analysis),
         summary=sections.summary(analysis),
@@ -108,6 +109,7 @@ def run_page_html(
     _add_pictures(shown, pictures)
     return _render(
         title=cell.run_name,
+        measure=analysis.measure,
         counts=run_counts(analysis).partition("\n")[0],
         verdicts=[],
         summary="",
@@ -168,9 +170,8 @@ def _render(**context: Any) -> str:
 
 def _verdicts(analysis: Analysis) -> list[dict[str, str]]:
     shown = [g for g in analysis.gaps if g.is_gap]
-    kinds = {"apart": "apart"}
     found = [
-        {"kind": kinds.get(g.state, ""), "text": text}
+        {"kind": "apart" if g.state == "apart" else "", "text": text}
         for g, text in zip(shown, gap_sections.verdicts(analysis), strict=True)
     ]
     for where, verdict, why in gap_sections.refusals(analysis):
@@ -180,7 +181,10 @@ def _verdicts(analysis: Analysis) -> list[dict[str, str]]:
 
 def _run(cell: Cell, folder: str = "") -> dict[str, str]:
     result = cell.result or {}
-    shown = {name: f"{result[name]:.2f}" if name in result else "" for name in ("top1", "top5")}
+    shown = {
+        name: f"{result[key]:.2f}" if key in result else ""
+        for name, key in zip(("first", "second"), cell.headlines, strict=True)
+    }
     return {"name": cell.run_name, "href": f"{folder}{quote(cell.run_name)}/", "state": cell.state, **shown}
 
 
@@ -196,13 +200,13 @@ def origins_of(analysis: Analysis) -> list[tuple[Comparison, Origin]]:
 
 
 def _class_table(analysis: Analysis, gap: Comparison, origin: Origin, place: int) -> Table:
-    sign = -1 if analysis.is_imagenet else 1
+    sign = analysis.measure.sign
     shown = [
         [
             row.name,
             str(row.num_videos),
-            f"{_side(analysis, row.arm):.1f}",
-            f"{_side(analysis, row.baseline):.1f}",
+            f"{analysis.measure.shown(row.arm):.1f}",
+            f"{analysis.measure.shown(row.baseline):.1f}",
             signed(sign * row.points),
             "" if math.isnan(row.low) else f"± {(row.high - row.low) / 2:.1f}",
             f"{row.won:.1f}",
@@ -214,13 +218,9 @@ def _class_table(analysis: Analysis, gap: Comparison, origin: Origin, place: int
     return Table.of(f"classes_{place}", f"Per class: {_name(analysis, gap)}", header, shown)
 
 
-def _side(analysis: Analysis, accuracy: float) -> float:
-    return 100 - accuracy if analysis.is_imagenet else accuracy
-
-
 def _origin(analysis: Analysis, gap: Comparison, origin: Origin, place: int) -> dict[str, Any]:
     arm, baseline = gap.arm.norm, gap.baseline.norm
-    means = [_side(analysis, value) for value in origin.mean_class]
+    means = [analysis.measure.shown(value) for value in origin.mean_class]
     text = f"Mean over classes: {arm} {means[0]:.1f}, {baseline} {means[1]:.1f} %."
     if origin.absent:
         text += f" Classes without one of the tested {analysis.unit_tested}: {', '.join(origin.absent)}."
@@ -277,7 +277,7 @@ def _split(analysis: Analysis) -> str:
         names = {kind: f"{cell.result['views']}-{kind}" for kind in ("precise", "ema", "batch")}
         tests = cell.tests()  # of the run's own data and steps: others have more in their names
         if {names["precise"], names["batch"]} <= tests.keys():
-            told = [f"{kind} {tests[name]['top1']:.1f}" for kind, name in names.items() if name in tests]
+            told = [f"{kind} {tests[name][cell.headlines[0]]:.1f}" for kind, name in names.items() if name in tests]
             found.append(f"{cell.run_name}: {', '.join(told)}")
     if not found:
         return ""

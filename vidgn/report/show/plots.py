@@ -89,7 +89,7 @@ def curves(analysis: Analysis) -> Figure | None:
         ax.set_xlabel("epoch")
         ax.grid(alpha=0.25)
         ax.label_outer()
-    figure.supylabel("validation error, 1 " + ("image" if analysis.is_imagenet else "clip") + " (%)")
+    figure.supylabel(f"validation error, 1 {analysis.unit[:-1]} (%)")
     bottom, top = axes.flat[0].get_ylim()  # shared by all panels
     axes.flat[0].set_ylim(max(0.0, bottom), min(100.0, top))
     axes.flat[0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -147,9 +147,8 @@ def gaps(analysis: Analysis) -> Figure | None:
         ha="center" if len(columns) <= 8 else "right",
     )
     ax.set_xlim(-0.6, len(columns) - 0.4)
-    ax.set_xlabel(("images" if analysis.is_imagenet else "frames, clips") + "/GPU × GPUs")
-    what = "error" if analysis.is_imagenet else "accuracy"
-    ax.set_ylabel(f"gap to {analysis.baseline}, top-1 {what} (points)")
+    ax.set_xlabel(("images" if analysis.unit == "images" else "frames, clips") + "/GPU × GPUs")
+    ax.set_ylabel(f"gap to {analysis.baseline}, {analysis.measure.name} (points)")
     level, tested = f"{100 * LEVEL:.0f} %", analysis.unit_tested
     ax.plot([], [], color=GREY, linewidth=4, alpha=0.45, label=f"{level}, these networks\n(choice of {tested})")
     if any(g.interval is not None for g in found):
@@ -184,9 +183,9 @@ def batches(analysis: Analysis) -> Figure | None:
             ours = {c.clips_per_gpu: a for c in columns if (a := analysis.arms.get((c, norm))) and a.done}
             published = {c.clips_per_gpu: p for c in columns if (p := analysis.published_for(c, norm))}
             style = {"color": _of(COLOURS, i), "marker": _of(MARKERS, i)}
-            spread = [a.top1.deviation or 0.0 for a in ours.values()]
+            spread = [a.first.deviation or 0.0 for a in ours.values()]
             bars = spread if any(spread) else None  # none where all have one seed
-            ax.errorbar(list(ours), [100 - a.top1.mean for a in ours.values()], bars, label=norm, capsize=2, **style)
+            ax.errorbar(list(ours), [100 - a.first.mean for a in ours.values()], bars, label=norm, capsize=2, **style)
             if published:
                 errors = [100 - p.top1 for p in published.values()]
                 ax.plot(list(published), errors, linestyle=":", fillstyle="none", label=f"{norm}, {SOURCE}", **style)
@@ -206,7 +205,8 @@ def _batch_panels(analysis: Analysis) -> dict[str, list[Column]]:
     """Title -> columns, large batches first, of every series of three batch sizes or more with a result in it."""
     series: dict[str, list[Column]] = {}
     for c in analysis.columns:
-        name = c.model + ("" if analysis.is_imagenet else f", {c.frames} frames") + (f" [{c.tag}]" if c.tag else "")
+        clip = "" if analysis.unit == "images" else f", {c.frames} frames"
+        name = c.model + clip + (f" [{c.tag}]" if c.tag else "")
         series.setdefault(f"{name}\n{plural(c.gpus, 'GPU')}", []).append(c)
         series.setdefault(f"{name}\nstep of {c.slots_per_step} {analysis.unit}", []).append(c)
     measured = {c for (c, _), arm in analysis.arms.items() if arm.done}
@@ -254,7 +254,7 @@ def _of(values: Sequence[str], i: int) -> str:
 
 def _draw_gap(ax: Axes, analysis: Analysis, gap: Comparison, x: float, colour: str, marker: str) -> None:
     assert gap.points is not None
-    sign = -1 if analysis.is_imagenet else 1  # images are shown in error, as in the table
+    sign = analysis.measure.sign
     if gap.interval is not None:
         seen = gap.interval.detectable
         ax.fill_between([x - 0.14, x + 0.14], -seen, seen, color=GREY, alpha=0.15, linewidth=0)

@@ -13,7 +13,7 @@ def cost_table(cells: Sequence[Cell]) -> Table | None:
         cost = cell.cost()
         if cost is None:
             continue
-        top1 = f"{cell.result['top1'] / cost.hours:,.1f}" if cell.result else ""
+        top1 = f"{cell.first / cost.hours:,.1f}" if cell.result else ""
         rows.append(
             [
                 cell.run_name,

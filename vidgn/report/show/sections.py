@@ -21,15 +21,15 @@ def summary(analysis: Analysis) -> str:
         shorter = [c for c, n in analysis.arms if n == norm and c.frames < column.frames and _but_frames(c, column)]
         base = analysis.arms[min(shorter, key=lambda c: c.frames), norm] if shorter else None
         if arm.done and base is not None and base.done:
-            longer.setdefault(norm, []).append(arm.top1.mean - base.top1.mean)
+            longer.setdefault(norm, []).append(arm.first.mean - base.first.mean)
     what = {f"fewer {analysis.unit}/GPU": smaller, "longer clips": longer}
     told = [f"with {words} {_ranges(analysis, by_norm)}" for words, by_norm in what.items() if by_norm]
     if len(analysis.norms) < 2 or not told:
         return ""
     seeds = len({c.seed for c in analysis.study.cells if c.result})
     runs = sum(c.result is not None for c in analysis.study.cells)
-    kind = "error" if analysis.is_imagenet else "accuracy"
-    return f"Seen in {plural(runs, 'run')} ({plural(seeds, 'seed')}), top-1 {kind} in points: {'; '.join(told)}."
+    where = f"{plural(runs, 'run')} ({plural(seeds, 'seed')})"
+    return f"Seen in {where}, {analysis.measure.name} in points: {'; '.join(told)}."
 
 
 def _but_frames(column: Column, other: Column) -> bool:
@@ -39,7 +39,7 @@ def _but_frames(column: Column, other: Column) -> bool:
 
 def _ranges(analysis: Analysis, by_norm: dict[str, list[float]]) -> str:
     """`bn −12.8 to −6.5, gn +0.2 to +2.0`."""
-    sign = -1 if analysis.is_imagenet else 1
+    sign = analysis.measure.sign
     ranges = {norm: sorted(sign * points for points in found) for norm, found in by_norm.items()}
     return ", ".join(
         f"{norm} {' to '.join(dict.fromkeys(signed(p) for p in (points[0], points[-1])))}"
@@ -77,7 +77,7 @@ def group_tables(analysis: Analysis) -> list[Table]:
         rows = [[norm, *(_accuracy(analysis, by_size.get(s)) for s in g.sizes)] for norm, by_size in g.arms.items()]
         tag = f" [{g.tag}]" if g.tag else ""
         items = analysis.unit
-        clip = "" if analysis.is_imagenet else f", {g.frames} frames"
+        clip = "" if analysis.unit == "images" else f", {g.frames} frames"
         header = [f"{g.model}{clip}{tag}", *(f"{s} {items}/GPU × {g.slots_per_step // s}" for s in g.sizes)]
         found.append(Table.of(f"groups_{place}", f"Step of {g.slots_per_step} {items}", header, rows))
     return found
@@ -103,13 +103,14 @@ def test_table(analysis: Analysis) -> Table | None:
     configured = {c.test_name for c in cells}
     if len(names) <= len(configured) and all(len(of_run) <= 1 for of_run in tests.values()):
         return None
+    first = analysis.measure.keys[0]
     rows = [
-        [c.run_name, *(f"{_top(analysis, t[n]['top1']):.1f}" if n in t else "" for n in names)]
+        [c.run_name, *(f"{analysis.measure.shown(t[n][first]):.1f}" if n in t else "" for n in names)]
         for c in cells
         if (t := tests[c.run_name])
     ]
-    what = "error" if analysis.is_imagenet else "accuracy"
-    return Table.of("tests", f"Other tests: top-1 {what} (%), by views and statistics at test", ["run", *names], rows)
+    title = f"Other tests: {analysis.measure.name} (%), by views and statistics at test"
+    return Table.of("tests", title, ["run", *names], rows)
 
 
 def test_section(analysis: Analysis) -> str:
@@ -130,13 +131,13 @@ def reference_section(analysis: Analysis) -> str:
         norms = list(dict.fromkeys(p.norm for p in cells))
         header = [model, *(column_name(c, unit=analysis.unit) for c in columns)]
         parts.append(table(header, [[n, *(_published(analysis, found.get((c, n))) for c in columns)] for n in norms]))
-    title = published.IMAGENET_TITLE if analysis.is_imagenet else published.KINETICS_TITLE
+    title = analysis.measure.published_title
     why = "For reference: another net, geometry or data set than this study's, so not beside its cells."
     return f"## {title}\n\n{why}\n\n" + "\n\n".join(parts)
 
 
 def _accuracy_title(analysis: Analysis, model: str) -> str:
-    what = "Validation error (%)" if analysis.is_imagenet else "Top-1 / top-5 accuracy (%)"
+    what = analysis.measure.title
     results = [c.result for c in analysis.study.cells if c.result and c.model == model]
     tests = {f"{plural(int(r['num_videos']), analysis.unit_tested[:-1])}, views {r['views']}" for r in results}
     statistics = {str(r["bn_stats"]) for r in results if r.get("bn_stats")}
@@ -160,21 +161,17 @@ def _accuracy(analysis: Analysis, arm: Arm | None) -> str:
 
 
 def _shown(analysis: Analysis, arm: Arm) -> str:
-    if not analysis.is_imagenet:
-        return f"{percent(arm.top1)} / {percent(arm.top5)}"
-    return percent(over_seeds([100 - top1 for top1 in arm.values("top1")]))
+    if not analysis.measure.is_error:
+        return f"{percent(arm.first)} / {percent(arm.second)}"
+    return percent(over_seeds([100 - first for first in arm.values(lambda cell: cell.first)]))
 
 
 def _published(analysis: Analysis, cell: published.Published | None) -> str:
     if cell is None:
         return ""
-    if analysis.is_imagenet:
+    if analysis.measure.is_error:
         return f"{100 - cell.top1:.1f}"
     return f"{cell.top1:.1f} / {cell.top5:.1f}"
-
-
-def _top(analysis: Analysis, accuracy: float) -> float:
-    return 100 - accuracy if analysis.is_imagenet else accuracy
 
 
 def accuracy_notes(analysis: Analysis) -> list[str]:
@@ -193,10 +190,10 @@ def accuracy_notes(analysis: Analysis) -> list[str]:
         notes.append(f"Judged by the videos named in a list alone: of its {named} names, {found} were tested.")
     if ways := {str(way) for c in analysis.study.cells if c.result for way in c.result.get("transcoded_as") or ()}:
         notes.append(f"Videos were transcoded: {'; '.join(sorted(ways))}.")
-    if analysis.num_classes:
+    if analysis.num_classes and analysis.measure.has_chance:
         chance = 100 / analysis.num_classes
         notes.append(
-            f"Chance is {_top(analysis, chance):.1f} % ({analysis.num_classes} classes).{_at_chance(analysis)}"
+            f"Chance is {analysis.measure.shown(chance):.1f} % ({analysis.num_classes} classes).{_at_chance(analysis)}"
         )
     return notes
 
@@ -208,7 +205,7 @@ def _at_chance(analysis: Analysis) -> str:
     for cell in analysis.study.cells:
         if cell.result:
             num_videos = int(cell.result["num_videos"])
-            low, _ = wilson_interval(round(cell.result["top1"] * num_videos / 100), num_videos)
+            low, _ = wilson_interval(round(cell.first * num_videos / 100), num_videos)
             if low <= 1 / analysis.num_classes:
                 names.append(cell.run_name)
     if len(names) > 1 and len(names) == sum(c.result is not None for c in analysis.study.cells):

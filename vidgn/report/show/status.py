@@ -35,7 +35,7 @@ def status_json(study: Study) -> dict[str, object]:
                 "clips_per_second": p.clips_per_second,
                 "seconds_left": p.seconds_left,
                 "data_wait_fraction": p.data_wait_fraction,
-                "top1": c.result["top1"] if c.result else None,
+                c.headlines[0]: c.first if c.result else None,
                 "error": p.error,
                 "remark": p.remark,
                 "num_skipped": c.result.get("num_skipped") if c.result else None,
@@ -51,7 +51,7 @@ def describe(cell: Cell) -> str:
     p = cell.progress
     match p.state:
         case "done":
-            return top1_text(cell.result) if cell.result else "result.json is not whole"
+            return result_text(cell.result) if cell.result else "result.json is not whole"
         case "refused":
             return str(p.error)
         case "failed":
@@ -72,10 +72,16 @@ def describe(cell: Cell) -> str:
             return ""
 
 
-def top1_text(result: Mapping[str, Any]) -> str:
-    """The result of a run in a few words; what was left out of its training is one of them."""
+def result_text(result: Mapping[str, Any]) -> str:
+    """The result of a run in a few words, what was left out of its training among them; empty where it has none."""
     skipped = int(result.get("num_skipped") or 0)
-    return f"top-1 {result['top1']:.1f} %" + (f", {plural(skipped, 'step')} skipped as not finite" if skipped else "")
+    if "box_ap" in result:
+        told = f"box AP {result['box_ap']:.1f}, mask AP {result['mask_ap']:.1f}"
+    elif "top1" in result:
+        told = f"top-1 {result['top1']:.1f} %"
+    else:
+        return ""
+    return told + (f", {plural(skipped, 'step')} skipped as not finite" if skipped else "")
 
 
 def run_counts(analysis: Analysis) -> str:
