@@ -114,7 +114,8 @@ def read_about(file: WeightsFile) -> tuple[Config, tuple[str, ...]]:
 
 def _without_places(config: Config) -> Config:
     """The bytes of a file must not depend on where it was made, nor on how many processes made it."""
-    data = dataclasses.replace(config.data, root=None, train=None, val=None, classes=None)
+    here = {"root": None, "train": None, "val": None, "classes": None, "workers": 0, "cache_gb": 0.0, "cache": None}
+    data = dataclasses.replace(config.data, **here)
     weights = None if config.weights is None else os.path.basename(config.weights)
     return dataclasses.replace(config, runs_dir="runs", weights=weights, data=data, launch=_NO_LAUNCH)
 

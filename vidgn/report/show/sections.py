@@ -126,8 +126,8 @@ def reference_section(analysis: Analysis) -> str:
     parts = []
     for model in dict.fromkeys(p.model for p in analysis.published):
         cells = [p for p in analysis.published if p.model == model]
-        columns = list(dict.fromkeys(Column(p.model, p.frames, p.clips_per_gpu, p.gpus) for p in cells))
-        found = {(Column(p.model, p.frames, p.clips_per_gpu, p.gpus), p.norm): p for p in cells}
+        columns = list(dict.fromkeys(Column(p.model, p.frames, p.clips_per_gpu, p.gpus, p.tag) for p in cells))
+        found = {(Column(p.model, p.frames, p.clips_per_gpu, p.gpus, p.tag), p.norm): p for p in cells}
         norms = list(dict.fromkeys(p.norm for p in cells))
         header = [model, *(column_name(c, unit=analysis.unit) for c in columns)]
         parts.append(table(header, [[n, *(_published(analysis, found.get((c, n))) for c in columns)] for n in norms]))

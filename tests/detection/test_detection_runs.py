@@ -1,0 +1,259 @@
+"""Detectors through the command line: any number of processes, kills, a sweep and its report, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.detection.small_detector import SMALL_COCO, write_coco
+from vidgn.cli.main import main
+from vidgn.config.compose import load_config
+from vidgn.models.weights.containers import read_file
+
+TRAIN = [
+    "train",
+    *SMALL_COCO,
+    "norm=gn",
+    "model.freeze_at=0",
+    "model.head_channels=16",
+    "model.head_features=32",
+    "trainer.max_steps=4",
+    "trainer.epochs=100",
+    "trainer.checkpoint_steps=1",
+    "trainer.eval_every=0",
+    "trainer.device=cpu",
+    "launch.threads=1",
+    "loggers=[]",
+    "study=s",
+]
+RUN = Path("runs/s/mask_rcnn_tiny_fpn_1f_2x2_gn_s0")
+RESULT = ("model.safetensors", "result.json", "tests/coco-none.detections.json", "tests/coco-none.npz")
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_coco(tmp_path / "set")
+
+
+def result_bytes(run):
+    return {name: (run / name).read_bytes() for name in RESULT}
+
+
+def lines_of(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "clock"} for line in lines]
+
+
+def test_one_and_two_processes_end_in_the_same_bytes(data):
+    found = []
+    for processes, workers in ((1, 0), (2, 2)):
+        more = [f"runs_dir=runs{processes}", f"launch.nproc_per_node={processes}", f"data.workers={workers}"]
+        assert main([*TRAIN, *data, *more]) == 0
+        run = Path(f"runs{processes}") / RUN.relative_to("runs")
+        found.append((result_bytes(run), lines_of(run)))
+    assert found[0] == found[1]
+    line = found[0][1][-1]
+    parts = [line[f"loss_{name}"] for name in ("classifier", "box_reg", "mask", "objectness", "rpn_box_reg")]
+    assert line["loss"] == pytest.approx(sum(parts), rel=1e-6)
+    assert 0 <= line["top1_boxes"] <= 100
+
+
+@pytest.mark.parametrize("norm", ["bn", "frozen_bn", "ln", "in"])
+def test_other_norms_train_and_test(data, norm, tmp_path):
+    more = [f"norm={norm}", "trainer.max_steps=2", "bn_stats_steps=2"]
+    if norm == "frozen_bn":  # of weights that were trained with BN
+        write_classes(tmp_path)
+        assert main(["train", *IMAGENET, "norm=bn"]) == 0
+        more += ["weights=runs/i/resnet_tiny_1f_4x2_bn_s0", "model.freeze_at=2"]
+    assert main([*TRAIN, *data, *more]) == 0
+    (result,) = Path("runs/s").glob("*/result.json")
+    found = json.loads(result.read_text())
+    assert found["bn_stats"] == ("precise" if norm == "bn" else None)
+    assert 0 <= found["box_ap"] <= 100
+
+
+def test_precise_statistics_are_the_same_on_two_processes(data):
+    found = []
+    for processes in (1, 2):
+        more = ["norm=bn", "bn_stats_steps=2", "trainer.max_steps=1", f"launch.nproc_per_node={processes}"]
+        assert main([*TRAIN, *data, *more, f"runs_dir=runs{processes}"]) == 0
+        (model,) = Path(f"runs{processes}/s").glob("*/model.safetensors")
+        found.append(read_file(model).tensors)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    moved = [name for name in found[0] if name.endswith("running_mean") and "mask_head" in name]
+    assert moved
+    assert all(found[0][name].abs().sum() > 0 for name in moved)
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(data):
+    assert main([*TRAIN, *data, "runs_dir=whole"]) == 0
+    for step in (1, 3):
+        started = subprocess.Popen([sys.executable, "-m", "vidgn", *TRAIN, *data], start_new_session=True)
+        deadline = time.monotonic() + 120
+        while not list(RUN.glob(f"checkpoints/*{step}*")) and started.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+    assert main([*TRAIN, *data]) == 0
+    whole = Path("whole") / RUN.relative_to("runs")
+    assert result_bytes(RUN) == result_bytes(whole)
+    assert lines_of(RUN) == lines_of(whole)
+    starts = json.loads((RUN / "machine.json").read_text())
+    assert len(starts) >= 2
+
+
+# -- the other half: weights of classified images ---------------------------------------------------------------------
+
+IMAGENET = [
+    "model=resnet_tiny",
+    "data=imagenet",
+    "views=image",
+    "frames=1",
+    "span=1",
+    "clips_per_gpu=4",
+    "gpus=2",
+    "data.root=classes",
+    "data.crop=32",
+    "data.short_side=[36,36]",
+    "data.workers=0",
+    "trainer.max_steps=4",
+    "trainer.epochs=10",
+    "trainer.eval_every=0",
+    "trainer.device=cpu",
+    "launch.threads=1",
+    "loggers=[]",
+    "study=i",
+]
+
+
+def write_classes(folder):
+    """Crops of one colour or another, in class folders."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number, name in enumerate(("bar", "box")):
+            place = folder / "classes" / split / name
+            place.mkdir(parents=True, exist_ok=True)
+            for k in range(6):
+                picture = rng.integers(90, 140, (40, 40, 3)).astype(np.uint8)
+                picture[10:30, 10:30, 2 * number] = 220
+                Image.fromarray(picture).save(place / f"{k}.png")
+
+
+def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
+    """Frozen BN against GN, two seeds: weights by norm, what is frozen stays, both arms are compared image by image."""
+    write_classes(tmp_path)
+    for norm in ("bn", "gn"):
+        assert main(["train", *IMAGENET, f"norm={norm}"]) == 0
+    for kind, norm in (("frozen_bn", "bn"), ("gn", "gn")):
+        Path(f"r_{kind}.safetensors").write_bytes(
+            Path(f"runs/i/resnet_tiny_1f_4x2_{norm}_s0/model.safetensors").read_bytes()
+        )
+    more = ["norm=frozen_bn,gn", "seed=0,1", "weights='r_${norm.kind}.safetensors'", "model.freeze_at=2"]
+    capsys.readouterr()
+    assert main(["train", "-m", *TRAIN[1:], *data, *more, "trainer.max_steps=2"]) == 0
+    text = capsys.readouterr().out
+    assert "box AP" in text
+    for kind, norm in (("frozen_bn", "bn"), ("gn", "gn")):
+        before = read_file(Path(f"r_{kind}.safetensors")).tensors
+        after = read_file(Path(f"runs/s/mask_rcnn_tiny_fpn_1f_2x2_{kind}_s0/model.safetensors")).tensors
+        frozen = [name for name in before if name.startswith(("blocks.0.", "blocks.1."))]
+        assert len(frozen) > 10
+        assert all(torch.equal(before[name], after[f"backbone.body.{name}"]) for name in frozen)
+        moved = [name for name in before if "blocks.2." in name and "conv" in name]
+        assert not any(torch.equal(before[name], after[f"backbone.body.{name}"]) for name in moved)
+        log = Path(f"runs/s/mask_rcnn_tiny_fpn_1f_2x2_{kind}_s0/log.txt").read_text()
+        assert "a classifier, of which a detector has its own (blocks.5.proj.bias, blocks.5.proj.weight)" in log
+        assert norm in log
+    told = json.loads(Path("runs/s/report.json").read_text())
+    assert [gap["is_gap"] for gap in told["gaps"]] == [True]
+    (gap,) = told["gaps"]
+    assert gap["seeds"] == [0, 1]
+    assert gap["interval"] is not None
+    assert any("norms, and biases where there is none" in remark for remark in gap["remarks"])
+    results = [json.loads(path.read_text()) for path in sorted(Path("runs/s").glob("*/result.json"))]
+    assert len({r["pair_fingerprint"] for r in results if r["seed"] == 0}) == 1
+    assert gap["points"]["mean"] == pytest.approx(
+        np.mean([r["box_ap"] for r in results if r["norm"] == "gn"])
+        - np.mean([r["box_ap"] for r in results if r["norm"] == "frozen_bn"])
+    )
+    markdown = Path("runs/s/report.md").read_text()
+    assert "Box / mask AP: mask_rcnn_tiny_fpn" in markdown
+    assert "Chance is" not in markdown
+    page = Path("runs/s/report.html").read_text()
+    assert '<th scope="col">box AP</th>' in page
+    assert main(["status", "runs/s"]) == 0
+    assert "box AP" in capsys.readouterr().out
+    assert main(["evaluate", "runs/s/mask_rcnn_tiny_fpn_1f_2x2_gn_s0", "trainer.device=cpu"]) == 0
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told", "right"),
+    [
+        (["model.freeze_at=2"], "would leave stages as they are drawn", ["model.freeze_at=0"]),
+        (["model.freeze_at=9", "weights=w"], "at most 5", None),
+        (["norm=sync_bn"], "write norm=bn, with more images that share them, as gpus=1 clips_per_gpu=4", None),
+        (["norm=bn", "model.detector=c4"], "res5 sees boxes and masks in turn", ["norm=gn", "model.detector=c4"]),
+        (["norm=bn", "bn_stats=batch"], "write bn_stats=ema or precise", ["norm=bn", "bn_stats=ema"]),
+        (["trainer.clips_per_forward=1"], "trainer.clips_per_forward=auto", ["trainer.clips_per_forward=auto"]),
+        (["trainer.compile=true"], "trainer.compile=false", ["trainer.compile=false", "trainer.cuda_graph=false"]),
+        (["data.balance=class"], "are of clips that have one class", []),
+        (["frames=2", "span=2"], "write frames=1 span=1", ["frames=1", "span=1"]),
+        (["views=image"], "write sweep=coco", ["views=coco"]),
+        (["launch.nproc_per_node=4"], "can't carry a detector's 2 virtual GPUs: start 2", ["launch.nproc_per_node=2"]),
+    ],
+)
+def test_what_can_t_be_is_refused_and_the_remedy_works(data, wrong, told, right, capsys):
+    assert main([*TRAIN, *data, *wrong]) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    if right is not None:
+        load_config([*TRAIN[1:], *data, *right])
+
+
+def test_a_classifier_is_not_for_boxes(data, capsys):
+    assert main(["train", *SMALL_COCO, *data, "model=resnet_tiny"]) == 1
+    assert "data=coco is for a detector, not model=resnet_tiny: write sweep=coco" in capsys.readouterr().err
+    assert load_config(["sweep=coco", *data, "weights=w"]).model.detector == "fpn"
+
+
+def test_remedies_are_run_to_the_letter(data, capsys):
+    """One of them all the way: half the virtual GPUs with twice the images, as norm=sync_bn is told to."""
+    assert main([*TRAIN, *data, "norm=bn", "gpus=1", "clips_per_gpu=4", "trainer.max_steps=1", "bn_stats_steps=1"]) == 0
+
+
+def test_memory_of_a_detector_is_not_predicted(data, capsys):
+    assert main(["memory", *TRAIN[1:], *data]) == 1
+    assert "depends on the objects in its images, and is not predicted" in capsys.readouterr().err
+
+
+def test_a_missing_file_and_a_truncated_one_cost_one_line_each_and_nothing_else(data, capsys):
+    """Of the test each is a miss; in training another image stands in."""
+    picture = Path("set/images/train_27.png")
+    picture.write_bytes(picture.read_bytes()[:80])
+    tested = Path("set/images/val_1016.png")
+    tested.write_bytes(tested.read_bytes()[:80])
+    assert main([*TRAIN, *data, "trainer.max_steps=3"]) == 0
+    result = json.loads((RUN / "result.json").read_text())
+    assert (result["num_videos"], result["num_unreadable"]) == (5, 1)
+    assert result["num_substituted"] >= 1
+    replaced = [s for line in lines_of(RUN) for s in line.get("substitutions", ())]
+    assert {s["id"] for s in replaced} == {"train_27.png"}
+    (unreadable,) = json.loads((RUN / "tests/coco-none.json").read_text())["unreadable"]
+    assert unreadable.startswith("val_1016.png: ")
+    Path("set/images/train_5.png").unlink()
+    capsys.readouterr()
+    assert main([*TRAIN, *data, "tag=new"]) == 1
+    assert "(first: train_5.png)" in capsys.readouterr().err
