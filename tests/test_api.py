@@ -26,7 +26,7 @@ from vidgn.models.norms.layers import Norm, norm_layers
 PUBLIC = {
     *("ClassScore", "ClipPlan", "Config", "ImportReport", "Prediction", "VideoClassifier", "VideoPredictor"),
     *("VidgnError", "__version__", "create_model", "list_models", "list_norms", "list_weights", "load"),
-    *("load_config", "load_weights", "nn", "open_video", "plan", "predict_memory", "replace_norms"),
+    *("load_config", "load_detector", "load_weights", "nn", "open_video", "plan", "predict_memory", "replace_norms"),
 }
 SMALL = {"num_classes": 3, "frames": 8, "crop": 32}
 

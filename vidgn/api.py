@@ -5,6 +5,7 @@ Errors are VidgnError. Nothing here prints or exits.
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from vidgn.models.weights import ImportReport
 from vidgn.training.predictor import ClassScore, Predictor
 from vidgn.training.setup import at_least_float32
 
+if TYPE_CHECKING:  # which needs pycocotools
+    from vidgn.detection.detect import DetectionPredictor
+
 __all__ = [
     "ClassScore",
     "ClipPlan",
@@ -41,6 +45,7 @@ __all__ = [
     "list_weights",
     "load",
     "load_config",
+    "load_detector",
     "load_weights",
     "open_video",
     "plan",
@@ -99,6 +104,8 @@ def create_model(
     """
     if norm == "sync_bn":
         raise ConfigError("norm=sync_bn needs vidgn's own trainer (vidgn train): give bn, which is it in one process")
+    if name.startswith("mask_rcnn"):
+        raise ConfigError(f"{name} detects: train it with vidgn train sweep=coco, and take vidgn.load_detector(run)")
     given = ["weights=given"] if weights is not None else []  # frozen_bn needs some
     size = [f"frames={frames}", f"data.crop={crop}", f"data.short_side=[{crop},{crop}]"]
     made = load_config(f"model={name}", f"norm={norm}", *size, *given)
@@ -114,14 +121,15 @@ def create_model(
 
 
 def list_models() -> list[str]:
-    """Names of the networks.
+    """Names of the networks that classify.
 
     Example:
         >>> import vidgn
         >>> "i3d_r50" in vidgn.list_models()
         True
     """
-    return sorted(path.stem for path in (compose.config_dir() / "model").glob("*.yaml"))
+    names = sorted(path.stem for path in (compose.config_dir() / "model").glob("*.yaml"))
+    return [name for name in names if not name.startswith("mask_rcnn")]
 
 
 def list_norms() -> list[str]:
@@ -220,6 +228,17 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> VideoPredicto
         VidgnError: for a file that does not say which network and classes it is for.
     """
     return VideoPredictor(path, device=device)
+
+
+def load_detector(path: str | os.PathLike[str], *, device: str = "auto") -> "DetectionPredictor":
+    """A finished run of a detector as a function of images: `load_detector(run)("street.jpg")[0].box`.
+
+    Raises:
+        VidgnError: for a file that is no export of a detector.
+    """
+    from vidgn.detection.detect import DetectionPredictor
+
+    return DetectionPredictor(path, device=device)
 
 
 def load_config(*overrides: str) -> Config:

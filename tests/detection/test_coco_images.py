@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tests.detection.small_detector import SMALL_COCO, config_of, shape, write_coco
+from vidgn.cli.main import main
 from vidgn.config.compose import load_config
 from vidgn.data.datasets.annotations import read_listing
 from vidgn.data.datasets.coco import read_instances
@@ -158,7 +159,7 @@ def test_an_image_that_can_t_be_read_is_replaced_and_named(coco, tmp_path):
     assert batch.ids[0] not in (lost, cut)
     for row in range(len(rows)):
         (tmp_path / "set/images" / rows[row].id).unlink(missing_ok=True)
-    with pytest.raises(DecodeError, match=r"images drawn for it can't be read .* vidgn data check .*train\.json"):
+    with pytest.raises(DecodeError, match=r"images drawn for it can't be read .*`vidgn data check .*train\.json --"):
         TrainImages(rows, annotations, coco, seed=3, group=2).batch(range(2))
 
 
@@ -270,6 +271,40 @@ def test_what_an_annotation_says_of_boxes_is_of_the_experiment(coco):
     before = read_manifest(coco, "train").digest()
     changed(coco.train, lambda tree: tree["annotations"][0]["bbox"].__setitem__(2, 20))
     assert read_manifest(coco, "train").digest() != before
+
+
+def test_data_check_says_all_that_is_wrong(coco, tmp_path, capsys):
+    assert main(["data", "check", coco.train, "--root", coco.root]) == 0
+    assert "7 files: 7 ok, 0 bad" in capsys.readouterr().out
+    (tmp_path / "set/images/train_5.png").unlink()
+    picture = tmp_path / "set/images/train_16.png"
+    picture.write_bytes(picture.read_bytes()[:70])
+    Image.new("RGB", (30, 20)).save(tmp_path / "set/images/train_27.png")
+
+    def spoil(tree):
+        annotations = tree["annotations"]
+        annotations[1]["bbox"] = [-30, 5, 60, 20]
+        annotations[2]["bbox"] = [5, 5, 0, 20]
+        annotations[3]["category_id"] = 77
+        annotations[4]["segmentation"] = [[1.0, 2, 3, 4]]
+        annotations.append(annotations[0])
+
+    changed(coco.train, spoil)
+    assert main(["data", "check", coco.train, "--format", "coco"]) == 1  # images beside the json are found
+    out = capsys.readouterr().out
+    for told in (
+        "annotation 2: cut: bbox 30 pixels outside of its image",
+        "annotation 3: a box without an area",
+        "annotation 4: unknown category: there is no category 77",
+        "annotation 5: a polygon of fewer than three points",
+        "annotation 1: duplicate: its id is there twice",
+        "train_5.png",
+        "missing",
+        "unreadable",
+        "has 30x20 pixels, and its annotation says 100x100",
+        "7 files: 4 ok, 3 bad",
+    ):
+        assert told in out, told
 
 
 def test_streams_of_boxes_have_a_tag_of_their_own():

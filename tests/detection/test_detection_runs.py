@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as rle
 
+import vidgn
 from tests.detection.small_detector import SMALL_COCO, write_coco
 from vidgn.cli.main import main
 from vidgn.config.compose import load_config
@@ -192,7 +194,21 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
     assert '<th scope="col">box AP</th>' in page
     assert main(["status", "runs/s"]) == 0
     assert "box AP" in capsys.readouterr().out
-    assert main(["evaluate", "runs/s/mask_rcnn_tiny_fpn_1f_2x2_gn_s0", "trainer.device=cpu"]) == 0
+    run = "runs/s/mask_rcnn_tiny_fpn_1f_2x2_gn_s0"
+    assert main(["evaluate", run, "trainer.device=cpu"]) == 0
+    capsys.readouterr()
+    pictures = ["set/images/val_1005.png", "set/images/val_1016.png"]
+    Path("out").mkdir()
+    assert main(["predict", run, *pictures, "--score", "0", "--json", "--out", "out"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [entry["image"] for entry in told["images"]] == pictures
+    with Image.open("out/val_1005.png") as painted, Image.open(pictures[0]) as picture:
+        assert painted.size == picture.size
+    assert main(["predict", run, "nothing.png"]) == 1
+    assert main(["predict", run, *pictures, "--out", "one.png"]) == 1
+    assert "2 images need a folder that is there" in capsys.readouterr().err
+    assert main(["predict", "runs/i/resnet_tiny_1f_4x2_gn_s0", pictures[0], "--out", "x.png"]) == 1
+    assert "painted is what a detector finds" in capsys.readouterr().err
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -221,6 +237,27 @@ def test_what_can_t_be_is_refused_and_the_remedy_works(data, wrong, told, right,
     assert error.count("\n") == 1
     if right is not None:
         load_config([*TRAIN[1:], *data, *right])
+
+
+def test_what_a_detector_s_file_finds_is_what_its_test_found(data):
+    """`load_detector` on the images of the test: the written detections, to the bit."""
+    assert main([*TRAIN, *data]) == 0
+    found = json.loads((RUN / "tests/coco-none.detections.json").read_text())
+    detector = vidgn.load_detector(RUN, device="cpu")
+    truth = json.loads(Path("set/val.json").read_text())
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    assert found
+    for image in truth["images"]:
+        expected = [e for e in found if e["image_id"] == image["id"]]
+        seen = detector(Path("set/images") / image["file_name"])
+        assert [(d.name, d.score) for d in seen] == [(names[e["category_id"]], e["score"]) for e in expected]
+        for d, e in zip(seen, expected, strict=True):
+            assert [d.box[0], d.box[1], d.box[2] - d.box[0], d.box[3] - d.box[1]] == pytest.approx(e["bbox"])
+            assert np.array_equal(d.mask_HW, rle.decode(e["segmentation"]).astype(bool))
+    with pytest.raises(vidgn.VidgnError, match=r"a detector finds boxes in images: vidgn\.load_detector"):
+        vidgn.load(RUN)
+    with pytest.raises(vidgn.VidgnError, match="detects: train it with vidgn train sweep=coco"):
+        vidgn.create_model("mask_rcnn_r50_fpn")
 
 
 def test_a_classifier_is_not_for_boxes(data, capsys):

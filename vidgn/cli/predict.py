@@ -1,17 +1,23 @@
-"""`vidgn predict RUN_OR_FILE VIDEO...`: the five best classes of each video."""
+"""`vidgn predict RUN_OR_FILE VIDEO...`: the five best classes of each video; of a detector, the boxes in images."""
 
 import argparse
 import json
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from vidgn.errors import DecodeError
+from vidgn.errors import ConfigError, DecodeError
 from vidgn.processes import without_collection
+
+if TYPE_CHECKING:
+    from vidgn.models.weights import WeightsFile
 
 SUMMARY = "name what a trained network sees in videos"
 
 _EPILOG = """examples
   vidgn predict runs/study/i3d_r50_32f_8x8_gn_s0 clip.mp4
   vidgn predict model.safetensors *.mp4 --json --views paper --device cuda
+  vidgn predict runs/coco/mask_rcnn_r50_fpn_1f_2x8_gn_s0 street.jpg --out painted.png
 
 A file stands alone: model.safetensors of a run, or what vidgn convert wrote. Exit code 1 if a video could not be read.
 """
@@ -27,8 +33,14 @@ def run(argv: list[str]) -> int:
 
     with without_collection():
         from vidgn.api import VideoPredictor
+        from vidgn.models.weights import load_file, read_about
 
-    predictor = VideoPredictor(arguments.weights, device=arguments.device, decoder=arguments.decoder)
+    file = load_file(arguments.weights)
+    if "config" in file.metadata and read_about(file)[0].model.detector:
+        return _detect(file, arguments)
+    if arguments.out is not None:
+        raise ConfigError(f"--out {arguments.out}: painted is what a detector finds; leave it out for {file.path}")
+    predictor = VideoPredictor(file, device=arguments.device, decoder=arguments.decoder)
     views = predictor.views(arguments.views)
     if not arguments.json:
         for note in predictor.report.warnings:
@@ -61,15 +73,53 @@ def run(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
+def _detect(file: "WeightsFile", arguments: argparse.Namespace) -> int:
+    """Find objects in every image, and paint them where that is asked for."""
+    from vidgn.detection.detect import DetectionPredictor, painted
+
+    out = None if arguments.out is None else Path(arguments.out)
+    if out is not None and len(arguments.videos) > 1 and not out.is_dir():
+        raise ConfigError(f"--out {out}: {len(arguments.videos)} images need a folder that is there")
+    predictor = DetectionPredictor(file, device=arguments.device)
+    told: list[dict[str, Any]] = []
+    for image in arguments.videos:
+        try:
+            found = predictor(image, least_score=arguments.score)
+            if out is not None:
+                place = out / f"{Path(image).stem}.png" if out.is_dir() else out
+                _save(painted(image, found), place)
+        except DecodeError as error:
+            told.append({"image": image, "error": str(error)})
+            print(f"vidgn predict: {error}", file=sys.stderr)
+            continue
+        told.append({"image": image, "found": [{"class": d.name, "score": d.score, "box": d.box} for d in found]})
+        if not arguments.json:
+            print(f"{image}: {len(found)} objects")
+            for d in found:
+                print(f"  {100 * d.score:6.2f} %  {d.name:16} {', '.join(f'{v:.0f}' for v in d.box)}")
+    if arguments.json:
+        print(json.dumps({"weights": str(predictor.path), "device": predictor.device.type, "images": told}, indent=1))
+    return 1 if any("error" in entry for entry in told) else 0
+
+
+def _save(picture: Any, place: Path) -> None:
+    try:
+        picture.save(place)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--out {place}: can't be written ({error}); give a name such as painted.png") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vidgn predict",
-        description="Print the five best classes of each video, with their scores.",
+        description="Print the five best classes of each video; of a detector, the objects in images. With scores.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("weights", metavar="RUN_OR_FILE", help="directory of a finished run, or an exported file")
-    parser.add_argument("videos", metavar="VIDEO", nargs="+")
+    parser.add_argument("videos", metavar="VIDEO", nargs="+", help="videos; of a detector images")
+    parser.add_argument("--out", metavar="FILE", help="of a detector: the image painted; a folder for several")
+    parser.add_argument("--score", type=float, default=0.5, help="of a detector: least confidence (default: 0.5)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--decoder", choices=("auto", "pyav", "decord", "torchcodec"), help="(default: as trained)")

@@ -11,7 +11,7 @@ from vidgn.data.clips.read import ClipGeometry, ReadTask, read_clips
 from vidgn.data.datasets.manifest import Row
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.models.i3d import VideoResNet, build_model
-from vidgn.models.weights import ImportReport, load_file, load_weights, read_about
+from vidgn.models.weights import ImportReport, WeightsFile, load_file, load_weights, read_about
 from vidgn.training.setup import DTYPES, ToModel, autocast, memory_format, set_precision
 from vidgn.training.tester import class_scores
 
@@ -34,7 +34,9 @@ class Predictor:
     of the import.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, device: str = "auto", decoder: str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | WeightsFile, *, device: str = "auto", decoder: str | None = None
+    ) -> None:
         """Read the export and build its network.
 
         Args:
@@ -45,7 +47,7 @@ class Predictor:
             ConfigError: for a device that is not there.
         """
         self.device = choose_device(device)
-        file = load_file(path)
+        file = path if isinstance(path, WeightsFile) else load_file(path)
         if file.metadata.get("format") != "vidgn":
             raise CheckpointError(
                 f"{file.path}: says neither which network nor which classes it is for; "
@@ -53,6 +55,8 @@ class Predictor:
             )
         self.path = file.path
         self.config, self.classes = read_about(file)
+        if self.config.model.detector:
+            raise CheckpointError(f"{file.path}: a detector finds boxes in images: vidgn.load_detector, vidgn predict")
         steps = file.metadata.get("trained_steps", "")
         self.trained_steps = int(steps) if steps else None
         model = build_model(

@@ -18,6 +18,7 @@ from vidgn.data.datasets.listing import Listing, Split, annotation_path, keep_ex
 from vidgn.errors import ManifestError
 
 _SECTIONS = ("images", "annotations", "categories")
+_SAMPLE = 20  # images that are looked for to tell their folder
 _LEAST_POLYGON = 6  # numbers: three points
 
 
@@ -108,13 +109,50 @@ def coco_labels(data: DataConfig, split: Split) -> Iterable[str]:
     return read_instances(annotation_path(data, split)).categories.values()
 
 
+def coco_files(path: str, root: str | None) -> Listing:
+    """Every image that a json names, whatever else is wrong with it.
+
+    Args:
+        root: None: the folder of the json, or the one above it.
+
+    Raises:
+        ManifestError: for what is no json of instances.
+    """
+    instances = read_instances(path)
+    found = Listing(os.path.dirname(path) or os.curdir)
+    for base in [root] if root is not None else [found.base, os.path.join(found.base, os.pardir)]:
+        found = Listing(base)
+        for image in instances.images:
+            found.add(str(image["file_name"]), str(image["file_name"]), "")
+        folder = _subfolder(found, path)
+        found.paths = [os.path.join(folder, name) for name in found.ids]
+        found = keep_existing(found)
+        if found.ids:
+            break
+    return found
+
+
+def sizes_by_name(path: str) -> dict[str, tuple[int, int]]:
+    """(height, width) of each image as a json has it, by file name."""
+    return {str(i["file_name"]): (int(i["height"]), int(i["width"])) for i in read_instances(path).images}
+
+
+def faults_of(path: str) -> list[tuple[str, str, str]]:
+    """(where, kind, reason) of everything that is wrong with the entries of a json; boxes that are cut last."""
+    instances = read_instances(path)
+    found = [(fault.where, fault.kind, fault.reason) for fault in instances.faults]
+    return found + [(where, "cut", f"{reason}: it is cut there") for where, reason in _partly_outside(instances)]
+
+
 def _subfolder(listing: Listing, path: str) -> str:
     """Below data.root: where the images are. COCO's own layout has a folder named as the end of the json's name."""
     split = os.path.splitext(os.path.basename(path))[0].rpartition("_")[2]
-    for folder in ("", split, "images", os.path.join("images", split)):
-        if listing.ids and os.path.exists(os.path.join(listing.base, folder, listing.ids[0])):
-            return folder
-    return ""
+
+    def num_there(folder: str) -> int:
+        some = listing.ids[:: 1 + len(listing.ids) // _SAMPLE]
+        return sum(os.path.exists(os.path.join(listing.base, folder, name)) for name in some)
+
+    return max(("", split, "images", os.path.join("images", split)), key=num_there)
 
 
 @lru_cache(maxsize=4)
@@ -205,8 +243,8 @@ def clipped_box(annotation: dict[str, Any], image: dict[str, Any]) -> tuple[floa
     return x0, y0, x1, y1
 
 
-def partly_outside(instances: Instances) -> Iterator[tuple[str, str]]:
-    """Objects whose boxes leave their image by more than a pixel: they are cut; (where, reason)."""
+def _partly_outside(instances: Instances) -> Iterator[tuple[str, str]]:
+    """Objects whose boxes leave their image by more than a pixel."""
     sizes = {image["id"]: image for image in instances.images}
     for objects in instances.objects.values():
         for annotation in objects:

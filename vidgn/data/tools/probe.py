@@ -4,7 +4,7 @@ import itertools
 import os
 import random
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -247,8 +247,13 @@ def check_files(
     workers: int,
     limits: Limits,
     on_done: Callable[[Source, str], object] = lambda source, status: None,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> Report:
-    """Decode every file. Files that are missing count as bad."""
+    """Decode every file. Files that are missing count as bad.
+
+    Args:
+        sizes: (height, width) that files are to have, by their names without folders.
+    """
     bad = [
         Finding(path, "missing", "is not there; fetch it, or take it out of the annotation") for path in sources.missing
     ]
@@ -256,6 +261,9 @@ def check_files(
     for source, found in probe_all(sources.files, workers=workers, limits=limits):
         if found.status != OK:
             bad.append(Finding(source.path, found.status, found.reason))
+        elif (wanted := (sizes or {}).get(os.path.basename(source.path))) not in (None, (found.height, found.width)):
+            reason = f"has {found.width}x{found.height} pixels, and its annotation says {wanted[1]}x{wanted[0]}"
+            bad.append(Finding(source.path, "size", reason))
         for doubt in found.distrusted if found.status == OK else ():
             distrusted.setdefault(doubt, []).append(source.path)
         on_done(source, found.status)
