@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 
 from tests.data.encoded_videos import KINDS, encode, picture
+from tests.detection.small_detector import write_coco
 from tests.models.foreign_files import caffe2_blobs, python2_pickle, torchvision_state
 from tests.models.narrow_nets import IMAGE, plain
 from vidgn.cli.main import main
@@ -31,12 +32,15 @@ SMALL = {  # file of conf/ -> what a test can wait for
     "data/kinetics400.yaml": {"crop": 32, "short_side": [32, 36], "workers": 0},
     "views/paper.yaml": {"clips": 1},
     "data/imagenet.yaml": {"short_side": [48, 48], "crop": 48},
+    "data/coco.yaml": {"short_side": [96, 96], "long_side": 160},
+    "model/mask_rcnn_r50_fpn.yaml": {"head_channels": 16, "head_features": 32},
+    "sweep/coco.yaml": {"  max_steps": 1},
     "data/synthetic.yaml": {"workers": 0},
     "launch/local.yaml": {"threads": 1},
     "trainer/default.yaml": {"max_steps": 1, "eval_every": 0, "device": "cpu"},
     "config.yaml": {"bn_stats_steps": 1},
 }
-LONG = {"weights.md", "memory.md"}  # sixty cells; a hundred predictions
+LONG = {"weights.md", "memory.md", "detection.md"}  # sixty cells; a hundred predictions; detectors of 50 layers
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -124,6 +128,17 @@ def images(folder: Path) -> None:
                 Image.fromarray(np.ascontiguousarray(picture(i))).save(path)
 
 
+def coco(folder: Path, place: Path) -> None:
+    """`coco/` in the form of the official download, small."""
+    write_coco(folder / "coco")
+    (folder / "coco/annotations").mkdir()
+    for split in ("train", "val"):
+        (folder / f"coco/{split}.json").rename(folder / f"coco/annotations/instances_{split}2017.json")
+        for path in (folder / "coco/images").glob(f"{split}_*"):
+            path.rename(folder_of(folder / f"coco/{split}2017") / path.name)
+    shutil.copy(folder / "coco/val2017/val_1005.png", folder / "coco/val2017/000000000139.jpg")
+
+
 def folder_of(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -148,6 +163,7 @@ NEEDS: dict[str, Callable[[Path, Path], None]] = {
     "README.md": for_readme,
     "reliability.md": lambda folder, place: kinetics(folder, "videos", ""),
     "weights.md": for_weights,
+    "detection.md": coco,
 }
 
 

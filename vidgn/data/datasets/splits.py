@@ -20,6 +20,7 @@ def check_splits(train: Manifest, val: Manifest, data: DataConfig) -> list[str]:
             data.untrained_classes=allow).
     """
     notes, labels = list[str](), dict[str, int]()
+    items = "images" if data.format in ("imagenet", "coco") else "videos"
     for rows, split in ((train, "train"), (val, "val")):
         paths = _places(rows)
         for path, label in zip(paths, rows.labels, strict=True):
@@ -30,10 +31,10 @@ def check_splits(train: Manifest, val: Manifest, data: DataConfig) -> list[str]:
                 )
         twice = [path for path, count in Counter(paths).items() if count > 1]
         if twice:
-            notes.append(f"{len(twice)} videos are listed more than once in {split}: {_named(twice)}")
+            notes.append(f"{len(twice)} {items} are listed more than once in {split}: {_named(twice)}")
     both = _files(train) & _files(val)
     if both:
-        notes.append(f"{len(both)} videos are in training and in validation: {_named(sorted(both))}")
+        notes.append(f"{len(both)} {items} are in training and in validation: {_named(sorted(both))}")
     if data.format == "coco":  # an image has objects of several classes
         return notes
     trained, tested = set(train.labels), set(val.labels)

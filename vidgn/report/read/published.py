@@ -53,7 +53,7 @@ def _detection(model: str, norm: str, box_ap: float, mask_ap: float, tag: str | 
     return Published(model, norm, 1, 2, box_ap, mask_ap, tag=tag)
 
 
-# Box and mask AP on COCO val2017. Tables 4 and 5 of the paper; the rows of other heads and lengths are from its
+# Box and mask AP on COCO val2017. Tables 4 to 6 of the paper; the rows of other heads and lengths are from its
 # authors' projects/GN of Detectron. Without a tag: 180k steps ("2x") and, of the pyramid, the head 4conv1fc.
 COCO = (
     _detection("mask_rcnn_r50_c4", "frozen_bn", 37.7, 32.8),
@@ -67,7 +67,7 @@ COCO = (
     _detection("mask_rcnn_r101_fpn", "gn", 41.8, 36.8),
     _detection("mask_rcnn_r101_fpn", "gn", 42.3, 37.2, "3x"),
 )
-COCO_TITLE = f"{SOURCE}, tables 4 and 5: COCO val2017, box / mask AP"
+COCO_TITLE = f"{SOURCE}, tables 4 to 6: COCO val2017, box / mask AP"
 
 
 def find(
