@@ -559,6 +559,13 @@ SHOWN = (
 )
 # Messages whose remedies are run elsewhere, or need what is not here.
 ELSEWHERE = {
+    "takes images, but frames={}: write frames=1 span=1": "of detectors: tests/detection/test_detection_runs.py",
+    "would leave stages as they are drawn": "of detectors: tests/detection/test_detection_runs.py",
+    "takes a detector's statistics over all {} virtual GPUs": "of detectors: tests/detection/test_detection_runs.py",
+    "res5 sees boxes and masks in turn": "of detectors: tests/detection/test_detection_runs.py",
+    "images of a virtual GPU share the detector's losses": "of detectors: tests/detection/test_detection_runs.py",
+    "a detector's shapes change from image to image": "of detectors: tests/detection/test_detection_runs.py",
+    "a detector's memory depends on the objects": "of detectors: tests/detection/test_detection_runs.py",
     "trainer.norm_kernels=triton can't be had here": "on a GPU: tests/models/norms/test_triton.py",
     "set data.workers={}": "no error: vidgn data bench, tests/training/test_throughput.py",
     "use it with {}": "no error: vidgn data index says what to do next, tests/data/tools/test_index.py",

@@ -102,7 +102,7 @@ def group_clips(config: Config) -> int:
 
     The images of a virtual GPU share a detector's losses, whatever the norm is.
     """
-    if config.model.detector:
+    if config.model.detector and config.norm.traits.shares_over != "step":
         return config.clips_per_gpu
     match config.norm.traits.shares_over:
         case "gpu":
@@ -131,6 +131,11 @@ def choose_geometry(
     slots, group = config.slots_per_step, group_clips(config)
     clips = config.trainer.clips_per_forward
     if config.model.detector:  # a virtual GPU's images go through it together
+        if config.norm.traits.shares_over == "step" and world_size != config.gpus:
+            raise ConfigError(
+                f"norm={config.norm.kind} takes a detector's statistics over all {config.gpus} virtual GPUs at once, "
+                f"each on a process of its own: write launch.nproc_per_node={config.gpus}, or norm=bn"
+            )
         if config.gpus % world_size:
             near = _nearest(world_size, list(_divisors(config.gpus)))
             raise ConfigError(

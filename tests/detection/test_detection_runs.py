@@ -219,7 +219,7 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
     [
         (["model.freeze_at=2"], "would leave stages as they are drawn", ["model.freeze_at=0"]),
         (["model.freeze_at=9", "weights=w"], "at most 5", None),
-        (["norm=sync_bn"], "write norm=bn, with more images that share them, as gpus=1 clips_per_gpu=4", None),
+        (["norm=sync_bn"], "write launch.nproc_per_node=2, or norm=bn", ["norm=sync_bn", "launch.nproc_per_node=2"]),
         (["norm=bn", "model.detector=c4"], "res5 sees boxes and masks in turn", ["norm=gn", "model.detector=c4"]),
         (["norm=bn", "bn_stats=batch"], "write bn_stats=ema or precise", ["norm=bn", "bn_stats=ema"]),
         (["trainer.clips_per_forward=1"], "trainer.clips_per_forward=auto", ["trainer.clips_per_forward=auto"]),
@@ -266,9 +266,19 @@ def test_a_classifier_is_not_for_boxes(data, capsys):
     assert load_config(["sweep=coco", *data, "weights=w"]).model.detector == "fpn"
 
 
-def test_remedies_are_run_to_the_letter(data, capsys):
-    """One of them all the way: half the virtual GPUs with twice the images, as norm=sync_bn is told to."""
-    assert main([*TRAIN, *data, "norm=bn", "gpus=1", "clips_per_gpu=4", "trainer.max_steps=1", "bn_stats_steps=1"]) == 0
+def test_synchronous_bn_takes_its_statistics_over_all_virtual_gpus(data):
+    """On as many processes as there are; one virtual GPU on one process has the statistics of bn."""
+    more = ["norm=sync_bn", "trainer.max_steps=2", "bn_stats_steps=2"]
+    assert main([*TRAIN, *data, *more, "launch.nproc_per_node=2"]) == 0
+    alone = ["gpus=1", "trainer.max_steps=2", "bn_stats_steps=2"]
+    for norm in ("sync_bn", "bn"):
+        assert main([*TRAIN, *data, *alone, f"norm={norm}"]) == 0
+    models = [
+        read_file(Path(f"runs/s/mask_rcnn_tiny_fpn_1f_2x{size}_s0/model.safetensors")).tensors
+        for size in ("2_sync_bn", "1_sync_bn", "1_bn")
+    ]
+    assert all(torch.equal(models[1][name], models[2][name]) for name in models[1])
+    assert not all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
 def test_memory_of_a_detector_is_not_predicted(data, capsys):

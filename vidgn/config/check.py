@@ -183,18 +183,13 @@ def _check_detection(config: Config) -> None:
     stages = len(model.temporal_kernels)
     if model.freeze_at > stages:
         raise ConfigError(f"model.freeze_at={model.freeze_at}: there are conv1 and res2 to res{stages + 1}: at most 5")
-    if config.norm.kind == "sync_bn":
+    has_statistics = config.norm.traits.has_running_statistics
+    if has_statistics and model.detector == "c4":
         raise ConfigError(
-            "norm=sync_bn: ranks hold different numbers of boxes, whose statistics do not meet here: write norm=bn, "
-            f"with more images that share them, as gpus={max(1, config.gpus // 2)} clips_per_gpu="
-            f"{2 * config.clips_per_gpu}"
+            f"norm={config.norm.kind} with a c4 detector: res5 sees boxes and masks in turn, which have no statistics "
+            "in common: write norm=frozen_bn or norm=gn, or a model with a pyramid"
         )
-    if config.norm.kind == "bn" and model.detector == "c4":
-        raise ConfigError(
-            "norm=bn with a c4 detector: res5 sees boxes and masks in turn, which have no statistics in common: write "
-            "norm=frozen_bn or norm=gn, or a model with a pyramid"
-        )
-    if config.norm.kind == "bn" and config.bn_stats == "batch":
+    if has_statistics and config.bn_stats == "batch":
         raise ConfigError("bn_stats=batch: a detector is tested image by image: write bn_stats=ema or precise")
     if config.trainer.clips_per_forward not in ("auto", config.clips_per_gpu):
         raise ConfigError(

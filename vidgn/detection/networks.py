@@ -247,6 +247,9 @@ def build_detector(config: Config, *, num_classes: int) -> Detector:
         list(config.data.mean),
         list(config.data.std),
     )
+    for layer in detector.modules():
+        if isinstance(layer, BatchNorm):  # images are of many sizes, and hold any number of objects
+            layer.is_uneven = True
     _initialise(detector, seed=config.seed)
     body.freeze(model.freeze_at)
     return detector

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from vidgn.models.norms import operators
+from vidgn.models.norms import across_ranks, operators
 
 Mode = Literal["keep", "lean", "leaner", "block"]
 
 _CONVOLUTION = torch.ops.aten.convolution.default
-_STATISTICS = {operators.moments, operators.pool_moments}
+_STATISTICS = {operators.moments, across_ranks.pool_moments, across_ranks.pool_uneven}
 
 
 def set_activation_memory(model: nn.Module, mode: Mode) -> None:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from vidgn.models.norms import operators
+from vidgn.models.norms.define import operator
 
 
-@operators.operator("normal_pixels(Tensor clip_NTHWC, Tensor mean_C, Tensor std_C, ScalarType dtype) -> Tensor")
+@operator("normal_pixels(Tensor clip_NTHWC, Tensor mean_C, Tensor std_C, ScalarType dtype) -> Tensor")
 def normal_pixels(clip_NTHWC: Tensor, mean_C: Tensor, std_C: Tensor, dtype: torch.dtype) -> Tensor:
     """(x - mean) / std of uint8 RGB in float32, as (N, C, T, H, W) of `dtype` in channels_last_3d.
 

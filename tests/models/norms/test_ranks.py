@@ -39,7 +39,25 @@ def on_rank(rank, folder):
     for mode in MODES:
         collectives.clear()
         torch.save(step(rank, group, mode) | {"collectives": len(collectives)}, f"{folder}/{mode}{rank}.pt")
+    for name, sizes in UNEVEN.items():
+        torch.save(uneven_step(rank, group, sizes), f"{folder}/{name}{rank}.pt")
     dist.destroy_process_group()
+
+
+UNEVEN = {"three_and_one": [3, 1], "all_and_none": [4, 0], "none": [0, 0]}
+
+
+def uneven_step(rank, group, sizes):
+    """As detectors have it: ranks with different numbers of boxes, on four axes; one may have none."""
+    module = make()
+    module.is_uneven = True
+    set_statistics_groups(module, group_clips=None, process_group=group)
+    x, dy = (t[:, :, 0].split([*sizes, 4 - sum(sizes)])[rank].clone() for t in clips())
+    x.requires_grad_()
+    y = module(x)
+    y.backward(dy)
+    moments = {"mean": module.batch_mean_GC, "var": module.batch_var_GC, "count": module.batch_count}
+    return moments | {"y": y.detach(), "dx": x.grad, "dgamma": module.weight.grad, "dbeta": module.bias.grad}
 
 
 def step(rank, group, mode):
@@ -88,3 +106,32 @@ def test_two_processes_are_one(folder, mode):
         assert r["count"] == module.batch_count == 4 * 2 * 3 * 3
         assert r["collectives"] == 2  # moments, and in backward their sums: recomputing does not gather again
     assert torch.equal(ranks[0]["mean"], ranks[1]["mean"])
+
+
+@pytest.mark.parametrize("name", ["three_and_one", "all_and_none"])
+def test_ranks_may_hold_different_numbers(folder, name):
+    module = make()
+    x, dy = (t[:, :, 0].clone() for t in clips())
+    x.requires_grad_()
+    y = module(x)
+    y.backward(dy)
+    parts = [torch.load(folder / f"{name}{rank}.pt") for rank in range(RANKS)]
+    close = {"rtol": 1e-12, "atol": 1e-12}
+    torch.testing.assert_close(torch.cat([p["y"] for p in parts]), y.detach(), **close)
+    torch.testing.assert_close(torch.cat([p["dx"] for p in parts]), x.grad, **close)
+    for key, whole in (("dgamma", module.weight.grad), ("dbeta", module.bias.grad)):
+        torch.testing.assert_close(sum(p[key] for p in parts), whole, **close)
+    for part in parts:
+        torch.testing.assert_close(part["mean"], module.batch_mean_GC, **close)
+        torch.testing.assert_close(part["var"], module.batch_var_GC, **close)
+        assert part["count"] == module.batch_count
+    assert torch.equal(parts[0]["mean"], parts[1]["mean"])
+
+
+def test_nothing_on_any_rank_gives_nothing(folder):
+    for rank in range(RANKS):
+        part = torch.load(folder / f"none{rank}.pt")
+        assert part["y"].shape == part["dx"].shape == (0, 6, 3, 3)
+        assert part["count"] == 0
+        assert not part["dgamma"].any()
+        assert torch.equal(part["mean"], torch.zeros(1, 6, dtype=torch.float64))  # the running one

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vidgn.config.schema import NormConfig
 from vidgn.errors import ConfigError
-from vidgn.models.norms.operators import apply_norm, batch_moments
+from vidgn.models.norms.operators import apply_norm, batch_moments, uneven_moments
 
 
 class Norm(nn.Module):
@@ -37,7 +37,7 @@ class Norm(nn.Module):
         Raises:
             ConfigError: for a tensor of other axes.
         """
-        if x.numel() == 0:  # of which nothing is learnt: gradients are there, and zero
+        if x.numel() == 0 and not self._meets_others():  # of which nothing is learnt: gradients are there, and zero
             return self._of_nothing(x)
         if x.dim() == 5:
             return self._of_clips(x, residual, relu=relu)
@@ -50,6 +50,10 @@ class Norm(nn.Module):
     def _of_clips(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
         """What a kind does with (N, C, T, H, W)."""
         raise NotImplementedError
+
+    def _meets_others(self) -> bool:
+        """Whether a forward takes part in collectives, which it does of nothing too."""
+        return False
 
     def _of_nothing(self, x: Tensor) -> Tensor:
         """A tensor without elements, as the masks of images without objects are."""
@@ -129,6 +133,7 @@ class BatchNorm(Norm):
         self.group_clips: int | None = None  # None: all clips of a forward
         self.group_name: str | None = None  # torch's name of the process group that shares statistics
         self.num_ranks = 1
+        self.is_uneven = False  # whether those ranks may hold different numbers of elements
         self.batch_mean_GC: Tensor | None = None
         self.batch_var_GC: Tensor | None = None
         self.batch_count = 0
@@ -136,11 +141,19 @@ class BatchNorm(Norm):
     def _of_clips(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
         if not self.training:
             return self._apply_running(x, residual, relu=relu)
-        rows = self._rows(x.shape[0])
-        mean, var = batch_moments(x, rows=rows, groups=x.shape[1], group_name=self.group_name)
-        count = x.numel() // mean.numel() * self.num_ranks
+        if self.group_name is not None and self.is_uneven:
+            mean, var, count = uneven_moments(x, group_name=self.group_name)
+            if count == 0:  # running statistics stay as they are
+                mean, var = self.running_mean[None].clone(), self.running_var[None].clone()
+        else:
+            rows = self._rows(x.shape[0])
+            mean, var = batch_moments(x, rows=rows, groups=x.shape[1], group_name=self.group_name)
+            count = x.numel() // mean.numel() * self.num_ranks
         self.batch_mean_GC, self.batch_var_GC, self.batch_count = mean, var, count
         return self._normalise(x, mean, var, residual, count=count, relu=relu, group_name=self.group_name)
+
+    def _meets_others(self) -> bool:
+        return self.training and self.group_name is not None
 
     def _of_nothing(self, x: Tensor) -> Tensor:
         if self.training:  # running statistics stay as they are

@@ -28,16 +28,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vidgn.models.norms import kernels_composed, kernels_cpu, kernels_cuda
-from vidgn.models.norms.slices import dense, dense_like, merge, statistics_dtype
-from vidgn.summation import sum_over_ranks
-
-_library = torch.library.Library("vidgn", "DEF")
-
+from vidgn.models.norms.across_ranks import add_up, pool_moments, pool_uneven
+from vidgn.models.norms.define import operator
+from vidgn.models.norms.slices import dense, dense_like, statistics_dtype
 
 _triton: ModuleType | None = None
 
@@ -74,20 +71,11 @@ def _is_contiguous_bf16(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and x.is_contiguous()
 
 
-def operator(schema: str) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function the operator of `schema`, for every device, at a fraction of `torch.library.custom_op`'s cost."""
-
-    def define(function: Callable[..., Any]) -> Any:
-        name = _library.define(schema)
-        _library.impl(name, function, "CompositeExplicitAutograd")
-        return getattr(torch.ops.vidgn, function.__name__).default
-
-    return define
-
-
 @operator("moments(Tensor x, int rows, int groups) -> (Tensor, Tensor)")
 def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance, (R, G) each."""
+    """Mean and biased variance, (R, G) each; 0 of nothing."""
+    if x.numel() == 0:
+        return x.new_zeros(2, rows, groups, dtype=statistics_dtype(x)).unbind()  # type: ignore[return-value]
     x = dense(x)
     return (_triton_for(x) or kernels_for(x)).moments(x, rows=rows, groups=groups)
 
@@ -96,23 +84,6 @@ def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
 def _(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     empty = x.new_empty(rows, groups, dtype=statistics_dtype(x))
     return empty, torch.empty_like(empty)
-
-
-@operator("pool_moments(Tensor mean, Tensor var, str group_name) -> (Tensor, Tensor)")
-def pool_moments(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Tensor]:
-    """Moments of what the ranks of a process group hold together, each the same number of elements."""
-    group = _process_group(group_name)
-    local = torch.stack([mean, var])
-    gathered = local.new_empty(group.size(), *local.shape)
-    dist.all_gather(list(gathered.unbind()), local, group=group)
-    means, variances = gathered.view(group.size(), 2, -1).unbind(1)
-    mean_R1, var_R1 = merge(means.t().contiguous(), variances.t().contiguous(), groups=1)
-    return mean_R1.view(mean.shape), var_R1.view(mean.shape)
-
-
-@torch.library.register_fake("vidgn::pool_moments")
-def _(mean: Tensor, var: Tensor, group_name: str) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(mean), torch.empty_like(var)
 
 
 @operator(
@@ -133,6 +104,8 @@ def normalise(
 
     Statistics (R, G), gamma and beta (C,), residual as x.
     """
+    if x.numel() == 0:
+        return x.clone()
     x = dense(x)
     residual = None if residual is None else dense_like(residual, x)
     triton = _triton_for(x)
@@ -187,9 +160,14 @@ def gradient(
         adds: whether there was a residual. Its gradient is empty without ReLU, where it is `dy` itself.
         is_affine: whether gamma and beta have gradients, where the statistics are constants; else they are not set.
     """
+    if x.numel() == 0:  # what other ranks hold goes through the same collective
+        if group_name is not None:
+            add_up(mean.new_zeros(2, *mean.shape), group_name=group_name)
+        dgamma, dbeta = mean.new_zeros(2, x.shape[1])
+        return x.clone(), dgamma, dbeta, x.clone()
     x = dense(x)
     dy = dense_like(dy, x)
-    over_ranks = None if group_name is None else partial(_add_up, group=_process_group(group_name))
+    over_ranks = None if group_name is None else partial(add_up, group_name=group_name)
     triton = _triton_for(x)
     if triton is not None:
         vectors = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
@@ -267,6 +245,13 @@ def batch_moments(x: Tensor, *, rows: int, groups: int, group_name: str | None =
     return pool_moments(mean, var, group_name) if group_name is not None else (mean, var)
 
 
+def uneven_moments(x: Tensor, *, group_name: str) -> tuple[Tensor, Tensor, int]:
+    """Mean and biased variance (1, C) over ranks that hold different numbers of elements, and their number in all."""
+    mean, var = moments(x.detach(), 1, x.shape[1])
+    mean, var, total = pool_uneven(mean, var, x.numel() // x.shape[1], group_name)
+    return mean, var, int(total)
+
+
 def apply_norm(
     x: Tensor,
     *,
@@ -322,15 +307,6 @@ class _Normalise(torch.autograd.Function):
         if y is None or not ctx.adds:
             dresidual = dy if ctx.adds else None
         return dx, None, None, dgamma, dbeta, dresidual, None, None, None, None
-
-
-def _add_up(sums: Tensor, *, group: dist.ProcessGroup) -> None:
-    """Over the ranks of `group`, in place."""
-    sums.copy_(sum_over_ranks(sums, group.size(), group))
-
-
-def _process_group(name: str) -> dist.ProcessGroup:
-    return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[reportPrivateImportUsage]
 
 
 def _per_channel(v_RG: Tensor, x: Tensor) -> Tensor:
