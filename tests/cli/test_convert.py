@@ -162,3 +162,27 @@ def test_pixels_that_no_network_was_trained_on(option, value, says, capsys):
         run(["in", "out", f"--input-{option}", "1", value, "1"])
     assert stopped.value.code == 2
     assert f"argument --input-{option}: {value}: {says}" in capsys.readouterr().err
+
+
+def test_an_image_network_in_torchvision_s_names(tmp_path):
+    """torchvision's own ResNet loads it, and gives the same logits; a video network is refused."""
+    from torchvision.models import resnet50
+
+    theirs = resnet50(num_classes=5).eval()
+    with torch.no_grad():
+        for name, tensor in theirs.state_dict().items():
+            if name.endswith(("running_mean", "bn1.bias")):
+                tensor.normal_(generator=torch.Generator().manual_seed(1))
+    torch.save(theirs.state_dict(), tmp_path / "in.pth")
+    words = ["--model", "resnet50", "--norm", "bn", "--to", "torchvision"]
+    assert main(["convert", str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), *words]) == 0
+    back = resnet50(num_classes=5).eval()
+    missing = back.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True), strict=False)
+    assert not missing.unexpected_keys
+    assert all(name.endswith("num_batches_tracked") for name in missing.missing_keys)
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(back(image), theirs(image), rtol=1e-5, atol=1e-5)
+    video = ["--norm", "bn", "--to", "torchvision"]
+    assert main(["convert", str(tmp_path / "in.pth"), str(tmp_path / "video.pth"), *video]) == 1
+    assert not (tmp_path / "video.pth").exists()

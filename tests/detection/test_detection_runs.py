@@ -218,7 +218,7 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
     ("wrong", "told", "right"),
     [
         (["model.freeze_at=2"], "would leave stages as they are drawn", ["model.freeze_at=0"]),
-        (["model.freeze_at=9", "weights=w"], "at most 5", None),
+        (["model.freeze_at=9", "weights=w"], "conv1 and res2 to res5 are 5 stages", None),
         (["norm=sync_bn"], "write launch.nproc_per_node=2, or norm=bn", ["norm=sync_bn", "launch.nproc_per_node=2"]),
         (["norm=bn", "model.detector=c4"], "res5 sees boxes and masks in turn", ["norm=gn", "model.detector=c4"]),
         (["norm=bn", "bn_stats=batch"], "write bn_stats=ema or precise", ["norm=bn", "bn_stats=ema"]),

@@ -181,8 +181,10 @@ def _check_detection(config: Config) -> None:
             "model.freeze_at=0, or weights=FILE"
         )
     stages = len(model.temporal_kernels)
-    if model.freeze_at > stages:
-        raise ConfigError(f"model.freeze_at={model.freeze_at}: there are conv1 and res2 to res{stages + 1}: at most 5")
+    if model.freeze_at > stages + 1:
+        raise ConfigError(
+            f"model.freeze_at={model.freeze_at}: conv1 and res2 to res{stages + 1} are {stages + 1} stages"
+        )
     has_statistics = config.norm.traits.has_running_statistics
     if has_statistics and model.detector == "c4":
         raise ConfigError(

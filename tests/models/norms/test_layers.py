@@ -277,6 +277,44 @@ def test_groups_that_do_not_divide(config, message):
         check_norm(config, channels=[256, 64, 128], default_groups=32)
 
 
+@pytest.mark.parametrize("kind", ["bn", "sync_bn", "frozen_bn", "gn", "ln", "in"])
+@pytest.mark.parametrize("shape", [(4, 8, 5, 4), (4, 8, 6), (4, 8)])
+def test_fewer_axes_are_five_with_ones(kind, shape):
+    """Images (N, C, H, W) and vectors, as clips of one frame; values and gradients to the bit."""
+    if kind == "in" and len(shape) == 2:
+        return  # one value to normalise by itself
+    five = (*shape[:2], *(1,) * (5 - len(shape)), *shape[2:])
+    found = []
+    for axes in (shape, five):
+        module, x = make(kind), clip(shape=shape).reshape(axes).requires_grad_()
+        residual = clip(seed=1, shape=shape).reshape(axes)
+        y = module(x, residual, relu=True)
+        assert y.shape == x.shape
+        y.square().sum().backward()
+        found.append([y.flatten(), x.grad.flatten(), module.weight.grad, module.bias.grad])
+    for few, many in zip(*found, strict=True):
+        assert (few is None and many is None) or torch.equal(few, many)
+    with pytest.raises(ConfigError, match=r"up to three axes more, not a tensor of shape \(2, 8, 1, 1, 1, 1\)"):
+        make(kind)(torch.zeros(2, 8, 1, 1, 1, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["bn", "sync_bn", "frozen_bn", "gn", "ln", "in"])
+@pytest.mark.parametrize("shape", [(0, 8, 7, 7), (0, 8, 2, 7, 7)])
+def test_of_nothing_comes_nothing(kind, shape):
+    """As the masks of images without objects: gradients are there and zero, running statistics stay."""
+    module = make(kind)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    x = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    y = module(x)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == shape
+    trained = [p for p in module.parameters() if p.requires_grad]
+    assert all(p.grad is not None and not p.grad.any() for p in trained)
+    if kind in ("bn", "sync_bn"):
+        assert torch.equal(module.batch_mean_GC[0], before["running_mean"])
+        assert module.batch_count == 0
+
+
 def test_channels_per_group():
     factory = make_norm(norm_config("gn", channels_per_group=16), default_groups=32)
     assert [factory(num_features=c).groups for c in (64, 256)] == [4, 16]
