@@ -150,7 +150,7 @@ def test_help_and_usage(capsys):
         with pytest.raises(SystemExit) as stopped:
             run(argv)
         assert stopped.value.code == code
-    assert "--to {vidgn,pytorchvideo}" in capsys.readouterr().out
+    assert "--to {vidgn,pytorchvideo,torchvision}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
