@@ -12,7 +12,7 @@ RUN apt-get update \
 RUN python3 -m venv /opt/vidgn
 ENV PATH=/opt/vidgn/bin:$PATH
 COPY . /src
-RUN pip install --no-cache-dir -c /src/constraints.txt '/src[torchcodec,slurm,notebook]' && rm -rf /src
+RUN pip install --no-cache-dir -c /src/constraints.txt '/src[torchcodec,slurm,notebook,detection]' && rm -rf /src
 
 # Any user may run it: what torch and matplotlib keep goes below HOME.
 ENV HOME=/tmp

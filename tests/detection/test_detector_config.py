@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from tests.detection.small_detector import SMALL_COCO, config_of, write_coco
+from vidgn.cli.main import main
 from vidgn.config.compose import compose_all, load_config
 from vidgn.config.fingerprint import fingerprint, identity, pair_fingerprint
 from vidgn.detection.networks import build_detector
 from vidgn.geometry import Geometry, choose_geometry
+from vidgn.models.weights.containers import read_file
 from vidgn.report.read.published import COCO, find
 from vidgn.training.audit import audit
 from vidgn.training.optim import learning_rate, make_optimizer, total_steps
@@ -122,15 +124,19 @@ def test_what_makes_another_experiment_of_a_detector(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp64", "bf16"])
 def test_precisions(precision, tmp_path, monkeypatch):
-    from vidgn.cli.main import main
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vidgn.run.check_bf16", lambda config, device: None)
     data = write_coco(tmp_path / "set")
-    words = ["model.freeze_at=0", "trainer.max_steps=1", "trainer.device=cpu", "loggers=[]", "launch.threads=1"]
+    words = [
+        "model.freeze_at=0",
+        "model.head_channels=8",
+        "model.head_features=16",
+        "trainer.max_steps=1",
+        "trainer.device=cpu",
+        "loggers=[]",
+        "launch.threads=1",
+    ]
     assert main(["train", *SMALL_COCO, *data, *words, f"trainer.precision={precision}"]) == 0
     (model,) = (tmp_path / "runs").glob("*/*/model.safetensors")
-    from vidgn.models.weights.containers import read_file
-
     wanted = torch.float64 if precision == "fp64" else torch.float32
     assert all(t.dtype == wanted and t.isfinite().all() for t in read_file(model).tensors.values())
