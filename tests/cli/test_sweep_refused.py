@@ -34,7 +34,7 @@ def finished(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (2, "optim.lr_per_clip=0.1", "optim.lr_per_clip (here 0.1, there 0.00015625)"),
         (3, "data.synthetic.num_train=8", "data rows"),
-        (4, "norm.groups=4", "norm.groups (here 4, there None)"),
+        pytest.param(4, "norm.groups=4", "norm.groups (here 4, there None)", marks=pytest.mark.long),
     ],
 )
 def test_another_runs_number_is_not_the_cells_own(warm: Warm, finished: Path, seed: int, more: str, key: str) -> None:
