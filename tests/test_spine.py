@@ -159,7 +159,7 @@ def test_a_sweep_with_a_failing_cell(generated, tmp_path):
     assert "not finite" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["cut_off.mp4", "torn.mp4"])
+@pytest.mark.parametrize("name", [pytest.param("cut_off.mp4", marks=pytest.mark.long), "torn.mp4"])
 def test_an_unreadable_training_video_is_replaced_counted_and_named(tmp_path, name):
     for kind in ("h264_closed", "vp9"):
         KINDS[kind](tmp_path)
