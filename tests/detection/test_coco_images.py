@@ -170,6 +170,20 @@ def test_an_image_of_another_size_than_its_annotation_is_none(coco, tmp_path):
         annotations.read(rows[0])
 
 
+def test_an_image_that_is_turned_by_its_exif_data_is_read_as_its_annotation_has_it(coco, tmp_path):
+    rows, annotations = read_split(coco)
+    row = next(rows[i] for i in range(len(rows)) if annotations.images[rows[i].id]["width"] == 120)
+    wide = np.random.default_rng(0).integers(0, 255, (90, 120, 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown a quarter turned
+    Image.fromarray(wide).save(tmp_path / "set/images" / row.id, exif=exif)
+    assert np.array_equal(annotations.read(row).permute(1, 2, 0), wide)  # 120 x 90 as stored, which the json says
+    assert main(["data", "check", coco.train]) == 0
+    Image.fromarray(wide.swapaxes(0, 1).copy()).save(tmp_path / "set/images" / row.id, exif=exif)
+    shown = np.rot90(wide.swapaxes(0, 1), -1)  # 90 x 120 stored, 120 x 90 as shown
+    assert np.array_equal(annotations.read(row).permute(1, 2, 0), shown)
+
+
 # -- what a json may hold ---------------------------------------------------------------------------------------------
 
 

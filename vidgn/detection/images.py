@@ -50,14 +50,18 @@ class Annotations:
         Raises:
             DecodeError: if it can't be read, or has another size than the json says.
         """
-        with ImageReader(row.path) as reader:
-            image, (height, width) = self.images[row.id], reader.image_HWC.shape[:2]
-            if (height, width) != (image["height"], image["width"]):
-                raise DecodeError(
-                    f"{row.path}: has {width}x{height} pixels, and its annotation says {image['width']}x"
-                    f"{image['height']}: its boxes are of another image; mend the json, or fetch the file again"
-                )
-            return torch.from_numpy(reader.image_HWC.copy()).permute(2, 0, 1).contiguous()
+        image = self.images[row.id]
+        wanted = (image["height"], image["width"])
+        pixels_HWC = _pixels(row.path)
+        if pixels_HWC.shape[:2] != wanted and pixels_HWC.shape[:2] == wanted[::-1]:  # boxes are of it as it is stored
+            pixels_HWC = _pixels(row.path, as_stored=True)
+        if pixels_HWC.shape[:2] != wanted:
+            height, width = pixels_HWC.shape[:2]
+            raise DecodeError(
+                f"{row.path}: has {width}x{height} pixels, and its annotation says {wanted[1]}x{wanted[0]}: its boxes "
+                "are of another image; mend the json, or fetch the file again"
+            )
+        return torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous()
 
     def target(self, row: Row) -> Target:
         """Boxes in pixels, labels and masks of the objects that are learnt."""
@@ -77,6 +81,11 @@ class Annotations:
         """(rows,) booleans: whether an image is at least as wide as high."""
         images = [self.images[rows[index].id] for index in range(len(rows))]
         return np.array([image["width"] >= image["height"] for image in images])
+
+
+def _pixels(path: str, *, as_stored: bool = False) -> np.ndarray:
+    with ImageReader(path, as_stored=as_stored) as reader:
+        return reader.image_HWC.copy()
 
 
 def _mask(form: Any, height: int, width: int) -> np.ndarray:

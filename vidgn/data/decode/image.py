@@ -27,8 +27,11 @@ class ImageReader(VideoReader):
 
     decoder = "pillow"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, as_stored: bool = False) -> None:
         """Read the whole image.
+
+        Args:
+            as_stored: whatever its EXIF data say.
 
         Raises:
             DecodeError: the video can't be read.
@@ -39,7 +42,8 @@ class ImageReader(VideoReader):
             with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
                 check_size(image.height, image.width, self.error)
                 self.codec = str(image.format).lower()
-                self.image_HWC = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                turned = image if as_stored else ImageOps.exif_transpose(image)
+                self.image_HWC = np.asarray(turned.convert("RGB"))
         except DecodeError:
             raise
         except MemoryError:

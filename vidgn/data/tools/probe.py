@@ -261,7 +261,7 @@ def check_files(
     for source, found in probe_all(sources.files, workers=workers, limits=limits):
         if found.status != OK:
             bad.append(Finding(source.path, found.status, found.reason))
-        elif (wanted := (sizes or {}).get(os.path.basename(source.path))) not in (None, (found.height, found.width)):
+        elif (wanted := (sizes or {}).get(os.path.basename(source.path))) and not _has_size(source, found, wanted):
             reason = f"has {found.width}x{found.height} pixels, and its annotation says {wanted[1]}x{wanted[0]}"
             bad.append(Finding(source.path, "size", reason))
         for doubt in found.distrusted if found.status == OK else ():
@@ -272,6 +272,16 @@ def check_files(
         tuple(sorted(bad, key=lambda finding: (finding.status, finding.path))),
         {doubt: tuple(sorted(paths)) for doubt, paths in sorted(distrusted.items())},
     )
+
+
+def _has_size(source: Source, found: Probe, wanted: tuple[int, int]) -> bool:
+    """As it is shown, or as it is stored where its EXIF data turn it."""
+    if (found.height, found.width) == wanted:
+        return True
+    if (found.width, found.height) != wanted:
+        return False
+    with ImageReader(source.full_path, as_stored=True) as image:
+        return (image.height, image.width) == wanted
 
 
 def report_text(report: Report, *, verbose: bool = False) -> str:
