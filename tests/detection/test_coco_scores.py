@@ -155,21 +155,21 @@ def test_an_interval_of_ap_holds_the_truth_about_as_often_as_it_says():
     wrong = 0
     for study in range(16):
         pairs = [(world(better=0, seed=4 * study + 2 * s), world(better=0, seed=4 * study + 2 * s + 1)) for s in (0, 1)]
-        _, interval = compare_aps(pairs)
+        _, interval = compare_aps(tuple(pairs))
         assert interval is not None
         wrong += not interval.low <= 0 <= interval.high
     assert wrong <= 3
 
 
 def test_one_seed_has_an_interval_over_images_alone():
-    difference, interval = compare_aps([(world(better=0, seed=1), world(better=0, seed=2))])
+    difference, interval = compare_aps(((world(better=0, seed=1), world(better=0, seed=2)),))
     assert interval is None
     assert difference.low < difference.points < difference.high
 
 
 def test_a_difference_of_ap_is_seen():
     pairs = [(world(better=0.3, seed=2 * s), world(better=0, seed=2 * s + 1)) for s in range(3)]
-    difference, interval = compare_aps(pairs)
+    difference, interval = compare_aps(tuple(pairs))
     assert interval is not None
     assert interval.low > 0
     assert difference.points == pytest.approx(interval.points, abs=1e-9)

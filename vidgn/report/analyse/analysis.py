@@ -268,7 +268,7 @@ def _measure_aps(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], re
     if len(known) < len(pairs) or any(not np.array_equal(one.ids, other.ids) for one, other in known):
         why = "the matches of each image are not there, or of other images"
         return Comparison(arm, baseline, runs, over_seeds(by_seed), None, None, refused, (), None, by_seed, why)
-    images, interval = compare_aps(known)
+    images, interval = compare_aps(tuple(known))
     return Comparison(arm, baseline, runs, over_seeds(by_seed), images, interval, refused, by_seed=by_seed)
 
 

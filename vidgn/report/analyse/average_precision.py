@@ -6,8 +6,8 @@ pseudo-values (Tukey 1958): what AP times the number of parts changes by without
 smooth in its images, which it is where each category has many of them, and is not on a few dozen.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -42,6 +42,8 @@ class Precision:
         for number in np.unique(matches.objects[:, 1]):
             rows = np.flatnonzero(matches.category == number)
             rows = rows[np.argsort(-matches.score[rows], kind="mergesort")]  # equal scores stay in order, as COCOeval's
+            last = np.flatnonzero(matches.right[rows] & ~matches.left_out[rows])[-1:] + 1
+            rows = rows[: int(last.sum())]  # what scores less than all that are right lowers no precision
             counts = (matches.left_out[rows] & bits) == 0
             right = (matches.right[rows] & bits) != 0
             objects = matches.objects[matches.objects[:, 1] == number][:, [0, 2]]
@@ -74,12 +76,14 @@ def _ap(category: _Category, weights_V: np.ndarray) -> float | None:
     return total / (len(_RECALLS) * NUM_IOUS)
 
 
-def compare_aps(pairs: Sequence[tuple[Matches, Matches]]) -> tuple[PairedDifference, GapInterval | None]:
+@cache
+def compare_aps(pairs: tuple[tuple[Matches, Matches], ...]) -> tuple[PairedDifference, GapInterval | None]:
     """Arm less baseline on the same images, a pair a seed, in points of AP.
 
     Returns:
         The difference with its interval over images (a paired bootstrap of 500 resamples, the seeds' runs taken along),
-        and the interval over images and training runs, None with one pair.
+        and the interval over images and training runs, None with one pair. Two minutes for two seeds on COCO's 5,000
+        images, so it is remembered.
     """
     precisions = [(Precision(one), Precision(other)) for one, other in pairs]
     num = precisions[0][0].num_images

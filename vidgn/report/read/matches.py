@@ -13,7 +13,7 @@ KINDS = ("box", "mask")
 _COLUMNS = ("image", "category", "score", "right", "left_out", "objects")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matches:
     """D detections in V images, in COCOeval's order, for objects of all sizes and at most 100 detections an image.
 
