@@ -24,7 +24,8 @@ from vidgn.models.norms import drop_in
 from vidgn.models.norms.layers import Norm, norm_layers
 
 PUBLIC = {
-    *("ClassScore", "ClipPlan", "Config", "ImportReport", "Prediction", "VideoClassifier", "VideoPredictor"),
+    *("ClassScore", "ClipPlan", "Clips", "Config", "ImportReport", "Prediction", "Study", "VideoClassifier"),
+    *("VideoPredictor", "evaluate", "study", "train"),
     *("VidgnError", "__version__", "create_model", "list_models", "list_norms", "list_weights", "load"),
     *("load_config", "load_detector", "load_weights", "nn", "open_video", "plan", "predict_memory", "replace_norms"),
 }
@@ -346,3 +347,82 @@ def test_a_small_program_passes_type_checkers(tmp_path):
     program.write_text("import vidgn\nnumber: int = vidgn.list_models()\n")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
+
+
+# -- training, tests and studies ---------------------------------------------------------------------------------------
+
+
+def words(folder, *more):
+    """Of a configuration that trains in a second, on videos in `folder`."""
+    if not (folder / "list.csv").exists():
+        names = [KINDS[kind](folder).name for kind in ("h264_closed", "vp9", "mpeg4_avi", "hevc_closed")]
+        (folder / "list.csv").write_text("path,label\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(names)))
+    data = ["data=csv", f"data.train={folder}/list.csv", f"data.val={folder}/list.csv", "data.workers=0"]
+    size = ["data.crop=28", "data.short_side=[28,32]", "frames=8", "span=8", "gpus=1", "clips_per_gpu=2"]
+    net = ["model=i3d_tiny", "model.width=8", "model.norm_groups=2", "trainer.max_steps=4", "trainer.eval_every=1"]
+    rest = ["trainer.device=cpu", "launch.threads=1", "views=curve", "study=s", "bn_stats_steps=1", "loggers=[]"]
+    return [*data, *size, *net, *rest, f"runs_dir={folder}/runs", *more]
+
+
+def quick(folder, *more):
+    return vidgn.load_config(*words(folder, *more))
+
+
+def test_training_prints_nothing_tells_each_step_and_leaves_the_files_of_the_verb(tmp_path, capfd):
+    lines = []
+    config = quick(tmp_path)
+    result = vidgn.train(config, progress=lines.append)
+    assert capfd.readouterr() == ("", "")
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4]
+    assert [line for line in lines if line["kind"] == "curve"]
+    assert result == json.loads((config.run_dir / "result.json").read_text())
+    again = []
+    assert vidgn.train(config, progress=again.append) == result
+    assert again == []
+    assert main(["train", *words(tmp_path, f"runs_dir={tmp_path}/verb")]) == 0
+    (of_verb,) = (tmp_path / "verb").glob("s/*/model.safetensors")
+    assert of_verb.read_bytes() == (config.run_dir / "model.safetensors").read_bytes()
+    with pytest.raises(VidgnError, match="another experiment"):
+        vidgn.train(quick(tmp_path, "optim.lr_per_clip=0.5"))
+
+
+def test_a_study_is_tables(tmp_path, capfd):
+    for norm in ("bn", "gn"):
+        for seed in (0, 1):
+            vidgn.train(quick(tmp_path, f"norm={norm}", f"seed={seed}", "trainer.max_steps=2"))
+    run = tmp_path / "runs/s/i3d_tiny_8f_2x1_bn_s0"
+    test = vidgn.evaluate(run, "bn_stats=ema")
+    assert (test["bn_stats"], test["num_videos"]) == ("ema", 4)
+    with pytest.raises(VidgnError, match="can't be changed for a test"):
+        vidgn.evaluate(run, "optim.lr_per_clip=1")
+    study = vidgn.study(tmp_path / "runs/s")
+    assert len(study.runs()) == 4
+    (gap,) = study.gaps()
+    assert (gap["arm"], gap["baseline"], gap["seeds"], gap["state"]) == ("gn", "bn", 2, "not seen")
+    top1 = {(row["norm"], row["seed"]): row["top1"] for row in study.runs()}
+    assert gap["points"] == pytest.approx(sum(top1["gn", s] - top1["bn", s] for s in (0, 1)) / 2)
+    assert gap["low"] <= gap["points"] <= gap["high"]
+    assert {row["run_name"] for row in study.curves()} == {row["run_name"] for row in study.runs()}
+    assert sum(row["num_videos"] for row in study.classes()) == 4
+    assert all(not isinstance(value, (dict, list)) for row in study.gaps() + study.classes() for value in row.values())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_clips_are_those_that_training_reads(tmp_path):
+    config = quick(tmp_path)
+    clips = vidgn.Clips(config)
+    assert (len(clips), clips.classes) == (4, ("0", "1"))
+    with clips.loader(2, batches=3) as batches:
+        read = list(batches)
+    assert [batch.positions for batch in read] == [(0, 1), (2, 3), (4, 5)]
+    for batch in read:
+        for place, position in enumerate(batch.positions):
+            clip_THWC, label = clips[position]
+            assert torch.equal(clip_THWC, batch.clip_NTHWC[place])
+            assert label == batch.label_N[place]
+    loaded = torch.utils.data.DataLoader(clips, batch_size=2, num_workers=1, multiprocessing_context="spawn")
+    assert all(torch.equal(clip, read[k].clip_NTHWC) for k, (clip, _) in enumerate(loaded))
+    x_NCTHW = clips.to_model(read[0].clip_NTHWC)
+    assert x_NCTHW.shape == (2, 3, 8, 28, 28)
+    expected = (read[0].clip_NTHWC.permute(0, 4, 1, 2, 3).float() - 114.75) / 57.375
+    torch.testing.assert_close(x_NCTHW, expected)

@@ -18,6 +18,7 @@ ORDER = [
     ["__main__"],
     ["cli"],
     ["api", "nn"],
+    ["experiments", "clip_dataset"],
     ["run"],
     ["preflight"],
     ["memory", "detection"],

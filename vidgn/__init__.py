@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from vidgn.api import (
         ClassScore,
         ClipPlan,
+        Clips,
         Config,
         ImportReport,
         Prediction,
+        Study,
         VideoClassifier,
         VideoPredictor,
         VidgnError,
         create_model,
+        evaluate,
         list_models,
         list_norms,
         list_weights,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
         plan,
         predict_memory,
         replace_norms,
+        study,
+        train,
     )
 
 __version__ = "0.1.0"
@@ -36,14 +41,17 @@ __version__ = "0.1.0"
 __all__ = [
     "ClassScore",
     "ClipPlan",
+    "Clips",
     "Config",
     "ImportReport",
     "Prediction",
+    "Study",
     "VideoClassifier",
     "VideoPredictor",
     "VidgnError",
     "__version__",
     "create_model",
+    "evaluate",
     "list_models",
     "list_norms",
     "list_weights",
@@ -56,6 +64,8 @@ __all__ = [
     "plan",
     "predict_memory",
     "replace_norms",
+    "study",
+    "train",
 ]
 
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidgn.clip_dataset import Clips
 from vidgn.config import compose
 from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config, ViewsConfig
 from vidgn.data.clips.plan import ClipPlan, plan_for
 from vidgn.data.decode import open_video
 from vidgn.errors import ConfigError, VidgnError
+from vidgn.experiments import Study, evaluate, study, train
 from vidgn.geometry import choose_geometry
 from vidgn.memory.prediction import Prediction, predict
 from vidgn.models import weights as _weights
@@ -33,13 +35,16 @@ if TYPE_CHECKING:  # which needs pycocotools
 __all__ = [
     "ClassScore",
     "ClipPlan",
+    "Clips",
     "Config",
     "ImportReport",
     "Prediction",
+    "Study",
     "VideoClassifier",
     "VideoPredictor",
     "VidgnError",
     "create_model",
+    "evaluate",
     "list_models",
     "list_norms",
     "list_weights",
@@ -51,6 +56,8 @@ __all__ = [
     "plan",
     "predict_memory",
     "replace_norms",
+    "study",
+    "train",
 ]
 
 

@@ -1,10 +1,8 @@
 """`vidgn evaluate RUN`: test a trained run, or all of a study, with other views or other BN statistics."""
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from vidgn.cli.cell import print_errors_once
 from vidgn.errors import ConfigError, VidgnError
@@ -30,19 +28,6 @@ keys
   bn_stats_steps, data.root, data.train, data.val, data.classes, data.missing, data.workers,
   launch.*, trainer.device, trainer.clips_per_forward   as in vidgn train
 """
-
-_KEYS = (
-    "bn_stats",
-    "bn_stats_steps",
-    "data.root",
-    "data.train",
-    "data.val",
-    "data.classes",
-    "data.missing",
-    "data.workers",
-    "trainer.device",
-    "trainer.clips_per_forward",
-)
 
 
 def run(argv: list[str]) -> int:
@@ -80,7 +65,7 @@ def _evaluate(path: Path, overrides: list[str]) -> int:
     for number, cell in enumerate(cells, start=1):
         told = cell.result or {}
         views = next((text.removeprefix("views=") for text in plain if text.startswith("views=")), told["views"])
-        for value in values if not cell.group_free and values else [None]:
+        for value in values if cell.has_statistics and values else [None]:
             name = f"{views}-{value or told.get('bn_stats') or 'none'}"
             moved = any(not text.startswith(("views=", "launch.", "trainer.")) for text in plain)
             if name in cell.tests() and not moved:
@@ -100,31 +85,9 @@ def _evaluate(path: Path, overrides: list[str]) -> int:
 
 def _run(path: Path, overrides: list[str]) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # before torch is imported: its warnings come with stacks
-    from vidgn.config.build import build, to_plain
-    from vidgn.config.check import check_config
-    from vidgn.config.compose import load_config, load_run_config
-    from vidgn.config.schema import Config
+    from vidgn.config.compose import config_of_test
 
-    config = load_run_config(path)
-    plain = to_plain(config)
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"can't read {override!r}: write KEY=VALUE")
-        if key == "views":
-            clip = [f"frames={config.frames}", f"span={config.span}"]  # what a view may be depends on it
-            plain["views"] = to_plain(load_config([f"views={value}", *clip]).views)
-            continue
-        if key not in _KEYS and not key.startswith("launch."):
-            raise ConfigError(f"{key} can't be changed for a test: views, {', '.join(_KEYS)} and launch.* can")
-        _set(plain, key, value)
-    changed = build(Config, plain)
-    # Where the run lies now is where it is tested, wherever it was trained.
-    here = path.resolve()
-    changed = dataclasses.replace(changed, runs_dir=str(here.parent.parent), study=here.parent.name)
-    if changed.run_dir.name != here.name:
-        raise ConfigError(f"{path} was renamed: its run is {changed.run_dir.name}; give the folder that name again")
-    check_config(changed)
+    changed = config_of_test(path, overrides)
     from vidgn.distributed.environment import adopt_slurm_ranks
 
     adopt_slurm_ranks(changed)
@@ -133,17 +96,3 @@ def _run(path: Path, overrides: list[str]) -> int:
 
     evaluate_run(changed)
     return 0
-
-
-def _set(plain: dict[str, Any], key: str, text: str) -> None:
-    """`text` as yaml, at the key, which has no dot or one."""
-    import yaml
-
-    group, _, last = key.rpartition(".")
-    values = plain.get(group, {}) if group else plain
-    if last not in values:
-        raise ConfigError(f"unknown key {key!r}: known there are {', '.join(plain['launch'])}")
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{key}={text}: can't be read; write a number, a word, or a quoted text") from None

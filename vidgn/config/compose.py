@@ -7,7 +7,7 @@ import shlex
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,60 @@ def load_run_config(run_dir: Path) -> Config:
         return build(Config, plain)
     except ConfigError as error:
         raise ConfigError(f"{path} was written by another version of vidgn: {error}") from None
+
+
+_KEYS_OF_TESTS = (
+    "bn_stats",
+    "bn_stats_steps",
+    "data.root",
+    "data.train",
+    "data.val",
+    "data.classes",
+    "data.missing",
+    "data.workers",
+    "trainer.device",
+    "trainer.clips_per_forward",
+)
+
+
+def config_of_test(path: Path, overrides: Sequence[str]) -> Config:
+    """The Config that a run is tested with: its own, where it lies now, with other views, statistics or videos.
+
+    Raises:
+        ConfigError: for a key that can't be changed for a test, and where there is no run.
+    """
+    config = load_run_config(path)
+    plain = to_plain(config)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"can't read {override!r}: write KEY=VALUE")
+        if key == "views":
+            clip = [f"frames={config.frames}", f"span={config.span}"]  # what a view may be depends on it
+            plain["views"] = to_plain(load_config([f"views={value}", *clip]).views)
+            continue
+        if key not in _KEYS_OF_TESTS and not key.startswith("launch."):
+            raise ConfigError(f"{key} can't be changed for a test: views, {', '.join(_KEYS_OF_TESTS)} and launch.* can")
+        _set(plain, key, value)
+    # Where the run lies now is where it is tested, wherever it was trained.
+    here = path.resolve()
+    changed = replace(build(Config, plain), runs_dir=str(here.parent.parent), study=here.parent.name)
+    if changed.run_dir.name != here.name:
+        raise ConfigError(f"{path} was renamed: its run is {changed.run_dir.name}; give the folder that name again")
+    check_config(changed)
+    return changed
+
+
+def _set(plain: dict[str, Any], key: str, text: str) -> None:
+    """`text` as yaml, at the key, which has no dot or one."""
+    group, _, last = key.rpartition(".")
+    values = plain.get(group, {}) if group else plain
+    if last not in values:
+        raise ConfigError(f"unknown key {key!r}: known there are {', '.join(plain['launch'])}")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{key}={text}: can't be read; write a number, a word, or a quoted text") from None
 
 
 def _refuse_twins(cells: Sequence[Sequence[str]], configs: Sequence[Config]) -> None:

@@ -72,6 +72,11 @@ class Cell:
         return not is_detector and self.norm in NORM_KINDS and NORM_KINDS[self.norm].is_group_free
 
     @property
+    def has_statistics(self) -> bool:
+        """Whether there is a choice of statistics to test with."""
+        return self.norm in NORM_KINDS and NORM_KINDS[self.norm].has_running_statistics
+
+    @property
     def data_format(self) -> str:
         """`imagenet`, `coco` or another; empty where the configuration is not there."""
         return str(((self.config or {}).get("data") or {}).get("format") or "")
