@@ -420,9 +420,17 @@ def test_clips_are_those_that_training_reads(tmp_path):
             clip_THWC, label = clips[position]
             assert torch.equal(clip_THWC, batch.clip_NTHWC[place])
             assert label == batch.label_N[place]
-    loaded = torch.utils.data.DataLoader(clips, batch_size=2, num_workers=1, multiprocessing_context="spawn")
-    assert all(torch.equal(clip, read[k].clip_NTHWC) for k, (clip, _) in enumerate(loaded))
     x_NCTHW = clips.to_model(read[0].clip_NTHWC)
     assert x_NCTHW.shape == (2, 3, 8, 28, 28)
     expected = (read[0].clip_NTHWC.permute(0, 4, 1, 2, 3).float() - 114.75) / 57.375
     torch.testing.assert_close(x_NCTHW, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_clips_in_another_loader_are_the_same(tmp_path, workers):
+    clips = vidgn.Clips(quick(tmp_path))
+    context = "spawn" if workers else None
+    loader = torch.utils.data.DataLoader(clips, batch_size=2, num_workers=workers, multiprocessing_context=context)
+    found = torch.cat([clip for clip, _ in loader])
+    assert torch.equal(found, torch.stack([clips[position][0] for position in range(len(clips))]))
