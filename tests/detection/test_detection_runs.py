@@ -16,8 +16,13 @@ from pycocotools import mask as rle
 
 import vidgn
 from tests.detection.small_detector import SMALL_COCO, write_coco
+from tests.models.foreign_files import caffe2_blobs, python2_pickle, torchvision_state
+from tests.models.narrow_nets import IMAGE, plain
 from vidgn.cli.main import main
 from vidgn.config.compose import load_config
+from vidgn.config.schema import NormConfig
+from vidgn.models.i3d import build_model
+from vidgn.models.weights import load_weights
 from vidgn.models.weights.containers import read_file
 
 TRAIN = [
@@ -227,6 +232,39 @@ def test_what_can_t_be_is_refused_and_the_remedy_works(data, wrong, told, right,
     assert error.count("\n") == 1
     if right is not None:
         load_config([*TRAIN[1:], *data, *right])
+
+
+@pytest.mark.parametrize("kind", ["gn", "bn"])
+def test_files_of_other_libraries_start_the_body(data, kind):
+    """Detectron's GN ResNet-50 and torchvision's, narrow: every tensor told, and the pixels that it was trained on."""
+    if kind == "gn":
+        content = python2_pickle({"blobs": caffe2_blobs(plain(IMAGE, "gn"), statistics=False)})
+        Path("weights.pkl").write_bytes(content)
+        norm, mean = "gn", [122.7717, 115.9465, 102.9801]
+    else:
+        torch.save(torchvision_state(plain(IMAGE, "bn")), "weights.pkl")
+        norm, mean = "frozen_bn", [123.675, 116.28, 103.53]
+    narrow = ["model=mask_rcnn_r50_fpn", "model.width=8", "model.norm_groups=2", "weights=weights.pkl"]
+    words = [word for word in TRAIN if not word.startswith(("model=", "model.freeze_at"))]
+    more = ["trainer.max_steps=1", "model.freeze_at=5", f"norm={norm}"]  # the body stays as it came
+    assert main([*words, *data, *narrow, *more]) == 0
+    (run,) = Path("runs/s").glob("*")
+    assert json.loads((run / "result.json").read_text())["input_mean"] == mean
+    log = (run / "log.txt").read_text()
+    assert "a classifier, of which a detector has its own" in log
+    assert ("channels turned from BGR to RGB" in log) == (kind == "gn")
+    net = build_model(
+        load_config([*narrow[:3], *SMALL_COCO[1:], f"norm={norm}", "weights=w", "model.freeze_at=5"]).model,
+        NormConfig(kind=norm, groups=None, channels_per_group=None, eps=1e-5, momentum=0.1),
+        num_classes=1,
+        frames=1,
+        crop=96,
+    )
+    load_weights(net, Path("weights.pkl"), std=(58.395, 57.12, 57.375))
+    after = read_file(run / "model.safetensors").tensors
+    body = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith("blocks.5.")}
+    assert len(body) > 100
+    assert all(torch.equal(tensor, after[f"backbone.body.{name}"]) for name, tensor in body.items())
 
 
 def test_what_a_detector_s_file_finds_is_what_its_test_found(data):
