@@ -108,6 +108,20 @@ def test_a_run_that_is_killed_ends_in_the_same_bytes_as_one_on_two_processes_tha
     assert 0 <= line["top1_boxes"] <= 100
 
 
+@pytest.mark.long
+def test_a_few_images_are_learnt_by_heart(data):
+    """The smoke test of the whole: boxes, classes and masks of six images, from scratch."""
+    more = ["trainer.max_steps=300", "trainer.checkpoint_steps=100", "optim.lr_per_clip=0.01"]
+    more += ["optim.warmup=0.05", "optim.milestones=[0.8,0.93]", "bn_stats_steps=4", "trainer.epochs=1000"]
+    same = [word if not word.startswith("data.val") else word.replace("val.json", "train.json") for word in data]
+    words = [word for word in TRAIN if not word.startswith(("model.head", "trainer.epochs"))]
+    assert main([*words, *same, *more]) == 0
+    (result,) = Path("runs/s").glob("*/result.json")
+    found = json.loads(result.read_text())
+    assert found["box_ap"] > 50
+    assert found["mask_ap"] > 50
+
+
 # -- the other half: weights of classified images ---------------------------------------------------------------------
 
 IMAGENET = [
