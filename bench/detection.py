@@ -6,7 +6,7 @@ FOLDER has images/ and annotations/instances_train.json and instances_val.json. 
 are the classes that resnet_tiny learns first, with BN and with GN; its weights start mask_rcnn_tiny_fpn. Then
 
   overfit   8 images with a few large objects each, trained and tested on: box AP above 50 says that the whole works
-  sweep     frozen BN against GN, two seeds, on 32 such images, tested on them and on the images of the other json
+  sweep     frozen BN against GN, two seeds, on up to 32 such images, tested on them and on the images of the other json
   killed    one cell of it again, on 1 process and on 2, killed three times: the same bytes
 
 Nothing here is long enough for what is not trained on: it is no comparison of norms, but one of the code with itself.
@@ -150,7 +150,8 @@ def main() -> None:
     train, val = few_objects(arguments.folder, out, 32), annotations / "instances_val.json"
     data = [f"data.root={images}", f"data.train={train}"]
     cell = ["train", *TINY, weights, *data, f"trainer.max_steps={steps}", "trainer.checkpoint_steps=20"]
-    print(f"sweep: 32 images, {steps} steps of 8; tested on them, and on {val.name}", flush=True)
+    count = len(json.loads(train.read_text())["images"])
+    print(f"sweep: {count} images, {steps} steps of 8; tested on them, and on {val.name}", flush=True)
     sweep = ["norm=frozen_bn,gn", "seed=0,1", f"data.val={train}", f"runs_dir={out}/runs", "study=all"]
     vidgn("train", "-m", *cell[1:], *sweep, *SIDE_BY_SIDE)
     for norm in ("frozen_bn", "gn"):
