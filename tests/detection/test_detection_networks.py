@@ -247,7 +247,10 @@ def test_what_is_found_is_what_torchvision_finds():
 
 @pytest.mark.parametrize(
     ("form", "mode"),
-    [*(("mask_rcnn_tiny_fpn", mode) for mode in ("lean", "leaner", "block")), ("mask_rcnn_r50_c4", "block")],
+    [
+        *(("mask_rcnn_tiny_fpn", mode) for mode in ("lean", "leaner", "block")),
+        pytest.param("mask_rcnn_r50_c4", "block", marks=pytest.mark.long),
+    ],
 )
 def test_every_memory_mode_gives_the_same_gradients(form, mode):
     more = () if "tiny" in form else ("model.width=8", "model.temporal_kernels=[[1],[1],[1],[1]]")
