@@ -200,6 +200,8 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
     assert "Box / mask AP: mask_rcnn_tiny_fpn" in markdown
     assert "Chance is" not in markdown
     page = Path("runs/s/report.html").read_text()
+    assert "tested images" in page
+    assert "✗" not in page.partition("Whether the arms differ")[2].partition("Gap to")[0]
     assert '<th scope="col">box AP</th>' in page
     assert main(["status", "runs/s"]) == 0
     assert "box AP" in capsys.readouterr().out

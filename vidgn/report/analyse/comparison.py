@@ -29,7 +29,7 @@ def why_no_gap(arm: Cell, baseline: Cell) -> list[str]:
     assert baseline.result is not None
     same_start = _weights(arm) == _weights(baseline)
     reasons = _differing_configs(arm, baseline) + _differing_starts(arm, baseline)
-    reasons += _differing_audits(_audited(arm), _audited(baseline), with_values=same_start)
+    reasons += _differing_audits(audited(arm), audited(baseline), with_values=same_start)
     digests = arm.result.get("plan_digest"), baseline.result.get("plan_digest")
     if None in digests:
         reasons.append("plan_digest is missing in result.json, so the same training clips can't be shown")
@@ -38,7 +38,7 @@ def why_no_gap(arm: Cell, baseline: Cell) -> list[str]:
     return reasons + _differing_statistics(arm, baseline) + _differing_tests(arm, baseline) + _faults(arm, baseline)
 
 
-def _audited(cell: Cell) -> Mapping[str, Any] | None:
+def audited(cell: Cell) -> Mapping[str, Any] | None:
     """The audit; of a detector with frozen BN, which has biases where others have norms, what is left without both."""
     if cell.audit is None or cell.data_format != "coco":
         return cell.audit

@@ -6,7 +6,7 @@ from typing import Any
 
 from vidgn.report.analyse.analysis import Comparison
 from vidgn.report.analyse.arms import run_of
-from vidgn.report.analyse.comparison import paired_rows
+from vidgn.report.analyse.comparison import audited, paired_rows
 from vidgn.report.read.run_state import json_or_none
 from vidgn.report.read.study import Cell
 
@@ -36,7 +36,7 @@ def _checks(arm: Cell, baseline: Cell) -> list[Check]:
     pairs: list[tuple[str, Any, Any]] = [
         ("settings (pair fingerprint)", ours.get("pair_fingerprint"), theirs.get("pair_fingerprint")),
         ("training clips (plan digest)", ours.get("plan_digest"), theirs.get("plan_digest")),
-        ("parameters by role (audit)", _roles(arm.audit), _roles(baseline.audit)),
+        ("parameters by role (audit)", _roles(audited(arm)), _roles(audited(baseline))),
         ("steps", ours.get("steps"), theirs.get("steps")),
         ("precision", ours.get("precision"), theirs.get("precision")),
         ("input mean", _vector(ours.get("input_mean")), _vector(theirs.get("input_mean"))),
@@ -45,12 +45,22 @@ def _checks(arm: Cell, baseline: Cell) -> list[Check]:
     ]
     found = [Check(name, a == b and a is not None, f"{a} / {b}") for name, a, b in pairs]
     found.insert(3, _weights(arm, baseline))
-    videos = arm.videos(), baseline.videos()
-    is_same = videos[0] is not None and videos[1] is not None and paired_rows(videos[0], videos[1]) is not None
-    found.append(Check("tested videos", is_same, " / ".join("none" if v is None else f"{len(v.ids)}" for v in videos)))
+    found.append(_tested(arm, baseline))
     faults = [c.run_name for c in (arm, baseline) if c.fault]
     found.append(Check("results are those of their scores", not faults, ", ".join(faults) or "both"))
     return found
+
+
+def _tested(arm: Cell, baseline: Cell) -> Check:
+    """Both on the same videos; of detectors, images."""
+    if arm.data_format == "coco":
+        matches = [cell.matches() for cell in (arm, baseline)]
+        ids = [None if of_cell is None else of_cell["box"].ids for of_cell in matches]
+        is_same = ids[0] is not None and ids[1] is not None and ids[0].tolist() == ids[1].tolist()
+        return Check("tested images", is_same, " / ".join("none" if i is None else f"{len(i)}" for i in ids))
+    videos = arm.videos(), baseline.videos()
+    is_same = videos[0] is not None and videos[1] is not None and paired_rows(videos[0], videos[1]) is not None
+    return Check("tested videos", is_same, " / ".join("none" if v is None else f"{len(v.ids)}" for v in videos))
 
 
 def _weights(arm: Cell, baseline: Cell) -> Check:
