@@ -386,6 +386,24 @@ def test_training_prints_nothing_tells_each_step_and_leaves_the_files_of_the_ver
         vidgn.train(quick(tmp_path, "optim.lr_per_clip=0.5"))
 
 
+def test_progress_goes_on_where_a_killed_run_does_and_an_error_in_it_is_raised(tmp_path):
+    config = quick(tmp_path, "trainer.checkpoint_steps=2", "trainer.eval_every=0")
+    lines = []
+
+    def unwell(line):
+        lines.append(line["step"])
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        vidgn.train(config, progress=unwell)
+    assert lines == [1]
+    (config.run_dir / "result.json").unlink()
+    for path in (config.run_dir / "checkpoints").glob("step_*[34].pt"):
+        path.unlink()  # as if killed in step 3 or 4: lines behind step 2 are cut off
+    vidgn.train(config, progress=lambda line: lines.append(line["step"]))
+    assert lines == [1, 3, 4]
+
+
 def test_a_study_is_tables(tmp_path, capfd):
     for norm in ("bn", "gn"):
         for seed in (0, 1):
@@ -420,6 +438,9 @@ def test_clips_are_those_that_training_reads(tmp_path):
             clip_THWC, label = clips[position]
             assert torch.equal(clip_THWC, batch.clip_NTHWC[place])
             assert label == batch.label_N[place]
+    assert [label for _, label in clips] == [clips[position][1] for position in range(4)]
+    with pytest.raises(VidgnError, match="those of one video each"):
+        vidgn.Clips(quick(tmp_path, "data.clips_per_video=2", "gpus=2"))
     x_NCTHW = clips.to_model(read[0].clip_NTHWC)
     assert x_NCTHW.shape == (2, 3, 8, 28, 28)
     expected = (read[0].clip_NTHWC.permute(0, 4, 1, 2, 3).float() - 114.75) / 57.375

@@ -564,6 +564,7 @@ ELSEWHERE = {
     "takes a detector's statistics over all {} virtual GPUs": "of detectors: tests/detection/test_detection_runs.py",
     "res5 sees boxes and masks in turn": "of detectors: tests/detection/test_detection_runs.py",
     "images of a virtual GPU share the detector's losses": "of detectors: tests/detection/test_detection_runs.py",
+    "has changed since the run began": "of detectors: tests/detection/test_coco_images.py",
     "a detector's shapes change from image to image": "of detectors: tests/detection/test_detection_runs.py",
     "a detector's memory depends on the objects": "of detectors: tests/detection/test_detection_runs.py",
     "trainer.norm_kernels=triton can't be had here": "on a GPU: tests/models/norms/test_triton.py",

@@ -15,6 +15,7 @@ from vidgn.data.datasets.listing import Split
 from vidgn.data.datasets.manifest import read_manifest
 from vidgn.data.loading.batches import Batch, train_batches
 from vidgn.data.loading.prefetch import Prefetch
+from vidgn.errors import ConfigError
 from vidgn.rng_streams import Tag
 from vidgn.training.setup import ToModel
 
@@ -33,8 +34,11 @@ class Clips(Dataset[tuple[Tensor, int]]):
             config: of `vidgn.load_config`: data, frames, span and seed count.
 
         Raises:
-            VidgnError: if the annotation can't be used.
+            VidgnError: if the annotation can't be used, or asks for what is not a clip of one video at a position.
         """
+        if config.model.detector or config.data.clips_per_video > 1:
+            what = "a detector" if config.model.detector else "data.clips_per_video"
+            raise ConfigError(f"Clips are those of one video each, and {what} has others: leave it out")
         self.config, self._rows = config, read_manifest(config.data, split)
         self.classes = self._rows.classes
         self._geometry = ClipGeometry.of(config.data, frames=config.frames, stride=config.stride)
@@ -43,6 +47,10 @@ class Clips(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         """Videos, which are the positions of an epoch."""
         return len(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        """Those of the first epoch."""
+        return (self[position] for position in range(len(self)))
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         """Pixels uint8 (T, H, W, 3) and label.

@@ -14,6 +14,7 @@ from vidgn.distributed.environment import CELL
 from vidgn.errors import StopRequested, VidgnError
 from vidgn.report.analyse.analysis import Analysis, analyse
 from vidgn.report.analyse.origin import origin_of
+from vidgn.report.read.history import read_starts
 from vidgn.report.read.study import read_study
 from vidgn.report.show.as_json import as_json
 from vidgn.run import evaluate_run, run
@@ -25,7 +26,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 def train(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
     """Train and test one cell, or go on with it; one that is done is left alone. The same files as `vidgn train`.
 
-    SIGINT and SIGTERM save the state first, as there.
+    In the main thread SIGINT and SIGTERM save the state first, as there.
 
     Args:
         config: of `vidgn.load_config`.
@@ -37,8 +38,9 @@ def train(config: Config, *, progress: Progress | None = None) -> dict[str, Any]
 
     Raises:
         VidgnError: if the user's input, data or files are at fault, or a signal stopped it with everything saved.
+        Exception: what `progress` has raised, once the run has ended.
     """
-    with _quiet(config.run_dir.name), _followed(config.run_dir / "metrics.jsonl", progress):
+    with _quiet(config.run_dir.name), _followed(config.run_dir, progress):
         return _unstopped(lambda: run(config))
 
 
@@ -55,7 +57,7 @@ def evaluate(run_dir: str | os.PathLike[str], *overrides: str) -> dict[str, Any]
     tests = config.run_dir / "tests"
 
     def told() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in tests.glob("*.json") if "detections" not in path.name}
+        return {path: path.stat().st_mtime_ns for path in tests.glob("*.json")}
 
     before = told()
     with _quiet(config.run_dir.name):
@@ -154,23 +156,36 @@ def _quiet(name: str) -> Generator[None]:
 
 
 @contextmanager
-def _followed(path: Path, progress: Progress | None) -> Generator[None]:
-    """Give `progress` what is appended to a file of JSON lines, whichever process appends it."""
+def _followed(run_dir: Path, progress: Progress | None) -> Generator[None]:
+    """Give `progress` the lines of metrics.jsonl that this start writes, in whichever process.
+
+    Raises:
+        Exception: what `progress` has raised, once the run has ended; it is given no more lines then.
+    """
     if progress is None:
         yield
         return
-    over, place = threading.Event(), _size(path)
+    machine, metrics = run_dir / "machine.json", run_dir / "metrics.jsonl"
+    before, over, raised = _written(machine), threading.Event(), list[Exception]()
+    place = 0
 
     def look() -> None:
         nonlocal place
-        place = min(place, _size(path))  # a start cuts off what came after its checkpoint
-        if _size(path) > place:
-            with open(path, "rb") as file:
-                file.seek(place)
-                whole, _, _ = file.read().rpartition(b"\n")
-            for line in whole.splitlines():
-                progress(json.loads(line))
-            place += len(whole) + bool(whole)
+        if raised or _written(machine) == before:  # until then lines behind the checkpoint may still be cut off
+            return
+        first = read_starts(run_dir)[-1]["from_step"]
+        with open(metrics, "rb") as file:
+            file.seek(place)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                place, told = place + len(line), json.loads(line)
+                if told["step"] > first or (told["kind"] == "curve" and told["step"] == first):
+                    try:
+                        progress(told)
+                    except Exception as error:
+                        raised.append(error)
+                        return
 
     def follow() -> None:
         while not over.wait(_SECONDS_BETWEEN_LOOKS):
@@ -183,8 +198,10 @@ def _followed(path: Path, progress: Progress | None) -> Generator[None]:
     finally:
         over.set()
         follower.join()
-        look()
+    look()
+    if raised:
+        raise raised[0]
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None

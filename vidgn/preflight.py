@@ -10,6 +10,7 @@ from vidgn.errors import CheckpointError, ConfigError
 from vidgn.geometry import choose_geometry, group_clips
 from vidgn.memory.fit import check_fits, local_gpu_bytes
 from vidgn.models.i3d import check_model, check_statistics
+from vidgn.models.norms.layers import check_norm
 from vidgn.models.weights.containers import resolve_path
 from vidgn.runs.checkpoint import list_checkpoints
 
@@ -43,6 +44,8 @@ def _check_experiment(config: Config, *, world_size: int) -> None:
         ConfigError: if the clip, the norm, the layout and the weights do not go together.
     """
     check_model(config.model, config.norm, frames=config.frames, crop=config.data.crop)
+    if config.model.detector == "fpn":
+        check_norm(config.norm, channels=[config.model.head_channels], default_groups=config.model.norm_groups)
     choose_geometry(config, world_size=world_size)
     check_statistics(
         config.model, config.norm, frames=config.frames, crop=config.data.crop, group_clips=group_clips(config)

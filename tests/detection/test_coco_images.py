@@ -31,7 +31,7 @@ def coco(tmp_path):
 
 def read_split(data, split="train"):
     rows = read_manifest(data, split)
-    return rows, Annotations(getattr(data, split), rows.classes)
+    return rows, Annotations(getattr(data, split), rows)
 
 
 # -- order and plan ---------------------------------------------------------------------------------------------------
@@ -245,7 +245,12 @@ def test_a_json_that_contradicts_itself_is_refused(coco, change, told):
         ("{", "give the json of instances"),
         ("[]", "no lists of images, annotations, categories"),
         ('{"images": [], "annotations": []}', "no lists of images, annotations, categories"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}', "an entry lacks"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}', "images[0] lacks what"),
+        (
+            '{"images": [], "annotations": [{"id": "7"}], "categories": [{"id": 1, "name": "x"}]}',
+            "annotations[0] lacks",
+        ),
+        ('{"images": [], "annotations": [NaN], "categories": []}', "NaN is no number"),
         ('{"images": [], "annotations": [], "categories": []}', "no categories"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}]}', "no usable video"),
     ],
@@ -256,6 +261,42 @@ def test_what_is_no_json_of_instances_is_refused_in_one_line(coco, content, told
         read_manifest(coco, "train")
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_test_is_about_all_that_pycocotools_reads_as_it_is_meant(coco):
+    """A box without an area is no more learnt, and still looked for; a polygon that it would take for a box is not."""
+    changed(coco.val, lambda tree: tree["annotations"][0]["bbox"].__setitem__(2, 0))
+    assert read_listing(coco, "val").notes == []
+    changed(coco.val, lambda tree: tree["annotations"][1].update(segmentation=[[1.0, 2, 3, 4]]))
+    assert read_listing(coco, "val").notes == [
+        f"{coco.val}: 1 objects left out, a polygon of fewer than three points (first: annotation 2)"
+    ]
+    instances = read_instances(coco.val)
+    assert [a["id"] for a in instances.tested[1005]] == [1, 3]
+    assert 1005 not in instances.objects  # the third is a crowd
+
+
+def test_a_val_split_without_objects_is_refused_before_anything_is_trained(coco):
+    changed(coco.val, lambda tree: tree["annotations"].clear())
+    with pytest.raises(ManifestError, match="no image of it has an object, so there is nothing to find"):
+        read_manifest(coco, "val")
+
+
+def test_names_that_are_numbers_are_names(coco):
+    def rename(tree):
+        for category, name in zip(tree["categories"], ("10", "2", "31"), strict=True):
+            category["name"] = name
+
+    changed(coco.train, rename)
+    changed(coco.val, rename)
+    assert read_manifest(coco, "train").classes == ("10", "2", "31")
+
+
+def test_a_json_that_changes_while_a_run_lasts_is_not_read(coco):
+    rows, _ = read_split(coco)
+    changed(coco.train, lambda tree: tree["annotations"][0]["bbox"].__setitem__(2, 20))
+    with pytest.raises(ManifestError, match="has changed since the run began: put it back, or begin anew"):
+        Annotations(coco.train, rows)
 
 
 def test_categories_that_training_does_not_have_are_refused(coco):
@@ -321,6 +362,17 @@ def test_data_check_says_all_that_is_wrong(coco, tmp_path, capsys):
         assert told in out, told
 
 
+def test_sizes_are_compared_in_folders_too_and_other_verbs_refuse_a_json(coco, tmp_path, capsys):
+    folder = tmp_path / "set/images/2017"
+    folder.mkdir()
+    (tmp_path / "set/images/train_5.png").rename(folder / "train_5.png")
+    changed(coco.train, lambda tree: tree["images"][0].update(file_name="2017/train_5.png", width=121))
+    assert main(["data", "check", coco.train]) == 1
+    assert "has 120x90 pixels, and its annotation says 121x90" in capsys.readouterr().out
+    assert main(["data", "index", coco.train, "--out", str(tmp_path / "x.csv")]) == 1
+    assert "its boxes would be lost" in capsys.readouterr().err
+
+
 def test_streams_of_boxes_have_a_tag_of_their_own():
     assert stream(Tag.BOXES, 0, 1, 2).random() != stream(Tag.INIT, 0, 1, 2).random()
 
@@ -335,5 +387,5 @@ def test_the_real_set_is_read_whole(shared_data):
     folder = shared_data / "coco"
     instances = read_instances(str(folder / "annotations/instances_train.json"))
     assert (len(instances.images), len(instances.categories), instances.faults) == (209, 80, ())
-    assert sum(map(len, instances.crowds.values())) == 18
+    assert sum(map(len, instances.tested.values())) == 1899
     assert sum(map(len, instances.objects.values())) == 1899 - 18

@@ -83,6 +83,31 @@ def test_parameters_and_norms_are_those_of_torchvisions(layers, norm, head):
     assert (sum(p.numel() for p in ours.parameters()), len(norm_layers(ours))) == counts(plain)
 
 
+@pytest.mark.parametrize("norm", ["bn", "ln", "in", "sync_bn"])
+@pytest.mark.parametrize("model", ["mask_rcnn_r50_fpn", "mask_rcnn_r101_fpn", "mask_rcnn_r50_c4"])
+def test_other_norms_have_the_parameters_and_norms_of_gn(model, norm):
+    if model.endswith("c4") and norm in ("bn", "sync_bn"):
+        with pytest.raises(ConfigError, match="res5 sees boxes and masks in turn"):
+            config_of(f"model={model}", f"norm={norm}")
+        return
+    found = [build_detector(config_of(f"model={model}", f"norm={kind}"), num_classes=3) for kind in (norm, "gn")]
+    numbers = [[(n, p.numel(), p.requires_grad) for n, p in d.named_parameters()] for d in found]
+    assert numbers[0] == numbers[1]
+    assert [n for n, _ in norm_layers(found[0])] == [n for n, _ in norm_layers(found[1])]
+
+
+@pytest.mark.parametrize("model", ["mask_rcnn_r50_fpn", "mask_rcnn_r101_fpn", "mask_rcnn_r50_c4"])
+def test_what_is_frozen_is_conv1_and_layer1_of_a_resnet(model):
+    """And with frozen BN gamma and beta of every other norm of the body."""
+    plain = resnet.ResNet(resnet.Bottleneck, [3, 4, 23, 3] if "101" in model else [3, 4, 6, 3])
+    names = [name for name, _ in plain.named_parameters()]
+    low = [name for name in names if name.startswith(("conv1.", "bn1.", "layer1."))]
+    high = [name for name in names if (".bn" in name or "downsample.1" in name) and name not in low]
+    for norm, expected in (("gn", len(low)), ("frozen_bn", len(low) + len(high))):
+        detector = build_detector(config_of(f"model={model}", f"norm={norm}"), num_classes=3)
+        assert sum(not p.requires_grad for p in detector.parameters()) == expected
+
+
 def test_the_paper_s_net_has_69_norms_33_frozen_tensors_and_as_many_parameters_as_is_known():
     detector = build_detector(config_of("model=mask_rcnn_r50_fpn"), num_classes=COCO_IDS)
     assert len(norm_layers(detector)) == 69
@@ -266,8 +291,9 @@ def test_every_memory_mode_gives_the_same_gradients(form, mode):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_images_without_objects_go_through():
-    detector = build_detector(config_of("norm=bn", "model.freeze_at=0"), num_classes=3).train()
+@pytest.mark.parametrize("form", [["norm=bn"], ["norm=gn", "model.detector=c4"]])
+def test_images_without_objects_go_through(form):
+    detector = build_detector(config_of(*form, "model.freeze_at=0"), num_classes=3).train()
     detector.plan(seed=0, step=0, slots=range(2), short_sides=[96, 96])
     images = [torch.rand(3, 80, 90) * 255] * 2
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}

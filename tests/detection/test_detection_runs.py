@@ -42,7 +42,13 @@ TRAIN = [
     "study=s",
 ]
 RUN = Path("runs/s/mask_rcnn_tiny_fpn_1f_2x2_gn_s0")
-RESULT = ("model.safetensors", "result.json", "tests/coco-none.detections.json", "tests/coco-none.npz")
+RESULT = (
+    "model.safetensors",
+    "result.json",
+    "tests/coco-none/bbox.json",
+    "tests/coco-none/segm.json",
+    "tests/coco-none.npz",
+)
 
 
 @pytest.fixture
@@ -210,7 +216,7 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
     capsys.readouterr()
     pictures = ["set/images/val_1005.png", "set/images/val_1016.png"]
     Path("out").mkdir()
-    assert main(["predict", run, *pictures, "--score", "0", "--json", "--out", "out"]) == 0
+    assert main(["predict", run, *pictures, "--score", "0.05", "--json", "--out", "out"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [entry["image"] for entry in told["images"]] == pictures
     with Image.open("out/val_1005.png") as painted, Image.open(pictures[0]) as picture:
@@ -219,7 +225,17 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
     assert main(["predict", run, *pictures, "--out", "one.png"]) == 1
     assert "2 images need a folder that is there" in capsys.readouterr().err
     assert main(["predict", "runs/i/resnet_tiny_1f_4x2_gn_s0", pictures[0], "--out", "x.png"]) == 1
-    assert "painted is what a detector finds" in capsys.readouterr().err
+    assert "--out x.png is of a detector" in capsys.readouterr().err
+    Path("out/a.png").write_bytes(Path(pictures[0]).read_bytes())
+    for words, told in (
+        ([pictures[0], "--out", pictures[0]], "is an image itself"),
+        (["out/a.png", "--out", "out"], "is an image itself"),
+        (["set/images/val_1005.png", "out/val_1005.png", "--out", "set"], "and another image would both be"),
+        ([pictures[0], "--score", "2"], "between 0.05"),
+        ([pictures[0], "--views", "center"], "--views center is of videos"),
+    ):
+        assert main(["predict", run, *words]) == 1
+        assert told in capsys.readouterr().err
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -235,7 +251,9 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
         (["norm=bn", "bn_stats=batch"], "write bn_stats=ema or precise", ["norm=bn", "bn_stats=ema"]),
         (["trainer.clips_per_forward=1"], "trainer.clips_per_forward=auto", ["trainer.clips_per_forward=auto"]),
         (["trainer.compile=true"], "trainer.compile=false", ["trainer.compile=false", "trainer.cuda_graph=false"]),
-        (["data.balance=class"], "are of clips that have one class", []),
+        (["data.balance=class"], "data.balance is of clips", []),
+        (["data.fps=5"], "data.fps is of clips that have one class, and does nothing for a detector", []),
+        (["model.head_channels=18", "norm.groups=16"], "does not divide the 18 channels", None),
         (["frames=2", "span=2"], "write frames=1 span=1", ["frames=1", "span=1"]),
         (["views=image"], "write sweep=coco", ["views=coco"]),
         (["launch.nproc_per_node=4"], "can't carry a detector's 2 virtual GPUs: start 2", ["launch.nproc_per_node=2"]),
@@ -286,7 +304,9 @@ def test_files_of_other_libraries_start_the_body(data, kind):
 def test_what_a_detector_s_file_finds_is_what_its_test_found(data):
     """`load_detector` on the images of the test: the written detections, to the bit."""
     assert main([*TRAIN, *data]) == 0
-    found = json.loads((RUN / "tests/coco-none.detections.json").read_text())
+    found = json.loads((RUN / "tests/coco-none/bbox.json").read_text())
+    masks = json.loads((RUN / "tests/coco-none/segm.json").read_text())
+    found = [{**mask, **box} for box, mask in zip(found, masks, strict=True)]
     detector = vidgn.load_detector(RUN, device="cpu")
     truth = json.loads(Path("set/val.json").read_text())
     names = {category["id"]: category["name"] for category in truth["categories"]}

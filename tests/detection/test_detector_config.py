@@ -7,6 +7,7 @@ import torch
 
 from tests.detection.small_detector import SMALL_COCO, config_of, write_coco
 from vidgn.cli.main import main
+from vidgn.config.build import to_plain
 from vidgn.config.compose import compose_all, load_config
 from vidgn.config.fingerprint import fingerprint, identity, pair_fingerprint
 from vidgn.detection.networks import build_detector
@@ -25,17 +26,35 @@ def test_the_sweep_is_the_paper_s_table():
         (f"mask_rcnn_r50_{form}", norm) for form in ("c4", "fpn") for norm in ("frozen_bn", "gn")
     }
     for cell in cells:
-        of = {"model": cell.model.name, "norm": cell.norm.kind, "frames": 1, "clips": cell.clips_per_gpu}
-        assert find(COCO, **of, gpus=cell.gpus) is not None
+        assert published(cell) is not None
 
 
-def test_lengths_heads_and_nets_are_rows_of_their_own():
-    of = {"norm": "gn", "frames": 1, "clips": 2, "gpus": 8}
-    found = {
-        tag: find(COCO, model="mask_rcnn_r50_fpn", **of, tag=tag) for tag in (None, "3x", "scratch", "something else")
-    }
-    assert [found[tag].top1 for tag in (None, "3x", "scratch")] == [40.3, 40.8, 39.5]
-    assert found["something else"] is None
+def published(cell):
+    of = {"model": cell.model.name, "norm": cell.norm.kind, "frames": 1, "clips": cell.clips_per_gpu}
+    return find(COCO, **of, gpus=cell.gpus, config=to_plain(cell))
+
+
+@pytest.mark.parametrize(
+    ("words", "box_ap"),
+    [
+        (["norm=gn"], 40.3),
+        (["norm=gn", "trainer.max_steps=270000"], 40.8),
+        (["norm=gn", "trainer.max_steps=270000", "weights=null", "model.freeze_at=0"], 39.5),
+        (["norm=gn", "trainer.max_steps=100"], None),
+        (["norm=gn", "trainer.max_steps=100", "tag=3x"], None),  # whatever the tag says
+        (["norm=frozen_bn"], 38.8),
+        (["norm=frozen_bn", "model.box_head=2fc"], 38.6),
+        (["norm=gn", "model.box_head=2fc"], None),
+        (["norm=gn", "model=mask_rcnn_r101_fpn"], 41.8),
+        (["norm=frozen_bn", "model=mask_rcnn_r101_fpn"], None),
+        (["norm=frozen_bn", "model=mask_rcnn_r101_fpn", "model.box_head=2fc"], 40.9),
+        (["norm=gn", "gpus=4"], None),
+    ],
+)
+def test_published_numbers_stand_beside_runs_of_their_own_settings(words, box_ap):
+    cell = load_config(["sweep=coco", "model=mask_rcnn_r50_fpn", *DATA, *words])
+    found = published(cell)
+    assert (None if found is None else found.top1) == box_ap
 
 
 def test_rates_steps_and_decays_are_detectron_s():

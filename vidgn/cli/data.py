@@ -154,19 +154,13 @@ def check(argv: list[str]) -> int:
 
     from tqdm import tqdm
 
-    from vidgn.data.datasets.coco import faults_of, sizes_by_name
+    from vidgn.data.datasets.coco import checked_entries
     from vidgn.data.tools.probe import check_files, report_text
 
-    sources = sources_of(arguments)
-    is_coco = arguments.format == "coco" or (arguments.format is None and arguments.source.endswith(".json"))
-    faults = faults_of(arguments.source) if is_coco else []
+    sources = sources_of(arguments, takes_coco=True)
+    faults, sizes = checked_entries(arguments.source, arguments.format)
     with tqdm(total=len(sources.files), unit="file", disable=None, file=bar_stream()) as bar:
-        report = check_files(
-            sources,
-            **limits_of(arguments),
-            on_done=lambda source, status: bar.update(),
-            sizes=sizes_by_name(arguments.source) if is_coco else None,
-        )
+        report = check_files(sources, sizes=sizes, on_done=lambda source, status: bar.update(), **limits_of(arguments))
     for note in sources.notes():
         print(note)
     for where, kind, reason in faults:
@@ -327,15 +321,18 @@ def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"workers": workers, "limits": Limits(arguments.timeout, arguments.memory)}
 
 
-def sources_of(arguments: argparse.Namespace) -> "Sources":
+def sources_of(arguments: argparse.Namespace, *, takes_coco: bool = False) -> "Sources":
     """The files that the arguments name.
 
     Raises:
         ManifestError: the annotation or the folder can't be used.
     """
     from vidgn.config.compose import load_config
+    from vidgn.data.datasets.coco import is_coco
     from vidgn.data.datasets.sources import find_sources
 
+    if is_coco(arguments.source, arguments.format) and not takes_coco:
+        raise ConfigError(f"{arguments.source}: its boxes would be lost; a json of COCO's is for vidgn data check")
     for option, formats in (("fold", ("ucf101", "hmdb51")), ("label", ("epic",))):
         if (value := getattr(arguments, option)) is not None and arguments.format not in formats:
             raise ConfigError(f"--{option} {value} is for --format {' or '.join(formats)}; leave it out")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from vidgn.processes import without_collection
 if TYPE_CHECKING:
     from vidgn.models.weights import WeightsFile
 
-SUMMARY = "name what a trained network sees in videos"
+SUMMARY = "name what a trained network sees in videos, or find objects in images"
 
 _EPILOG = """examples
   vidgn predict runs/study/i3d_r50_32f_8x8_gn_s0 clip.mp4
@@ -38,8 +39,9 @@ def run(argv: list[str]) -> int:
     file = load_file(arguments.weights)
     if "config" in file.metadata and read_about(file)[0].model.detector:
         return _detect(file, arguments)
-    if arguments.out is not None:
-        raise ConfigError(f"--out {arguments.out}: painted is what a detector finds; leave it out for {file.path}")
+    for option in ("out", "score"):
+        if (value := getattr(arguments, option)) is not None:
+            raise ConfigError(f"--{option} {value} is of a detector, and {file.path} names classes: leave it out")
     predictor = VideoPredictor(file, device=arguments.device, decoder=arguments.decoder)
     views = predictor.views(arguments.views)
     if not arguments.json:
@@ -77,17 +79,20 @@ def _detect(file: "WeightsFile", arguments: argparse.Namespace) -> int:
     """Find objects in every image, and paint them where that is asked for."""
     from vidgn.detection.detect import DetectionPredictor, painted
 
-    out = None if arguments.out is None else Path(arguments.out)
-    if out is not None and len(arguments.videos) > 1 and not out.is_dir():
-        raise ConfigError(f"--out {out}: {len(arguments.videos)} images need a folder that is there")
+    for option in ("views", "decoder"):
+        if (value := getattr(arguments, option)) is not None:
+            raise ConfigError(f"--{option} {value} is of videos, and {file.path} finds objects in images: leave it out")
+    least = 0.5 if arguments.score is None else arguments.score
+    if not 0.05 <= least <= 1:
+        raise ConfigError(f"--score {least:g}: between 0.05, below which nothing is found, and 1")
+    places = _places(arguments.out, arguments.videos)
     predictor = DetectionPredictor(file, device=arguments.device)
     told: list[dict[str, Any]] = []
     for image in arguments.videos:
         try:
-            found = predictor(image, least_score=arguments.score)
-            if out is not None:
-                place = out / f"{Path(image).stem}.png" if out.is_dir() else out
-                _save(painted(image, found), place)
+            found = predictor(image, least_score=least)
+            if image in places:
+                _save(painted(image, found), places[image])
         except DecodeError as error:
             told.append({"image": image, "error": str(error)})
             print(f"vidgn predict: {error}", file=sys.stderr)
@@ -100,6 +105,23 @@ def _detect(file: "WeightsFile", arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"weights": str(predictor.path), "device": predictor.device.type, "images": told}, indent=1))
     return 1 if any("error" in entry for entry in told) else 0
+
+
+def _places(out: str | None, images: Sequence[str]) -> dict[str, Path]:
+    """Where each image is painted; none of them is written over, nor a painted one by another."""
+    if out is None:
+        return {}
+    folder = Path(out)
+    if not folder.is_dir() and len(images) > 1:
+        raise ConfigError(f"--out {out}: {len(images)} images need a folder that is there")
+    places = {image: folder / f"{Path(image).stem}.png" if folder.is_dir() else folder for image in images}
+    own = {Path(image).resolve() for image in images}
+    for image, place in places.items():
+        if place.resolve() in own:
+            raise ConfigError(f"--out {out}: {place} is an image itself; give another place")
+        if sum(other == place for other in places.values()) > 1:
+            raise ConfigError(f"--out {out}: {image} and another image would both be {place}; paint one at a time")
+    return places
 
 
 def _save(picture: Any, place: Path) -> None:
@@ -119,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("weights", metavar="RUN_OR_FILE", help="directory of a finished run, or an exported file")
     parser.add_argument("videos", metavar="VIDEO", nargs="+", help="videos; of a detector images")
     parser.add_argument("--out", metavar="FILE", help="of a detector: the image painted; a folder for several")
-    parser.add_argument("--score", type=float, default=0.5, help="of a detector: least confidence (default: 0.5)")
+    parser.add_argument("--score", type=float, help="of a detector: least confidence, 0.05 to 1 (default: 0.5)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--decoder", choices=("auto", "pyav", "decord", "torchcodec"), help="(default: as trained)")

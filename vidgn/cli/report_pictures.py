@@ -55,7 +55,7 @@ def training_clips(run_dir: Path) -> list[tuple[str, bytes]]:
 
     try:
         config, rows = load_run_config(run_dir), kept_rows(run_dir, "train")
-        if rows is None or not os.path.exists(rows[0].path):
+        if rows is None or not os.path.exists(rows[0].path) or config.model.detector:  # whose images are no clips
             return []
         data = replace(config.data, workers=1)
         with train_batches(

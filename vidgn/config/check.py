@@ -166,7 +166,8 @@ def _check_detection(config: Config) -> None:
     model, data = config.model, config.data
     if model.detector is None:
         if "coco" in (data.format, config.views.name) or data.augment == "detection":
-            raise ConfigError(f"data={data.name} is for a detector, not model={model.name}: write sweep=coco")
+            what = f"data={data.name}" if data.format == "coco" else f"views={config.views.name}"
+            raise ConfigError(f"{what} is for a detector, not model={model.name}: write sweep=coco")
         if model.freeze_at:
             raise ConfigError(f"model.freeze_at={model.freeze_at} is for detectors: leave it out")
         return
@@ -203,8 +204,17 @@ def _check_detection(config: Config) -> None:
         raise ConfigError(
             "a detector's shapes change from image to image: write trainer.compile=false trainer.cuda_graph=false"
         )
-    if data.balance != "none" or data.clips_per_video > 1 or data.flip_pairs:
-        raise ConfigError(
-            "data.balance, data.clips_per_video and data.flip_pairs are of clips that have one class: leave them out "
-            "for a detector"
-        )
+    of_clips = {
+        "data.balance": data.balance != "none",
+        "data.clips_per_video": data.clips_per_video > 1,
+        "data.flip_pairs": data.flip_pairs,
+        "data.classes": data.classes,
+        "data.fps": data.fps,
+        "data.sampling": data.sampling != "clip",
+        "data.cache_gb": data.cache_gb,
+        "data.decoder": data.decoder != "auto",
+        "model.dropout": model.dropout,
+    }
+    for key, is_given in of_clips.items():
+        if is_given:
+            raise ConfigError(f"{key} is of clips that have one class, and does nothing for a detector: leave it out")

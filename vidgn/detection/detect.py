@@ -51,12 +51,12 @@ class DetectionPredictor:
             raise CheckpointError(f"{file.path}: {self.config.model.name} classifies; give the run of a detector")
         set_precision(self.config)
         model = build_detector(self.config, num_classes=len(self.classes))
+        model = model.to(dtype=DTYPES[self.config.trainer.precision])
         try:
             model.load_state_dict(file.tensors)
         except RuntimeError as error:
             raise CheckpointError(f"{file.path}: not the tensors of its detector ({str(error)[:120]!r})") from None
         model.set_mean(parse_triple(file.metadata["input_mean"]))
-        model = model.to(dtype=DTYPES[self.config.trainer.precision])
         self.model = place_model(model, self.config, self.device).eval()
 
     def __call__(self, image: str | os.PathLike[str], *, least_score: float = 0.05) -> list[Detection]:

@@ -19,7 +19,7 @@ from vidgn.data.datasets.manifest import Manifest, Row
 from vidgn.data.decode.image import ImageReader
 from vidgn.data.loading.batches import Substitution
 from vidgn.detection.image_order import ImageOrder, ImagePlan, image_digest, image_plan
-from vidgn.errors import DecodeError
+from vidgn.errors import DecodeError, ManifestError
 from vidgn.rng_streams import Tag
 
 Target = dict[str, Tensor]  # boxes (n, 4), labels (n,) from 1, masks (n, H, W)
@@ -32,16 +32,18 @@ _MAX_ATTEMPTS = 100
 class Annotations:
     """What a json says of the images of a split, by file name."""
 
-    def __init__(self, path: str, classes: Sequence[str]) -> None:
-        """`classes`: names in label order.
+    def __init__(self, path: str, rows: Manifest) -> None:
+        """`rows`: what the run began with, of this json.
 
         Raises:
-            ManifestError: if it is no json of instances.
+            ManifestError: if it is no json of instances, or not the one that the rows are of any more.
         """
-        self._instances = read_instances(path)
-        self.images = {str(image["file_name"]): image for image in self._instances.images}
-        numbers = {name: number for number, name in enumerate(classes, start=1)}
-        self.label_of = {id: numbers[name] for id, name in self._instances.categories.items()}
+        self.instances = read_instances(path)
+        if self.instances.digest != rows.content:
+            raise ManifestError(f"{path} has changed since the run began: put it back, or begin anew with tag=NAME")
+        self.images = {image["file_name"]: image for image in self.instances.images}
+        numbers = {name: number for number, name in enumerate(rows.classes, start=1)}
+        self.label_of = {id: numbers[name] for id, name in self.instances.categories.items()}
         self.category_of = {label: id for id, label in self.label_of.items()}
 
     def read(self, row: Row) -> Tensor:
@@ -66,7 +68,7 @@ class Annotations:
     def target(self, row: Row) -> Target:
         """Boxes in pixels, labels and masks of the objects that are learnt."""
         image = self.images[row.id]
-        objects = self._instances.objects.get(image["id"], [])
+        objects = self.instances.objects.get(image["id"], [])
         height, width = image["height"], image["width"]
         masks = [_mask(o["segmentation"], height, width) for o in objects]
         masks_NHW = np.stack(masks) if masks else np.zeros((0, height, width), np.uint8)

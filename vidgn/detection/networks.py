@@ -42,7 +42,6 @@ class Trunk(nn.Module):
     def __init__(self, net: VideoResNet, model: ModelConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(list(net.blocks)[:-1])
-        self.zero_init_last = net.zero_init_last
         self.activation_memory: Mode = "keep"
         self.memory_format = torch.contiguous_format
         self.channels = [4 * model.width * 2**i for i in range(len(model.temporal_kernels))]
@@ -229,8 +228,8 @@ def build_detector(config: Config, *, num_classes: int) -> Detector:
         ConfigError: if the norm can't cut the channels of a layer.
     """
     model, norm = config.model, config.norm
-    crop = max(config.data.short_side)
-    net = build_model(model, norm, num_classes=1, frames=1, crop=crop, seed=config.seed)
+    # The classifier is left out, with the crop that it pools over.
+    net = build_model(model, norm, num_classes=1, frames=1, crop=config.data.crop, seed=config.seed)
     body = Trunk(net, model)
     new = _norm_of_parts(model, norm)
     # What torchvision draws for its parts is drawn anew below; its generator is left as it was.

@@ -14,7 +14,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from vidgn.data.datasets.coco import read_instances
 from vidgn.data.datasets.manifest import Manifest
 from vidgn.detection.images import Annotations
 
@@ -50,11 +49,12 @@ class DetectionScores:
         return len(self.detections)
 
     def files(self) -> dict[str, bytes]:
-        """Endings and contents: COCO's result file, which pycocotools reads; the matches; a table of images."""
+        """Endings and contents: COCO's result files of boxes and of masks, which pycocotools reads; the matches."""
         found = [entry for image in self.detections for entry in image.found]
         packed = io.BytesIO()
         np.savez_compressed(packed, **self.matches)  # type: ignore[arg-type]  # names are those of arrays
-        return {".detections.json": (json.dumps(found) + "\n").encode(), ".npz": packed.getvalue()}
+        results = {f"/{kind}.json": (json.dumps(_of_kind(found, kind)) + "\n").encode() for _, kind in _KINDS}
+        return {**results, ".npz": packed.getvalue()}
 
     def line(self) -> str:
         """The numbers that are looked at first."""
@@ -83,39 +83,48 @@ def found_in(output: dict[str, Tensor], *, image_id: int, annotations: Annotatio
     return found
 
 
-def score(rows: Manifest, path: str, detections: Sequence[ImageDetections]) -> DetectionScores:
+def _of_kind(found: Sequence[Found], kind: Literal["bbox", "segm"]) -> list[Found]:
+    """Entries with their boxes, or with their masks, alone.
+
+    An entry with both has the area of its box in COCOeval, and so a mask of another size class: Detectron's have not.
+    """
+    other = "segmentation" if kind == "bbox" else "bbox"
+    return [{key: value for key, value in entry.items() if key != other} for entry in found]
+
+
+def score(rows: Manifest, annotations: Annotations, detections: Sequence[ImageDetections]) -> DetectionScores:
     """AP of boxes and masks over all images of `rows`, as pycocotools has it.
 
     Args:
-        path: the json of the split.
+        annotations: of the split.
         detections: of each row, in order.
     """
-    truth, ids = _truth(path, rows)
+    truth, ids = _truth(annotations, rows)
     found = [entry for image in detections for entry in image.found]
     numbers: dict[str, float] = {}
     matches: dict[str, np.ndarray] = {}
     for name, kind in _KINDS:
-        evaluated = _evaluated(truth, found, ids, kind)
+        evaluated = _evaluated(truth, _of_kind(found, kind), ids, kind)
         for key, value in zip(_STATISTICS, evaluated.stats, strict=False):
-            numbers[f"{name}_{key}"] = 100 * float(value) if value >= 0 else float("nan")
+            if value >= 0:  # -1: of sizes that no object has
+                numbers[f"{name}_{key}"] = 100 * float(value)
         matches |= {f"{name}_{key}": array for key, array in _matches(evaluated).items()}
         matches["ids"] = np.array(evaluated.params.imgIds, np.int64)
-    # NaN is no number of json's: of sizes that no object has
-    numbers = {key: value for key, value in numbers.items() if value == value}
+    lost = {id for id, image in zip(ids, detections, strict=True) if image.error is not None}
+    matches["readable"] = np.array([id not in lost for id in matches["ids"].tolist()])
     unreadable = tuple(f"{rows[d.index].id}: {d.error}" for d in detections if d.error is not None)
     return DetectionScores(numbers, tuple(detections), matches, unreadable)
 
 
-def _truth(path: str, rows: Manifest) -> tuple[Any, list[int]]:
+def _truth(annotations: Annotations, rows: Manifest) -> tuple[Any, list[int]]:
     """The annotation of the rows' images, and their ids in order."""
-    instances = read_instances(path)
-    by_name = {str(image["file_name"]): image for image in instances.images}
-    images = [by_name[rows[index].id] for index in range(len(rows))]
+    instances = annotations.instances
+    images = [annotations.images[rows[index].id] for index in range(len(rows))]
     with contextlib.redirect_stdout(io.StringIO()):
         truth: Any = COCO()
         truth.dataset = {
             "images": images,
-            "annotations": [a for image in images for a in instances.all_of(image["id"])],
+            "annotations": [dict(a) for image in images for a in instances.tested.get(image["id"], ())],
             "categories": [{"id": id, "name": name} for id, name in instances.categories.items()],
         }
         truth.createIndex()

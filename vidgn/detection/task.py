@@ -133,7 +133,7 @@ class DetectionTask:
         precise = bn_stats.statistics_used(self.config) == "precise"
         statistics = self._precise_statistics() if precise else None
         with bn_stats.statistics_at_test(self.model, statistics):
-            yield score(self.val_rows, annotation_path(self.config.data, "val"), self._detected())
+            yield score(self.val_rows, self._of("val"), self._detected())
 
     def state(self) -> dict[str, Any]:
         """The input mean, which may have come with the first weights."""
@@ -229,7 +229,7 @@ class DetectionTask:
     def _of(self, split: Split) -> Annotations:
         if split not in self._annotations:
             rows = self.train_rows if split == "train" else self.val_rows
-            self._annotations[split] = Annotations(annotation_path(self.config.data, split), rows.classes)
+            self._annotations[split] = Annotations(annotation_path(self.config.data, split), rows)
         return self._annotations[split]
 
     def _pixels(self, image_CHW: Tensor) -> Tensor:

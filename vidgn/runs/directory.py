@@ -196,7 +196,7 @@ class RunDirectory:
         """A JSON value, or text or bytes as they are: whole or not there, patient where the disk is full."""
         self._check_lock()
         path = self.path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
 
         def write() -> None:
             if isinstance(value, bytes):

@@ -29,8 +29,8 @@ def learning_rate(optim: OptimConfig, *, step: int, total_steps: int, slots_per_
     progress = step / total_steps
     base = optim.lr_per_clip * slots_per_step
     if progress < optim.warmup:
-        done = (step + 1) / max(1, math.ceil(optim.warmup * total_steps))
-        return base * (optim.warmup_from + (1 - optim.warmup_from) * done)
+        begun, steps = base * optim.warmup_from, max(1, math.ceil(optim.warmup * total_steps))
+        return begun + (base - begun) * (step + 1) / steps
     if optim.schedule == "step":
         return base * optim.gamma ** sum(progress >= mark for mark in optim.milestones)
     return base * 0.5 * (1 + math.cos(math.pi * (progress - optim.warmup) / (1 - optim.warmup)))

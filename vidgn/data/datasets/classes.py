@@ -73,7 +73,9 @@ def _is_given(data: DataConfig, split: Split) -> bool:
 
 
 def _are_numbers(data: DataConfig, labels: dict[Split, list[str]]) -> bool:
-    return data.format in ANNOTATED and all(label.isdecimal() for found in labels.values() for label in found)
+    if data.format not in ANNOTATED or data.format == "coco":  # whose categories are names
+        return False
+    return all(label.isdecimal() for found in labels.values() for label in found)
 
 
 def _numbered(data: DataConfig, labels: dict[Split, list[str]], split: Split) -> tuple[str, ...]:

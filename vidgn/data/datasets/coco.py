@@ -1,11 +1,13 @@
 """COCO's instances: which images a split has, and what is wrong with the json. Masks are vidgn/detection's affair.
 
-A json that contradicts itself is refused, since whoever reads it would silently take one of two; an object without an
-area, or outside its image, is left out with a line. In training so are images without objects; a test has them all.
+A json that contradicts itself is refused, since whoever reads it would silently take one of two. An object without an
+area, or outside its image, is left out of training with a line, as are images without objects; a test has all that
+pycocotools reads as it is meant.
 """
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,28 +26,28 @@ _LEAST_POLYGON = 6  # numbers: three points
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with one entry. `refused`: the json can't be used; else the object is left out."""
+    """What is wrong with one entry.
+
+    `refused`: the json can't be used; else the object is left out of training, and of a test unless it is `tested`.
+    """
 
     where: str
     kind: str
     reason: str
-    refused: bool
+    refused: bool = False
+    tested: bool = False
 
 
 @dataclass(frozen=True)
 class Instances:
-    """A json of instances. `objects`: of each image the annotations that can be learnt; `crowds`: those that can't."""
+    """A json of instances. `objects`: of each image what is learnt; `tested`: what a test is about, crowds too."""
 
     images: tuple[dict[str, Any], ...]
     categories: dict[int, str]  # id -> name
     objects: dict[int, list[dict[str, Any]]]
-    crowds: dict[int, list[dict[str, Any]]]
+    tested: dict[int, list[dict[str, Any]]]
     faults: tuple[Fault, ...]
     digest: str  # sha256 of the file
-
-    def all_of(self, image_id: int) -> list[dict[str, Any]]:
-        """Objects and crowds of an image, which a test is about."""
-        return [*self.objects.get(image_id, []), *self.crowds.get(image_id, [])]
 
 
 def read_instances(path: str) -> Instances:
@@ -84,9 +86,9 @@ def coco_listing(data: DataConfig, split: Split) -> Listing:
             "give both the same"
         )
     listing = Listing(root_folder(data), content=instances.digest)
-    kinds = Counter(fault.kind for fault in instances.faults)
-    for kind, count in sorted(kinds.items()):
-        first = next(fault for fault in instances.faults if fault.kind == kind)
+    faults = [fault for fault in instances.faults if split == "train" or not fault.tested]
+    for kind, count in sorted(Counter(fault.kind for fault in faults).items()):
+        first = next(fault for fault in faults if fault.kind == kind)
         listing.notes.append(f"{path}: {count} objects left out, {kind} (first: {first.where})")
     first_name = next(iter(instances.categories.values()))
     empty = 0
@@ -101,7 +103,12 @@ def coco_listing(data: DataConfig, split: Split) -> Listing:
         listing.notes.append(f"{path}: {empty} images without objects are not trained on")
     folder = _subfolder(listing, path)
     listing.paths = [os.path.join(folder, name) for name in listing.ids]
-    return keep_existing(listing)
+    there = keep_existing(listing)
+    if split == "val" and there.ids:
+        kept, objects = set(there.ids), instances.objects
+        if not any(image["file_name"] in kept and image["id"] in objects for image in instances.images):
+            raise ManifestError(f"{path}: no image of it has an object, so there is nothing to find: give another json")
+    return there
 
 
 def coco_labels(data: DataConfig, split: Split) -> Iterable[str]:
@@ -123,7 +130,7 @@ def coco_files(path: str, root: str | None) -> Listing:
     for base in [root] if root is not None else [found.base, os.path.join(found.base, os.pardir)]:
         found = Listing(base)
         for image in instances.images:
-            found.add(str(image["file_name"]), str(image["file_name"]), "")
+            found.add(image["file_name"], image["file_name"], "")
         folder = _subfolder(found, path)
         found.paths = [os.path.join(folder, name) for name in found.ids]
         found = keep_existing(found)
@@ -132,16 +139,22 @@ def coco_files(path: str, root: str | None) -> Listing:
     return found
 
 
-def sizes_by_name(path: str) -> dict[str, tuple[int, int]]:
-    """(height, width) of each image as a json has it, by file name."""
-    return {str(i["file_name"]): (int(i["height"]), int(i["width"])) for i in read_instances(path).images}
+def is_coco(path: str, format: str | None) -> bool:
+    """Whether an annotation is a json of COCO's, told by its name where its `format` is not given."""
+    return format == "coco" or (format is None and path.lower().endswith(".json"))
 
 
-def faults_of(path: str) -> list[tuple[str, str, str]]:
-    """(where, kind, reason) of everything that is wrong with the entries of a json; boxes that are cut last."""
+def checked_entries(path: str, format: str | None) -> tuple[list[tuple[str, str, str]], dict[str, tuple[int, int]]]:
+    """Of a json of COCO's (where, kind, reason) of every wrong entry, boxes that are cut last; sizes by file name.
+
+    Sizes are (height, width). Both are empty of anything else.
+    """
+    if not is_coco(path, format):
+        return [], {}
     instances = read_instances(path)
     found = [(fault.where, fault.kind, fault.reason) for fault in instances.faults]
-    return found + [(where, "cut", f"{reason}: it is cut there") for where, reason in _partly_outside(instances)]
+    found += [(where, "cut", f"{reason}: it is cut there") for where, reason in _partly_outside(instances)]
+    return found, {image["file_name"]: (image["height"], image["width"]) for image in instances.images}
 
 
 def _subfolder(listing: Listing, path: str) -> str:
@@ -161,76 +174,98 @@ def _read(path: str, mtime_ns: int, size: int) -> Instances:
     try:
         with open(path, "rb") as file:
             content = file.read()
-        tree = json.loads(content)
+        tree = json.loads(content, parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: {str(error)[:120]}; give the json of instances") from None
     if not isinstance(tree, dict) or not all(isinstance(tree.get(section), list) for section in _SECTIONS):
         raise ManifestError(f"{path}: no lists of {', '.join(_SECTIONS)}; give a json of COCO's instances")
-    try:
-        return _instances(tree, hashlib.sha256(content).hexdigest())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ManifestError(
-            f"{path}: an entry lacks what COCO's instances have, or has it in another form ({error!r}); images have "
-            "id, file_name, height, width, annotations id, image_id, category_id, bbox, segmentation"
-        ) from None
+    return _instances(path, tree, hashlib.sha256(content).hexdigest())
 
 
-def _instances(tree: dict[str, Any], digest: str) -> Instances:
-    faults: list[Fault] = []
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
-    def refuse(where: str, kind: str, reason: str) -> None:
+
+def _instances(path: str, tree: dict[str, Any], digest: str) -> Instances:
+    where, faults = "categories", list[Fault]()
+
+    def refuse(kind: str, reason: str) -> None:
         faults.append(Fault(where, kind, reason, refused=True))
 
-    categories: dict[int, str] = {}
-    for category in tree["categories"]:
-        number, name = int(category["id"]), str(category["name"])
-        if number in categories or name in categories.values():
-            refuse(f"category {number}", "duplicate", f"its id or its name {name!r} is there twice")
-        categories[number] = name
-    images: dict[int, dict[str, Any]] = {}
-    names: set[str] = set()
-    for image in tree["images"]:
-        number, name = image["id"], str(image["file_name"])
-        if number in images or name in names:
-            refuse(f"image {number}", "duplicate", f"its id or its file {name} is there twice")
-        if min(int(image["height"]), int(image["width"])) < 1:
-            refuse(f"image {number}", "no size", f"{image['width']}x{image['height']} pixels")
-        images[number] = image
-        names.add(name)
-    objects: dict[int, list[dict[str, Any]]] = {}
-    crowds: dict[int, list[dict[str, Any]]] = {}
-    seen: set[int] = set()
-    for annotation in tree["annotations"]:
-        number, where = annotation["id"], f"annotation {annotation['id']}"
-        if number in seen:
-            refuse(where, "duplicate", "its id is there twice")
-        seen.add(number)
-        if annotation["image_id"] not in images:
-            refuse(where, "unknown image", f"there is no image {annotation['image_id']}")
-        elif annotation["category_id"] not in categories:
-            refuse(where, "unknown category", f"there is no category {annotation['category_id']}")
-        elif (fault := _unusable(annotation, images[annotation["image_id"]])) is not None:
-            faults.append(Fault(where, *fault, refused=False))
-        else:
-            of = crowds if annotation.get("iscrowd", 0) else objects
-            of.setdefault(annotation["image_id"], []).append(annotation)
+    try:
+        categories: dict[int, str] = {}
+        for place, category in enumerate(tree["categories"]):
+            where = f"categories[{place}]"
+            number, name = _whole(category["id"]), str(category["name"])
+            where = f"category {number}"
+            if number in categories or name in categories.values():
+                refuse("duplicate", f"its id or its name {name!r} is there twice")
+            categories[number] = name
+        images: dict[int, dict[str, Any]] = {}
+        names: set[str] = set()
+        for place, image in enumerate(tree["images"]):
+            where = f"images[{place}]"
+            number, name = _whole(image["id"]), str(image["file_name"])
+            where, height, width = f"image {number}", int(image["height"]), int(image["width"])
+            if number in images or name in names:
+                refuse("duplicate", f"its id or its file {name} is there twice")
+            if min(height, width) < 1:
+                refuse("no size", f"{width}x{height} pixels")
+            images[number] = {**image, "file_name": name, "height": height, "width": width}
+            names.add(name)
+        objects: dict[int, list[dict[str, Any]]] = {}
+        tested: dict[int, list[dict[str, Any]]] = {}
+        seen: set[int] = set()
+        for place, annotation in enumerate(tree["annotations"]):
+            where = f"annotations[{place}]"
+            number, of_image, category = (_whole(annotation[key]) for key in ("id", "image_id", "category_id"))
+            where = f"annotation {number}"
+            if number in seen:
+                refuse("duplicate", "its id is there twice")
+            seen.add(number)
+            if of_image not in images:
+                refuse("unknown image", f"there is no image {of_image}")
+                continue
+            if category not in categories:
+                refuse("unknown category", f"there is no category {category}")
+                continue
+            fault = _fault(where, annotation, images[of_image])
+            faults += [] if fault is None else [fault]
+            if fault is None or fault.tested:
+                tested.setdefault(of_image, []).append(annotation)
+            if fault is None and not annotation.get("iscrowd", 0):
+                objects.setdefault(of_image, []).append(annotation)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError(
+            f"{path}: {where} lacks what COCO's instances have, or has it in another form ({error!r}); images have id, "
+            "file_name, height, width, annotations id, image_id, category_id, bbox, segmentation"
+        ) from None
     if not categories:
-        raise ValueError("no categories")
-    return Instances(tuple(images.values()), categories, objects, crowds, tuple(faults), digest)
+        raise ManifestError(f"{path}: no categories; give a json of COCO's instances")
+    return Instances(tuple(images.values()), categories, objects, tested, tuple(faults), digest)
 
 
-def _unusable(annotation: dict[str, Any], image: dict[str, Any]) -> tuple[str, str] | None:
-    """Kind and reason why an object can't be learnt, None where it can."""
-    box = clipped_box(annotation, image)
-    shown = [round(float(v), 2) for v in annotation["bbox"]]
-    if box[2] <= box[0] or box[3] <= box[1]:
-        has_area = min(shown[2:]) > 0
-        return ("outside of its image" if has_area else "a box without an area"), f"bbox {shown}"
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _fault(where: str, annotation: dict[str, Any], image: dict[str, Any]) -> Fault | None:
+    """Why an object can't be learnt, None where it can."""
     form = annotation["segmentation"]
     if isinstance(form, list) and any(len(polygon) < _LEAST_POLYGON or len(polygon) % 2 for polygon in form):
-        return "a polygon of fewer than three points", f"{min(map(len, form)) // 2} points"
+        reason = f"{min(map(len, form)) // 2} points"  # which pycocotools takes for a box
+        return Fault(where, "a polygon of fewer than three points", reason)
     if not form or (isinstance(form, dict) and list(form.get("size", ())) != [image["height"], image["width"]]):
-        return "no mask of its image's size", "its segmentation is empty or of another size"
+        return Fault(where, "no mask of its image's size", "its segmentation is empty or of another size")
+    shown = [round(float(v), 2) for v in annotation["bbox"]]
+    if not all(map(math.isfinite, shown)):
+        return Fault(where, "a box that is not finite", f"bbox {shown}")
+    left, top, right, bottom = clipped_box(annotation, image)
+    if right <= left or bottom <= top:
+        kind = "outside of its image" if min(shown[2:]) > 0 else "a box without an area"
+        return Fault(where, kind, f"bbox {shown}", tested=True)
     return None
 
 

@@ -9,7 +9,7 @@ from typing import cast, get_args
 
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.annotations import kinetics_listing, list_rows, read_listing
-from vidgn.data.datasets.coco import coco_files
+from vidgn.data.datasets.coco import coco_files, is_coco
 from vidgn.data.datasets.listing import (
     ANNOTATED,
     IMAGE_EXTENSIONS,
@@ -152,8 +152,6 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def _told_format(path: str) -> str:
-    if path.lower().endswith(".json"):
-        return "coco"
     header = next(read_lines(path), "").lower()
     names = {name.strip() for name in header.split(",")}
     if "youtube_id" in names:
@@ -163,9 +161,9 @@ def _told_format(path: str) -> str:
 
 def _listing(path: str, *, root: str | None, format: str | None, split: Split, separator: str) -> Listing:
     """Rows of any status: an index says again how its files are."""
-    format = format or _told_format(path)
-    if format == "coco":
+    if is_coco(path, format):
         return coco_files(path, root)
+    format = format or _told_format(path)
     if format not in ("kinetics", "list", "csv"):
         raise ManifestError(f"--format {format} is no format of annotation files; use {', '.join(ANNOTATED)}")
     if format == "kinetics":

@@ -252,7 +252,7 @@ def check_files(
     """Decode every file. Files that are missing count as bad.
 
     Args:
-        sizes: (height, width) that files are to have, by their names without folders.
+        sizes: (height, width) that files are to have, by their names, which paths end in.
     """
     bad = [
         Finding(path, "missing", "is not there; fetch it, or take it out of the annotation") for path in sources.missing
@@ -261,7 +261,7 @@ def check_files(
     for source, found in probe_all(sources.files, workers=workers, limits=limits):
         if found.status != OK:
             bad.append(Finding(source.path, found.status, found.reason))
-        elif (wanted := (sizes or {}).get(os.path.basename(source.path))) and not _has_size(source, found, wanted):
+        elif (wanted := _stated(source.path, sizes or {})) and not _has_size(source, found, wanted):
             reason = f"has {found.width}x{found.height} pixels, and its annotation says {wanted[1]}x{wanted[0]}"
             bad.append(Finding(source.path, "size", reason))
         for doubt in found.distrusted if found.status == OK else ():
@@ -272,6 +272,12 @@ def check_files(
         tuple(sorted(bad, key=lambda finding: (finding.status, finding.path))),
         {doubt: tuple(sorted(paths)) for doubt, paths in sorted(distrusted.items())},
     )
+
+
+def _stated(path: str, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int] | None:
+    parts = path.split(os.sep)
+    names = (os.path.join(*parts[first:]) for first in range(len(parts)))
+    return next((sizes[name] for name in names if name in sizes), None)
 
 
 def _has_size(source: Source, found: Probe, wanted: tuple[int, int]) -> bool:

@@ -1,9 +1,9 @@
 """What a study says: columns, arms, gaps, changes with the batch. Computed once; tables and pictures only show it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -137,8 +137,13 @@ class Analysis:
             frames=column.frames,
             clips=column.clips_per_gpu,
             gpus=column.gpus,
-            tag=column.tag,
+            config=self._config_of(column, norm),
         )
+
+    def _config_of(self, column: Column, norm: str) -> Mapping[str, Any] | None:
+        """Of the runs of an arm, which differ in their seed."""
+        arm = self.arms.get((column, norm))
+        return next((c.config for c in (*arm.done, *arm.open) if c.config), None) if arm else None
 
 
 def analyse(study: Study) -> Analysis:
@@ -262,14 +267,18 @@ def _measure(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], refuse
 def _measure_aps(arm: Arm, baseline: Arm, pairs: Sequence[tuple[Cell, Cell]], refused: tuple[str, ...]) -> Comparison:
     """Of detectors: box AP, with its intervals over images."""
     runs = tuple(run_of(one) for one, _ in pairs)
-    by_seed = _by_seed([(1, one.first - other.first) for one, other in pairs], runs)
     found = [(one.matches(), other.matches()) for one, other in pairs]
-    known = [(one["box"], other["box"]) for one, other in found if one is not None and other is not None]
-    if len(known) < len(pairs) or any(not np.array_equal(one.ids, other.ids) for one, other in known):
-        why = "the matches of each image are not there, or of other images"
+    known = tuple((one["box"], other["box"]) for one, other in found if one is not None and other is not None)
+    of_same = len(known) == len(pairs) and all(np.array_equal(one.ids, other.ids) for one, other in known)
+    compared = compare_aps(known) if of_same else None
+    if compared is None:
+        by_seed = _by_seed([(1, one.first - other.first) for one, other in pairs], runs)
+        why = "the matches of each image are not there, or of other images, or of images without objects"
         return Comparison(arm, baseline, runs, over_seeds(by_seed), None, None, refused, (), None, by_seed, why)
-    images, interval = compare_aps(tuple(known))
-    return Comparison(arm, baseline, runs, over_seeds(by_seed), images, interval, refused, by_seed=by_seed)
+    by_seed = _by_seed([(1, points) for points in compared.by_pair], runs)
+    return Comparison(
+        arm, baseline, runs, over_seeds(by_seed), compared.images, compared.interval, refused, by_seed=by_seed
+    )
 
 
 def crossed_differences(gap: Comparison) -> list[np.ndarray]:

@@ -106,9 +106,11 @@ def differences_to_know(arm: Cell, baseline: Cell) -> list[str]:
     unreadable = [_unreadable_alone(*pair) for pair in ((arm, baseline), (baseline, arm))]
     for name, number in zip(names, unreadable, strict=True):
         if number:
-            remarks.append(f"{number} videos that {name}'s test alone could not read are left out of both")
+            items = "images" if arm.data_format == "coco" else "videos"
+            remarks.append(f"{number} {items} that {name}'s test alone could not read are left out of both")
     counts = [int(r.get("num_unreadable") or 0) for r in results]
-    if counts[0] != counts[1] and (arm.videos() is None or baseline.videos() is None):
+    is_scored = all(c.videos() is not None or c.matches() is not None for c in (arm, baseline))
+    if counts[0] != counts[1] and not is_scored:
         remarks.append(
             f"{names[0]} could not read {counts[0]} of the tested videos, {names[1]} {counts[1]}: they count as wrong"
         )
@@ -167,7 +169,11 @@ def paired_rows(arm: VideoScores, baseline: VideoScores) -> tuple[np.ndarray, np
 
 
 def _unreadable_alone(cell: Cell, other: Cell) -> int:
-    """Videos that the test of `cell` alone could not read."""
+    """Videos that the test of `cell` alone could not read; of detectors, images."""
+    if cell.data_format == "coco":
+        found = [matches["box"].readable for c in (cell, other) if (matches := c.matches()) is not None]
+        is_paired = len(found) == 2 and len(found[0]) == len(found[1])
+        return int((~found[0] & found[1]).sum()) if is_paired else 0
     ours, theirs = cell.videos(), other.videos()
     rows = None if ours is None or theirs is None else paired_rows(ours, theirs)
     if ours is None or theirs is None or rows is None:

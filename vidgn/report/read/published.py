@@ -1,8 +1,11 @@
 """Published numbers, once. Source: Wu & He, Group Normalization, ECCV 2018 (arXiv:1803.08494)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 SOURCE = "Wu & He 2018"
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class Published:
     top1: float
     top5: float | None = None
     gpus: int = 8
-    tag: str | None = None  # of a row that another of the same net, norm and batch stands beside
+    tag: str | None = None  # what tells it from another row of the same net, norm and batch
+    settings: tuple[tuple[str, Any], ...] = ()  # dotted keys of a configuration that are its own
 
 
 # Table 8: Kinetics-400 validation, ResNet-50 I3D, 30 views.
@@ -49,32 +53,64 @@ IMAGENET = (
 IMAGENET_TITLE = f"{SOURCE}, tables 1 and 2 and sec. 4.1: ImageNet validation error (%)"
 
 
-def _detection(model: str, norm: str, box_ap: float, mask_ap: float, tag: str | None = None) -> Published:
-    return Published(model, norm, 1, 2, box_ap, mask_ap, tag=tag)
+_SCRATCH = (("trainer.max_steps", 270_000), ("model.freeze_at", 0), ("weights", None))
 
 
-# Box and mask AP on COCO val2017. Tables 4 to 6 of the paper; the rows of other heads and lengths are from its
-# authors' projects/GN of Detectron. Without a tag: 180k steps ("2x") and, of the pyramid, the head 4conv1fc.
+def _detection(
+    model: str, norm: str, box_ap: float, mask_ap: float, tag: str | None = None, *, head: str | None = "4conv1fc"
+) -> Published:
+    """`head`: of the boxes; None: its source does not say, or C4, which has its own."""
+    steps = 180_000 if tag in (None, "2fc") else 270_000
+    tuned = (("trainer.max_steps", steps), ("model.freeze_at", 2))
+    settings = _SCRATCH if tag == "scratch" else tuned
+    settings += () if head is None else (("model.box_head", head),)
+    return Published(model, norm, 1, 2, box_ap, mask_ap, tag=tag, settings=settings)
+
+
+# Box and mask AP on COCO val2017. Tables 4 to 6 of the paper; the rows of other heads and lengths are from its authors'
+# projects/GN of Detectron. Without a tag: 180k steps ("2x") and, of the pyramid, the head 4conv1fc.
 COCO = (
-    _detection("mask_rcnn_r50_c4", "frozen_bn", 37.7, 32.8),
-    _detection("mask_rcnn_r50_c4", "gn", 38.8, 33.6),
+    _detection("mask_rcnn_r50_c4", "frozen_bn", 37.7, 32.8, head=None),
+    _detection("mask_rcnn_r50_c4", "gn", 38.8, 33.6, head=None),
     _detection("mask_rcnn_r50_fpn", "frozen_bn", 38.8, 34.4),
     _detection("mask_rcnn_r50_fpn", "gn", 40.3, 35.7),
-    _detection("mask_rcnn_r50_fpn", "frozen_bn", 38.6, 34.5, "2fc"),
-    _detection("mask_rcnn_r50_fpn", "frozen_bn", 38.9, 34.3, "3x"),
+    _detection("mask_rcnn_r50_fpn", "frozen_bn", 38.6, 34.5, "2fc", head="2fc"),
+    _detection("mask_rcnn_r50_fpn", "frozen_bn", 38.9, 34.3, "3x", head=None),
     _detection("mask_rcnn_r50_fpn", "gn", 40.8, 36.1, "3x"),
     _detection("mask_rcnn_r50_fpn", "gn", 39.5, 35.2, "scratch"),
+    _detection("mask_rcnn_r101_fpn", "frozen_bn", 40.9, 36.4, "2fc", head="2fc"),
     _detection("mask_rcnn_r101_fpn", "gn", 41.8, 36.8),
     _detection("mask_rcnn_r101_fpn", "gn", 42.3, 37.2, "3x"),
+    _detection("mask_rcnn_r101_fpn", "gn", 41.0, 36.4, "scratch"),
 )
 COCO_TITLE = f"{SOURCE}, tables 4 to 6: COCO val2017, box / mask AP"
 
 
 def find(
-    table: tuple[Published, ...], *, model: str, norm: str, frames: int, clips: int, gpus: int, tag: str | None = None
+    table: tuple[Published, ...],
+    *,
+    model: str,
+    norm: str,
+    frames: int,
+    clips: int,
+    gpus: int,
+    config: Mapping[str, Any] | None = None,
 ) -> Published | None:
-    """The published cell of the same net, norm and geometry, or None; of tables with tags, of the same tag too."""
+    """The published cell of the same net, norm, geometry and settings of its own, or None.
+
+    Args:
+        config: config.yaml of a run of it, plain; None where there is none: then no cell with settings is found.
+    """
     wanted = (model, norm, frames, clips, gpus)
-    matches = [p for p in table if (p.model, p.norm, p.frames, p.clips_per_gpu, p.gpus) == wanted]
-    is_tagged = any(p.tag for p in table)
-    return next((p for p in matches if not is_tagged or p.tag == tag), None)
+    matches = (p for p in table if (p.model, p.norm, p.frames, p.clips_per_gpu, p.gpus) == wanted)
+    return next((p for p in matches if all(_value(config, key) == value for key, value in p.settings)), None)
+
+
+def _value(config: Mapping[str, Any] | None, key: str) -> Any:
+    """Of a dotted key; one that is not there equals nothing."""
+    found: Any = config
+    for part in key.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return _ABSENT
+        found = found[part]
+    return found

@@ -18,7 +18,7 @@ from vidgn.config.schema import Config, full_tag
 from vidgn.errors import ConfigError, ManifestError
 from vidgn.report.read.cost import Cost, read_cost
 from vidgn.report.read.history import PolicyChange, layout_changes, order_of_sums, policy_changes, read_starts
-from vidgn.report.read.matches import Matches, read_matches
+from vidgn.report.read.matches import Matches, ap_fault, read_matches
 from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
 from vidgn.report.read.video_scores import VideoScores, read_videos
 
@@ -68,12 +68,11 @@ class Cell:
     @property
     def group_free(self) -> bool:
         """Whether how a step is divided among GPUs can't change this cell."""
-        is_detector = bool(((self.config or {}).get("model") or {}).get("detector"))  # whose losses images share
+        is_detector = self.data_format == "coco"  # whose losses the images of a GPU share
         return not is_detector and self.norm in NORM_KINDS and NORM_KINDS[self.norm].is_group_free
 
     @property
-    def has_statistics(self) -> bool:
-        """Whether there is a choice of statistics to test with."""
+    def has_statistics(self) -> bool:  # a choice of those to test with
         return self.norm in NORM_KINDS and NORM_KINDS[self.norm].has_running_statistics
 
     @property
@@ -99,10 +98,7 @@ class Cell:
     def matches(self) -> dict[str, Matches] | None:
         """Of a detector's configured test; None if the file is not there."""
         path = self.directory / "tests" / f"{self.test_name}.npz"
-        try:
-            return read_matches(path, path.stat().st_mtime_ns)
-        except OSError:
-            return None
+        return read_matches(path, path.stat().st_mtime_ns) if path.is_file() else None
 
     def class_names(self) -> tuple[str, ...]:
         """In label order; none where the run has not kept them."""
@@ -119,6 +115,8 @@ class Cell:
     @property
     def fault(self) -> str | None:
         """How the result contradicts the per-video scores of its test, None where it does not."""
+        if self.data_format == "coco":
+            return ap_fault(self.result, self.matches()) if self.result else None
         videos = self.videos() if self.result else None
         if videos is None or self.result is None:
             return None
@@ -250,6 +248,10 @@ def restricted(study: Study, only: frozenset[str]) -> Study:
     Raises:
         ManifestError: none of them was tested in some run.
     """
+    if any(cell.data_format == "coco" for cell in study.cells):
+        raise ManifestError(
+            f"{study.directory}: --only is for videos, which are right or wrong by themselves; AP is not"
+        )
     cells = []
     for cell in study.cells:
         part = replace(cell, only=only)

@@ -158,6 +158,8 @@ def coverage(analysis: Analysis) -> list[str]:
             f"With one seed there is no interval for a gap: *these networks* covers the choice of {tested} alone, "
             "and another seed may move the difference by more. `vidgn report plan` says how many seeds would do."
         )
+    if gaps and analysis.measure.caveat:
+        lines.append(analysis.measure.caveat)
     for number in sorted({len(g.folds) for g in gaps if len(g.folds) > 1 and not g.no_interval}):
         lines.append(f"{number} folds are pooled: each of their {tested} is tested once a seed.")
     return lines

@@ -6,6 +6,7 @@ from vidgn.report.analyse.analysis import Analysis
 from vidgn.report.analyse.arms import Arm, Column
 from vidgn.report.analyse.statistics import over_seeds, wilson_interval
 from vidgn.report.read import published
+from vidgn.report.read.matches import KINDS
 from vidgn.report.show.markdown import column_name, listed, percent, plural, signed, table
 from vidgn.report.show.tables import Table
 
@@ -48,7 +49,7 @@ def _ranges(analysis: Analysis, by_norm: dict[str, list[float]]) -> str:
 
 
 def accuracy_tables(analysis: Analysis) -> list[Table]:
-    """Table 8: arms by columns, the published cells beside those of the same net, geometry and data."""
+    """Table 8: arms by columns, the published cells beside those of the same net, geometry and data; AP in parts."""
     found = []
     for model in analysis.models:
         columns = [c for c in analysis.columns if c.model == model]
@@ -61,7 +62,16 @@ def accuracy_tables(analysis: Analysis) -> list[Table]:
                 rows.append([f"{norm}, {published.SOURCE}", *(_published(analysis, p) for p in beside)])
         header = [model, *(column_name(c, unit=analysis.unit) for c in columns)]
         found.append(Table.of(f"accuracy_{model}", _accuracy_title(analysis, model), header, rows))
-    return found
+    return [*found, *_ap_tables(analysis)]
+
+
+def _ap_tables(analysis: Analysis) -> list[Table]:
+    """Of detectors all twelve numbers of each run, as COCOeval has them."""
+    names = [f"{kind}_{of}" for kind in KINDS for of in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")]
+    results = {c.run_name: c.result for c in analysis.study.cells if c.result and c.data_format == "coco"}
+    rows = [[run, *(f"{told[n]:.1f}" if n in told else "" for n in names)] for run, told in results.items()]
+    header = ["run", *(name.replace("_ap", " AP").replace("_", " ") for name in names)]
+    return [Table.of("aps", "AP by IoU and by the size of objects", header, rows)] if rows else []
 
 
 def accuracy_section(analysis: Analysis) -> str:
