@@ -39,6 +39,7 @@ from vidgn.models.norms import operators
 from vidgn.models.norms.layers import make_norm, norm_layers, set_statistics_groups
 from vidgn.training.norm_kernels import choose_norm_kernels, self_test
 from vidgn.training.setup import make_model, place_model, set_precision
+from vidgn.training.tasks import ClipForward, MadeUpClips
 
 MAPS = {
     "res2": (8, 64, 8, 55, 55),
@@ -71,6 +72,9 @@ def main() -> None:
             traceback.print_exc(limit=-4)
             failed.append(name)
         print(f"({time.perf_counter() - start:.0f} s)", flush=True)
+    print("\n## in short")
+    for line in bench.summary:
+        print(line)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 
@@ -82,6 +86,7 @@ class Bench:
     device: torch.device
     tiny: bool
     bytes_per_second: float = float("nan")
+    summary: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def is_cuda(self) -> bool:
@@ -146,7 +151,9 @@ def ceilings(bench: Bench) -> Iterator[str]:
     n = 128 if bench.tiny else 8192
     a, b = (torch.randn(n, n, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
     ms = bench.milliseconds(lambda: a @ b)
-    yield f"bf16 product: {2 * n**3 / ms * 1e3 / 1e12:.0f} TFLOP/s"
+    product = f"{2 * n**3 / ms * 1e3 / 1e12:.0f} TFLOP/s"
+    yield f"bf16 product: {product}"
+    bench.summary.append(f"copy {bench.bytes_per_second / 1e9:.0f} GB/s, bf16 product {product}")
 
 
 def correct(bench: Bench) -> Iterator[str]:
@@ -195,11 +202,15 @@ def norms(bench: Bench) -> Iterator[str]:
     names = ["gn", "bn", "ghost bn 2", "gn + add", "nn.GroupNorm", "nn.BatchNorm3d", "compiled gn"]
     yield f"{'map':10} " + " ".join(f"{n:>14}" for n in names)
     for stage, shape in MAPS.items():
-        cells = []
+        cells, times = [], {}
         for name in names:
-            ms, floor = norm_time(bench, name, shape)
-            cells.append(f"{ms:7.3f} {100 * 1e3 * floor / bench.bytes_per_second / ms:4.0f} %")
+            times[name], floor = norm_time(bench, name, shape)
+            cells.append(f"{times[name]:7.3f} {100 * 1e3 * floor / bench.bytes_per_second / times[name]:4.0f} %")
         yield f"{stage:10} " + " ".join(f"{c:>14}" for c in cells)
+        gn, bn = times["gn"] / times["nn.GroupNorm"], times["bn"] / times["nn.BatchNorm3d"]
+        bench.summary.append(
+            f"norm and ReLU on {stage}: gn {gn:.2f} of nn.GroupNorm's time, bn {bn:.2f} of nn.BatchNorm3d's"
+        )
     yield "the parts of gn + add: moments reads x; normalise x, residual, writes y; gradient the rest"
     for stage, shape in MAPS.items():
         module, x, residual, dy = norm_case(bench, "gn", shape)
@@ -259,28 +270,47 @@ def norm_time(bench: Bench, name: str, shape: tuple[int, ...]) -> tuple[float, f
 WAYS = ("triton, graph", "triton", "torch", "plain torch")
 
 
+class FromHost(MadeUpClips):
+    """Clips of noise in pinned memory, as readers leave them."""
+
+    def __init__(self, config: Config, model: Any, device: torch.device, clips: int) -> None:
+        super().__init__(config, model, device)
+        size = (clips, config.frames, config.data.crop, config.data.crop, 3)
+        self.clip_NTHWC = torch.randint(256, size, dtype=torch.uint8, pin_memory=True)
+
+    def inputs(self, batch: None, *, step: int, slots: range) -> tuple[Tensor, ...]:
+        return (self.clip_NTHWC,)
+
+    def forward(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> ClipForward:
+        scale = self._dropout_scale(len(inputs[0]))
+        return ClipForward(module(self.to_model(inputs[0]), scale).flatten(1), None)
+
+
 def steps(bench: Bench) -> Iterator[str]:
-    """A training step: forward, backward, update, pixels already on the device. Plain torch: its own norms."""
+    """A training step: forward, backward, update, pixels already on the device but where said. Plain torch: its norms."""
     yield f"{'cell':44} {'ms':>8} {'clips/s':>8} {'reserved':>9}"
     for frames, clips in ((32, 8), (64, 4)):
         for norm in ("gn", "bn"):
-            ways = WAYS if frames == 32 else ("triton, graph", "plain torch")
+            times = {}
+            ways = ("graph, from the host", *WAYS) if frames == 32 else ("triton, graph", "plain torch")
             for way in ways if bench.is_cuda else ("torch", "plain torch"):
                 if bench.is_cuda:
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
                 step = warm_step(bench, frames, clips, norm, way)
-                ms = bench.milliseconds(step.whole, repeats=10)
+                times[way] = ms = bench.milliseconds(step.whole, repeats=10)
                 reserved = torch.cuda.max_memory_reserved() / GIB if bench.is_cuda else 0.0
                 label = f"{frames} frames x {clips} clips, {norm}, {way}"
                 yield f"{label:44} {ms:8.1f} {1e3 * clips / ms:8.1f} {reserved:5.2f} GiB"
                 del step
+            in_turn = ", ".join(f"{way} {ms:.1f} ms" for way, ms in times.items())
+            bench.summary.append(f"step of {frames} frames x {clips} clips, {norm}: {in_turn}")
 
 
 def warm_step(bench: Bench, frames: int, clips: int, norm: str, way: str) -> WarmStep:
     if bench.tiny:
         frames = frames // 4
-    kernels = "triton" if way.startswith("triton") else "torch"
+    kernels = "triton" if way.startswith("triton") or "graph" in way else "torch"
     config = bench.config(
         f"norm={norm}",
         f"frames={frames}",
@@ -303,6 +333,8 @@ def warm_step(bench: Bench, frames: int, clips: int, norm: str, way: str) -> War
     size = (clips, config.frames, config.data.crop, config.data.crop, 3)
     noise = torch.randint(256, size, dtype=torch.uint8, device=bench.device)  # zeros would run faster
     step.made_up.clips = lambda count, crop: noise
+    if "host" in way:
+        step.objective = FromHost(config, model, bench.device, clips)
     step.join_ranks()
     return step
 
@@ -315,7 +347,7 @@ RUN = (
 
 
 def runs(bench: Bench) -> Iterator[str]:
-    """A training as a user starts it: as it is, by a graph, killed on the way and gone on with."""
+    """A training as a user starts it: as it is, killed on the way and gone on with, by a graph, in other forwards."""
     folder = Path(tempfile.mkdtemp())
     precision = "bf16" if bench.is_cuda else "fp32"
     where = [f"trainer.device={bench.device.type}", f"trainer.precision={precision}", *(TINY_RUN if bench.tiny else ())]
@@ -338,24 +370,32 @@ def runs(bench: Bench) -> Iterator[str]:
     def directory(name: str) -> Path:
         return next((folder / name / "s").glob("*/metrics.jsonl")).parent
 
-    whole = start("whole")
-    others = {"graph": start("graph", "trainer.cuda_graph=true"), "killed": start("killed")}
+    in_two, graph = "trainer.clips_per_forward=4", "trainer.cuda_graph=true"
+    processes = {
+        "whole": start("whole"),
+        "killed": start("killed"),
+        "graph": start("graph", graph),
+        "lean graph": start("lean graph", graph, "trainer.activation_memory=lean"),
+        "in two forwards": start("in two forwards", in_two),
+        "graph in two": start("graph in two", in_two, graph),
+    }
     while not any((folder / "killed").glob("s/*/metrics.jsonl")) or number_of_lines(directory("killed")) < 17:
-        assert others["killed"].poll() is None, (folder / "killed.txt").read_text()[-2000:]
+        assert processes["killed"].poll() is None, (folder / "killed.txt").read_text()[-2000:]
         time.sleep(0.01)
-    others["killed"].kill()
-    others["killed"].wait()
-    others["killed"] = start("killed")
-    assert whole.wait() == 0, (folder / "whole.txt").read_text()[-2000:]
-    for name, process in others.items():
+    processes["killed"].kill()
+    processes["killed"].wait()
+    processes["killed"] = start("killed")
+    for name, process in processes.items():
+        undisturbed = "in two forwards" if name == "graph in two" else "whole"
         if process.wait() != 0:
             yield f"{name}: {(folder / f'{name}.txt').read_text()[-1000:]}"
-            continue
-        pairs = [(load_file(directory(n) / "model.safetensors"), n) for n in ("whole", name)]
-        (one, _), (other, _) = pairs
-        apart = max(float((one[k].double() - other[k].double()).norm() / one[k].double().norm()) for k in one)
-        same = all(torch.equal(one[k], other[k]) for k in one)
-        yield f"{name:9} {'the same bytes' if same else f'{apart:.1e} apart'} as the run that nothing disturbed"
+        elif name not in ("whole", "in two forwards"):
+            one, other = (load_file(directory(n) / "model.safetensors") for n in (undisturbed, name))
+            apart = max(float((one[k].double() - other[k].double()).norm() / one[k].double().norm()) for k in one)
+            same = all(torch.equal(one[k], other[k]) for k in one)
+            line = f"{name:15} {'the same bytes' if same else f'{apart:.1e} apart'} as: {undisturbed}"
+            yield line
+            bench.summary.append(line)
     yield from (line for line in (folder / "graph.txt").read_text().splitlines() if "norms run" in line)
     shutil.rmtree(folder)
 
@@ -373,7 +413,8 @@ def memory(bench: Bench) -> Iterator[str]:
         yield "needs a GPU"
         return
     yield f"{'cell':26} {'predicted':>10} {'measured':>10} {'ratio':>6}"
-    for norm, lengths in (("gn", (8, 16, 32, 64)), ("bn", (64,))):
+    ratios = []
+    for norm, lengths in (("gn", (8, 16, 32, 64)), ("bn", (8, 16, 32, 64))):
         for frames in lengths:
             config = bench.config(f"norm={norm}", f"frames={frames}", "clips_per_gpu=4", "gpus=1")
             model = make_model(config, num_classes=400)
@@ -383,6 +424,8 @@ def memory(bench: Bench) -> Iterator[str]:
             peak = measure(config, clips_per_forward=4).peak_bytes or 0
             numbers = f"{predicted / GIB:6.2f} GiB {peak / GIB:6.2f} GiB {peak / predicted:6.3f}"
             yield f"{norm}, {frames:2} frames, 4 clips   {numbers}"
+            ratios.append(peak / predicted)
+    bench.summary.append(f"memory measured: {min(ratios):.3f} to {max(ratios):.3f} of what was predicted")
 
 
 def launches(bench: Bench) -> Iterator[str]:
@@ -399,6 +442,7 @@ def launches(bench: Bench) -> Iterator[str]:
             launched = sum(n for name, n in calls.items() if "LaunchKernel" in name or name == "cudaGraphLaunch")
             waits = {name: n for name, n in calls.items() if "StreamSynchronize" in name or "scalar_dense" in name}
             yield f"{norm}, {way:14}: {launched:5} launches, waits: {waits or 'none'}"
+            bench.summary.append(f"a step of {norm}, {way}: {launched} launches, waits: {waits or 'none'}")
 
 
 SECTIONS: dict[str, Callable[[Bench], Iterator[str]]] = {

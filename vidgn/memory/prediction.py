@@ -71,12 +71,14 @@ def _predict(config: Config, clips_per_forward: int, world_size: int, num_classe
         parameters = live.name([*step.model.parameters(), *step.model.buffers()], "parameter")
         optimizer = live.name(step.momentum, "optimizer")
         buckets = live.name([step.buckets], "ddp") if step.buckets is not None else 0
+        inputs = step.batch.clone() if _is_recorded(config, world_size) else None  # which the graph reads
         live.name([*step.aside, *(p.grad for p in step.trained if p.grad is not None)], "gradient")
         saved = _train(step, live)
         parts = live.peak_parts()
         training = live.peak_bytes
         kept = training if _is_recorded(config, world_size) else live.num_bytes  # beside what a test needs for itself
         tests = [kept + _test(step, live, clips=clips, crop=crop) for clips, crop in evaluation_forwards(config)]
+        del inputs
     return Prediction(
         clips_per_forward=clips_per_forward,
         frames=config.frames,

@@ -31,6 +31,7 @@ class WarmStep(TrainStep):
         super().__init__(config, model, self.made_up, Layout(geometry, Ranks(0, geometry.world_size, device)))
         for group in self.optimizer.param_groups:
             group["fused"] = True  # as on CUDA
+        self.batch = self.made_up.clips(geometry.clips_per_forward, config.data.crop)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.momentum: list[Tensor] = []
         if config.optim.momentum:

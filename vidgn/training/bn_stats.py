@@ -57,24 +57,28 @@ class StepStatistics:
         if self._last is not None:
             self._forwards.append(self._last.clone())
 
+    def mean_of_step(self, ranks: Ranks) -> torch.Tensor | None:
+        """The mean over all virtual GPUs of a step, and begin again; None without a forward or a layer."""
+        if not self._forwards:
+            return None
+        num_groups = self._num_groups * len(self._forwards) * ranks.world_size
+        mean = ranks.sum(sum_in_order(self._forwards)) / num_groups
+        self.forget()
+        return mean
+
     @torch.no_grad()
-    def update_running(self, ranks: Ranks, counts: torch.Tensor | None = None) -> None:
-        """Update the running statistics once, with the mean over all virtual GPUs, and begin again.
+    def update_running(self, mean: torch.Tensor, counts: torch.Tensor | None = None) -> None:
+        """Update the running statistics once, with what `mean_of_step` gave. CUDA may have recorded this.
 
         Args:
             counts: whether the step does, where the device is to decide.
         """
-        if not self._forwards:
-            return
-        num_groups = self._num_groups * len(self._forwards) * ranks.world_size
-        mean = ranks.sum(sum_in_order(self._forwards)) / num_groups
         running = [layer.running_mean for layer in self._layers] + [layer.running_var for layer in self._layers]
         if counts is not None:
             mean = torch.where(counts, mean, torch.cat(running))
         momentum = self._layers[0].momentum  # one norm config makes all layers
         parts = list(mean.split([r.numel() for r in running]))
         torch._foreach_lerp_(running, parts, momentum)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-        self.forget()
 
     def forget(self) -> None:
         """Drop the sums: the step does not count."""

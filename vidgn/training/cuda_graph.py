@@ -1,4 +1,8 @@
-"""Forward and backward as one CUDA graph: recorded once, then launched as a whole, so that the host costs nothing."""
+"""Forward and backward as one CUDA graph, and the update as another: recorded once, then launched as a whole.
+
+They are two because the host decides between them: a step whose numbers are not finite may end the run, and then no
+parameter has moved.
+"""
 
 from collections.abc import Callable
 
@@ -7,8 +11,9 @@ from torch import Tensor
 
 from vidgn.config.schema import Config
 from vidgn.distributed.ranks import Ranks
+from vidgn.training.late import Uploads
 
-_WARM_FORWARDS = 3  # cuDNN chooses its algorithms, and gradients get their place
+_WARM_RUNS = 3  # cuDNN chooses its algorithms, and gradients get their place
 
 
 def why_no_graph(config: Config, ranks: Ranks) -> str | None:
@@ -23,7 +28,7 @@ def why_no_graph(config: Config, ranks: Ranks) -> str | None:
 
 
 class RecordedStep:
-    """`run` for inputs of one shape. The first few forwards run as they are, in the stream that is recorded later.
+    """`run` for inputs of one shape. The first few runs are as they are, in the stream that is recorded later.
 
     The gradients must stay where they are, and what `run` reads besides its inputs too.
     """
@@ -31,6 +36,7 @@ class RecordedStep:
     def __init__(self, run: Callable[[tuple[Tensor, ...]], Tensor], device: torch.device) -> None:
         self._run, self._device = run, device
         self._stream = torch.cuda.Stream(device)
+        self._uploads = Uploads(device)
         self._num_warm = 0
         self._inputs: tuple[Tensor, ...] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -38,7 +44,7 @@ class RecordedStep:
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """What `run` gives for these inputs, which may be on the host."""
-        if self._num_warm < _WARM_FORWARDS:
+        if self._num_warm < _WARM_RUNS:
             self._num_warm += 1
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(self._stream):
@@ -49,7 +55,8 @@ class RecordedStep:
             self._record(inputs)
         else:
             for kept, new in zip(self._inputs, inputs, strict=True):
-                kept.copy_(new, non_blocking=True)
+                with self._uploads.there(new) as placed:
+                    kept.copy_(placed)
         assert self._graph is not None
         assert self._totals is not None
         self._graph.replay()

@@ -1,6 +1,7 @@
-"""Numbers between host and device without waiting."""
+"""Numbers and batches between host and device without waiting."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -29,3 +30,35 @@ def to_device(numbers: Sequence[float], like: Tensor) -> Tensor:
     """A vector of numbers with the type and device of `like`."""
     vector = torch.tensor(numbers, dtype=like.dtype, pin_memory=like.is_cuda)
     return vector.to(like.device, non_blocking=True)
+
+
+class Uploads:
+    """Batches to a GPU beside what it computes: by a stream of their own, from pinned memory into one place there.
+
+    The place is filled again as soon as what it held has been read, so one is enough.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing is allocated yet. On a CPU batches are there."""
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._was_read = torch.cuda.Event() if device.type == "cuda" else None
+        self._place = torch.empty(0, dtype=torch.uint8, device=device)
+
+    @contextmanager
+    def there(self, batch: Tensor) -> Generator[Tensor]:
+        """The batch on the device, for what is begun inside."""
+        if self._stream is None or self._was_read is None or batch.is_cuda:
+            yield batch.to(self._device)
+            return
+        now = torch.cuda.current_stream(self._device)
+        if self._place.numel() < batch.nbytes:
+            self._place = torch.empty(batch.nbytes, dtype=torch.uint8, device=self._device)
+            self._was_read.record(now)  # before this moment the memory was another's
+        self._stream.wait_event(self._was_read)
+        placed = self._place[: batch.nbytes].view(batch.dtype).view(batch.shape)
+        with torch.cuda.stream(self._stream):
+            placed.copy_(batch, non_blocking=True)
+        now.wait_stream(self._stream)
+        yield placed
+        self._was_read.record(torch.cuda.current_stream(self._device))

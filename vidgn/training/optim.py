@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -85,4 +86,5 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = value * group.get("lr_factor", 1.0)  # checkpoints of earlier versions have none
+        rate = value * group.get("lr_factor", 1.0)  # checkpoints of earlier versions have none
+        group["lr"] = float(np.float32(rate)) if group["fused"] else rate  # as a CUDA graph reads it

@@ -17,6 +17,7 @@ from vidgn.processes import num_cores
 from vidgn.report.read.history import read_starts
 from vidgn.report.read.run_state import json_or_none
 from vidgn.runs.directory import remedy
+from vidgn.training.late import Uploads
 from vidgn.training.normal_pixels import normal_pixels
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}  # of parameters
@@ -129,6 +130,7 @@ class ToModel:
         self.set_mean(input_mean or config.data.mean)
         self._std_C = torch.tensor(config.data.std, dtype=self.dtype, device=device)
         self._format = memory_format(config, device)
+        self._uploads = Uploads(device)
 
     def set_mean(self, mean: Sequence[float]) -> None:
         """Subtract another mean from now on."""
@@ -136,12 +138,12 @@ class ToModel:
         self._mean_C = torch.tensor(self.mean, dtype=self.dtype, device=self._device)
 
     def __call__(self, clip_NTHWC: torch.Tensor) -> torch.Tensor:
-        clip_NTHWC = clip_NTHWC.to(self._device, non_blocking=True)
-        if self._format == torch.channels_last_3d and self.dtype == torch.float32:
-            return normal_pixels(clip_NTHWC, self._mean_C, self._std_C, self._input_dtype)
-        clip_NCTHW = clip_NTHWC.permute(0, 4, 1, 2, 3).to(self.dtype)
-        normal_NCTHW = (clip_NCTHW - self._mean_C.view(3, 1, 1, 1)) / self._std_C.view(3, 1, 1, 1)
-        return normal_NCTHW.to(self._input_dtype).contiguous(memory_format=self._format)
+        with self._uploads.there(clip_NTHWC) as placed_NTHWC:
+            if self._format == torch.channels_last_3d and self.dtype == torch.float32:
+                return normal_pixels(placed_NTHWC, self._mean_C, self._std_C, self._input_dtype)
+            clip_NCTHW = placed_NTHWC.permute(0, 4, 1, 2, 3).to(self.dtype)
+            normal_NCTHW = (clip_NCTHW - self._mean_C.view(3, 1, 1, 1)) / self._std_C.view(3, 1, 1, 1)
+            return normal_NCTHW.to(self._input_dtype).contiguous(memory_format=self._format)
 
 
 def memory_format(config: Config, device: torch.device) -> torch.memory_format:

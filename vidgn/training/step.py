@@ -24,6 +24,7 @@ from vidgn.models.norms.layers import set_statistics_groups
 from vidgn.summation import sum_in_order
 from vidgn.training.bn_stats import StepStatistics
 from vidgn.training.cuda_graph import RecordedStep, why_no_graph
+from vidgn.training.late import to_device
 from vidgn.training.optim import make_optimizer, set_learning_rate
 from vidgn.training.setup import autocast
 
@@ -190,7 +191,9 @@ class TrainStep:
         if config.trainer.summation == "canonical":
             stays = config.trainer.cuda_graph and why_no_graph(config, self.ranks) is None
             self.gradients = GradientSums(model, self.geometry.forwards_per_step, stays=stays)
-        self.graph: Callable[[Inputs], Tensor] | None = None  # of forward and backward, where CUDA has recorded one
+        # Where CUDA records them: forward and backward, and the update
+        self.graph: Callable[[Inputs], Tensor] | None = None
+        self._update_graph: Callable[[Inputs], Tensor] | None = None
 
     def join_ranks(self) -> None:
         """Let gradients meet, and compile. Called once the weights are those that training starts from."""
@@ -200,6 +203,7 @@ class TrainStep:
             self._settle_buckets()
         if self.config.trainer.cuda_graph and why_no_graph(self.config, self.layout.ranks) is None:
             self.graph = RecordedStep(self._forward_backward, self.ranks.device)
+            self._update_graph = RecordedStep(self._update_of_tensors, self.ranks.device)
 
     def _settle_buckets(self) -> None:
         """Let DDP order its buckets by what backward comes to first, as it does once in a process.
@@ -282,14 +286,34 @@ class TrainStep:
         Returns:
             Whether the update was made, a tensor of no axes on the device. If not, nothing has changed.
         """
+        mean = self.statistics.mean_of_step(self.ranks)
+        if self._update_graph is not None:
+            rates = to_device([group["lr"] for group in self.optimizer.param_groups], loss_sum.float())
+            inputs = (loss_sum, rates) if mean is None else (loss_sum, rates, mean)
+            return self._update_graph(inputs).clone()
+        return self._update(loss_sum, mean)
+
+    def _update(self, loss_sum: Tensor, mean: Tensor | None = None) -> Tensor:
         is_finite = loss_sum.isfinite() & gradient_norm(self.model).isfinite()
         if self.decides_on_device:
             self.optimizer.found_inf = is_finite.logical_not().float()  # type: ignore[attr-defined]  # as GradScaler
         elif not is_finite:
-            self.statistics.forget()
             return is_finite
         self.optimizer.step()
-        self.statistics.update_running(self.ranks, is_finite if self.decides_on_device else None)
+        if mean is not None:
+            self.statistics.update_running(mean, is_finite if self.decides_on_device else None)
+        return is_finite
+
+    def _update_of_tensors(self, inputs: Inputs) -> Tensor:
+        """`_update` of what a graph reads: the loss, the rate of each group and, where there are any, BN's moments."""
+        loss_sum, rates, *mean = inputs
+        groups = self.optimizer.param_groups
+        numbers = [group["lr"] for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        is_finite = self._update(loss_sum, *mean)
+        for group, number in zip(groups, numbers, strict=True):
+            group["lr"] = number  # what a checkpoint holds
         return is_finite
 
 

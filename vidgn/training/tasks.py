@@ -3,6 +3,7 @@
 An image is a clip of one frame. What differs is which test the validation curve makes.
 """
 
+import math
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,7 @@ class MadeUpClips:
     def __init__(self, config: Config, model: VideoResNet, device: torch.device) -> None:
         self.config, self._model, self._device = config, model, device
         self.to_model = ToModel(config, device)
+        self._place = torch.empty(0, dtype=torch.uint8, device=device)
 
     def inputs(self, batch: None, *, step: int, slots: range) -> tuple[Tensor, ...]:
         """As a shape alone: (clips,) of an empty tensor."""
@@ -230,8 +232,11 @@ class MadeUpClips:
         return ClipForward(module(clip_NCTHW, self._dropout_scale(count)).flatten(1), None)
 
     def clips(self, count: int, crop: int) -> Tensor:
-        """uint8 (N, T, H, W, 3) on the device."""
-        return torch.zeros(count, self.config.frames, crop, crop, 3, dtype=torch.uint8, device=self._device)
+        """uint8 (N, T, H, W, 3) on the device, in a place that stays, as in a run (see Uploads)."""
+        shape = (count, self.config.frames, crop, crop, 3)
+        if self._place.numel() < math.prod(shape):
+            self._place = torch.zeros(math.prod(shape), dtype=torch.uint8, device=self._device)
+        return self._place[: math.prod(shape)].view(shape)
 
     def _dropout_scale(self, count: int) -> Tensor | None:
         if self.config.model.dropout == 0:
