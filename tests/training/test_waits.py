@@ -56,11 +56,11 @@ def step(request):
     return make_step(request.param, decides_on_device=True)
 
 
-def train(step, *numbers, spoiled=()):
+def train(step, *numbers, spoiled=(), rate=0.01):
     """Steps as the loop makes them; nothing is asked of the device but what is asked of it here."""
     flags = []
     for number in numbers:
-        totals = step.accumulate(lambda: None, step=number, learning_rate=0.01)
+        totals = step.accumulate(lambda: None, step=number, learning_rate=rate)
         if number in spoiled:
             next(step.model.parameters()).grad[0, 0, 0, 0, 0] = math.inf
         flags.append(step.update(totals[0]))
@@ -89,6 +89,20 @@ def test_the_device_leaves_out_what_is_not_finite(step, first):
     assert train(step, first + 1)[0]
     assert all(value.isfinite().all() for value in state_of(step))
     assert not all(torch.equal(a, b) for a, b in zip(state_of(step), before, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+def test_an_update_of_tensors_is_that_of_numbers(norm):
+    """To the bit, so that a graph, which reads a rate from a tensor, changes nothing."""
+    states = []
+    for of_tensors in (True, False):
+        step = make_step(norm, decides_on_device=True)
+        if of_tensors:
+            step._update_graph = step._update_of_tensors
+        train(step, 0, 1, 2, rate=0.0123)
+        states.append(state_of(step))
+        assert all(isinstance(group["lr"], float) for group in step.optimizer.param_groups)  # what a checkpoint holds
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
 @pytest.mark.parametrize("norm", ["bn", "gn"])

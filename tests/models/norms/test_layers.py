@@ -315,6 +315,22 @@ def test_of_nothing_comes_nothing(kind, shape):
         assert module.batch_count == 0
 
 
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("shape", [(4, 8, 2, 5, 4), (0, 8, 2, 5, 4)])
+@pytest.mark.parametrize(("rows", "groups"), [(1, 8), (4, 2)])
+def test_operators_are_what_compilers_take_them_for(rows, groups, shape, fmt):
+    """No result shares memory with another or with what was given, and shapes and formats are those announced."""
+    x = clip(shape=shape, fmt=fmt)
+    vectors = [torch.rand(rows, groups).double() + 0.5 for _ in range(2)] + [torch.rand(8).double() for _ in range(2)]
+    calls = {
+        operators.moments: (x, rows, groups),
+        operators.normalise: (x, *vectors, x, EPS, True),
+        operators.gradient: (x, x, x, *vectors, 40, EPS, True, True, None),
+    }
+    for operator, arguments in calls.items():
+        torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
 def test_channels_per_group():
     factory = make_norm(norm_config("gn", channels_per_group=16), default_groups=32)
     assert [factory(num_features=c).groups for c in (64, 256)] == [4, 16]

@@ -35,7 +35,7 @@ def takes(x: Tensor) -> bool:
 def moments(x: Tensor, *, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (R, G) each."""
     c, dtype = cut(x, rows=rows, groups=groups), statistics_dtype(x)
-    mean, var = x.new_empty(2, rows, groups, dtype=dtype).unbind()
+    mean, var = (x.new_empty(rows, groups, dtype=dtype) for _ in range(2))  # apart: no result may share memory
     part = x.new_empty(c.clips * 2 * c.split * c.parts * groups, dtype=dtype)
     of_clips = x.new_empty(c.clips * 2 * groups, dtype=dtype)
     source.moments_kernel[c.slices, rows, c.group_blocks](
@@ -107,7 +107,7 @@ def gradient(
     acc, relu = _TYPES[mean.dtype], y is not None
     adds = adds and relu  # without a ReLU it is dy itself
     dx, dresidual = torch.empty_like(x), torch.empty_like(x) if adds else x.new_empty(0)
-    dgamma, dbeta = mean.new_empty(2, c.channels).unbind()
+    dgamma, dbeta = (mean.new_empty(c.channels) for _ in range(2))
     vectors = {"mean": mean, "var": var, "gamma": gamma, "beta": beta, "eps": eps}
     has_sums = count is not None or is_affine
     sums = mean.new_empty((2, c.rows, c.channels) if has_sums else 0)
@@ -134,7 +134,7 @@ def gradient(
             num_warps=_WARPS,
         )
         if over_ranks is not None:
-            local = sums.sum(1)
+            local_dbeta, local_dgamma = sums[0].sum(0), sums[1].sum(0)
             over_ranks(sums)
     is_masked = has_sums and adds  # what `sums` has written
     source.gradient_kernel[c.slices + has_sums, c.rows, c.group_blocks](
@@ -159,7 +159,7 @@ def gradient(
         num_warps=_WARPS,
     )
     if has_sums and over_ranks is not None:
-        dbeta, dgamma = local.unbind()
+        dbeta, dgamma = local_dbeta, local_dgamma
     return dx, dgamma, dbeta, dresidual
 
 

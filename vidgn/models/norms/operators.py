@@ -75,7 +75,8 @@ def _is_contiguous_bf16(x: Tensor) -> bool:
 def moments(x: Tensor, rows: int, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (R, G) each; 0 of nothing."""
     if x.numel() == 0:
-        return x.new_zeros(2, rows, groups, dtype=statistics_dtype(x)).unbind()  # type: ignore[return-value]
+        mean = x.new_zeros(rows, groups, dtype=statistics_dtype(x))
+        return mean, mean.clone()
     x = dense(x)
     return (_triton_for(x) or kernels_for(x)).moments(x, rows=rows, groups=groups)
 
@@ -163,7 +164,7 @@ def gradient(
     if x.numel() == 0:  # what other ranks hold goes through the same collective
         if group_name is not None:
             add_up(mean.new_zeros(2, *mean.shape), group_name=group_name)
-        dgamma, dbeta = mean.new_zeros(2, x.shape[1])
+        dgamma, dbeta = (mean.new_zeros(x.shape[1]) for _ in range(2))
         return x.clone(), dgamma, dbeta, x.clone()
     x = dense(x)
     dy = dense_like(dy, x)
@@ -217,7 +218,7 @@ def _gradient_by_passes(
         return kernels_cpu.whole_gradient(dy, x, mean=mean, var=var, gamma=gamma, eps=eps)
     mean, var, gamma = _per_channel(mean, x), _per_channel(var, x), gamma.expand(rows, -1)
     if count is None and not is_affine:
-        dgamma, dbeta = mean.new_empty(2, x.shape[1]).unbind()
+        dgamma, dbeta = (mean.new_empty(x.shape[1]) for _ in range(2))
         return _gradient_of_map(passes, dy, var, gamma, eps), dgamma, dbeta
     sum_dy, sum_dot = passes.gradient_sums(dy, x, mean=mean, var=var, eps=eps)
     dgamma, dbeta = sum_dot.sum(0), sum_dy.sum(0)

@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 
 # The compiler learns nothing of these, or each shape would be compiled anew, but of what decides how wide a load is.
-_SIZES = ["cpg", "num_groups", "parts", "num_slices", "row_clips", "split", "count", "eps"]
+_SIZES = ["cpg", "num_groups", "parts", "num_slices", "row_clips", "split", "count"]
 
 # Suffixes: S positions, C columns (channels of a block), G groups of a block, P partial results
 
@@ -81,8 +81,10 @@ def _to_columns(value_G, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
 def _rstd(var, eps, ACC: tl.constexpr):
     """Rounded as IEEE says, so that cards agree."""
     if tl.float64 == ACC:
-        return 1.0 / tl.sqrt(var + eps)
-    return tl.div_rn(tl.full(var.shape, 1.0, tl.float32), tl.sqrt_rn((var + eps).to(tl.float32)))
+        rstd = 1.0 / tl.sqrt(var + eps)
+    else:
+        rstd = tl.div_rn(tl.full(var.shape, 1.0, tl.float32), tl.sqrt_rn((var + eps).to(tl.float32)))
+    return rstd  # once: a function has one type, whichever branch is compiled
 
 
 @triton.jit
@@ -184,7 +186,7 @@ def moments_kernel(
             sum_PG += distance * count_P[:, None]
             inner = tl.load(there + second, mask=is_there, other=0.0, cache_modifier=".cg")
             square_PG += inner + distance * distance * count_P[:, None]
-        total = S.to(ACC) * cpg
+        total = (S * cpg).to(ACC)  # S may be the constant 1
         from_shift_G = tl.sum(sum_PG, 0) / total
         var_G = tl.maximum(tl.sum(square_PG, 0) / total - from_shift_G * from_shift_G, 0.0)
         mean_G = shift_G + from_shift_G
@@ -207,7 +209,7 @@ def moments_kernel(
 @triton.jit(do_not_specialize=_SIZES)
 def normalise_kernel(
     x, residual, y, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c, cpg, num_groups, chunk, row_clips,
-    split, eps, ACC: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr, POSITIONS: tl.constexpr,
+    split, eps: tl.constexpr, ACC: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr, POSITIONS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
     slice_, row, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -233,7 +235,7 @@ def normalise_kernel(
 @triton.jit(do_not_specialize=_SIZES)
 def sums_kernel(
     dy, x, y, dresidual, part, of_clips, sums, counters, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c,
-    cpg, num_groups, chunk, row_clips, split, eps, ACC: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr,
+    cpg, num_groups, chunk, row_clips, split, eps: tl.constexpr, ACC: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr,
     POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, PARTIALS: tl.constexpr, CLIPS: tl.constexpr,
 ):  # fmt: skip
     """Make part (N, 2, P, C), of_clips (N, 2, C), sums (2, R, C), of dz (dy behind ReLU's mask) and dz * x_hat."""
@@ -289,7 +291,7 @@ def sums_kernel(
 @triton.jit(do_not_specialize=_SIZES)
 def gradient_kernel(
     dy, x, y, dx, dresidual, sums, dgamma, dbeta, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c, cpg,
-    num_groups, parts, num_slices, chunk, row_clips, split, count, eps, ACC: tl.constexpr, FIXED: tl.constexpr,
+    num_groups, parts, num_slices, chunk, row_clips, split, count, eps: tl.constexpr, ACC: tl.constexpr, FIXED: tl.constexpr,
     ADD: tl.constexpr, RELU: tl.constexpr, POSITIONS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
     GROUP_WIDTH: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
