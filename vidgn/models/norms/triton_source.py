@@ -235,8 +235,8 @@ def normalise_kernel(
 @triton.jit(do_not_specialize=_SIZES)
 def sums_kernel(
     dy, x, y, dresidual, part, of_clips, sums, counters, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c,
-    cpg, num_groups, chunk, row_clips, split, eps: tl.constexpr, ACC: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr,
-    POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, PARTIALS: tl.constexpr, CLIPS: tl.constexpr,
+    cpg, num_groups, chunk, row_clips, split, eps: tl.constexpr, ACC: tl.constexpr, ADD: tl.constexpr,
+    RELU: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, PARTIALS: tl.constexpr, CLIPS: tl.constexpr,
 ):  # fmt: skip
     """Make part (N, 2, P, C), of_clips (N, 2, C), sums (2, R, C), of dz (dy behind ReLU's mask) and dz * x_hat."""
     slice_, row, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -291,8 +291,8 @@ def sums_kernel(
 @triton.jit(do_not_specialize=_SIZES)
 def gradient_kernel(
     dy, x, y, dx, dresidual, sums, dgamma, dbeta, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c, cpg,
-    num_groups, parts, num_slices, chunk, row_clips, split, count, eps: tl.constexpr, ACC: tl.constexpr, FIXED: tl.constexpr,
-    ADD: tl.constexpr, RELU: tl.constexpr, POSITIONS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
+    num_groups, parts, num_slices, chunk, row_clips, split, count, eps: tl.constexpr, ACC: tl.constexpr,
+    FIXED: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr, POSITIONS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
     GROUP_WIDTH: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Make dx = (gamma * dz - mean of gamma * dz - x_hat * mean of gamma * dz * x_hat) / sqrt(var + eps).
