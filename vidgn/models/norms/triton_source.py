@@ -292,8 +292,8 @@ def sums_kernel(
 def gradient_kernel(
     dy, x, y, dx, dresidual, sums, dgamma, dbeta, mean, var, gamma, beta, C, S, stride_n, stride_s, stride_c, cpg,
     num_groups, parts, num_slices, chunk, row_clips, split, count, eps: tl.constexpr, ACC: tl.constexpr,
-    FIXED: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr, POSITIONS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr,
-    GROUP_WIDTH: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr,
+    FIXED: tl.constexpr, ADD: tl.constexpr, RELU: tl.constexpr, POSITIONS: tl.constexpr, GROUPS: tl.constexpr,
+    WIDTH: tl.constexpr, GROUP_WIDTH: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Make dx = (gamma * dz - mean of gamma * dz - x_hat * mean of gamma * dz * x_hat) / sqrt(var + eps).
 
