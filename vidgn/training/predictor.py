@@ -14,7 +14,8 @@ from vidgn.data.clips.windows import WindowReader, WindowRule
 from vidgn.data.datasets.listing import Listing
 from vidgn.data.datasets.manifest import Manifest
 from vidgn.data.decode.in_turn import FrameStream
-from vidgn.data.loading.batches import view_videos
+from vidgn.data.loading.batches import VideoViews, view_videos
+from vidgn.data.loading.prefetch import Prefetch
 from vidgn.errors import CheckpointError, ConfigError, DecodeError
 from vidgn.models.i3d import VideoResNet, build_model
 from vidgn.models.weights import ImportReport, WeightsFile, load_file, load_weights, read_about
@@ -103,7 +104,7 @@ class Predictor:
             model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.model: VideoResNet = model.eval()
         self._decoder = decoder or self.config.data.decoder
-        self._to_model = ToModel(self.config, self.device, input_mean=self.report.input_mean)
+        self.to_model = ToModel(self.config, self.device, input_mean=self.report.input_mean)
 
     @property
     def is_random(self) -> bool:
@@ -128,10 +129,23 @@ class Predictor:
         Raises:
             DecodeError: if the video can't be read.
         """
-        (found,) = self.each([video], views)
-        if isinstance(found, str):
-            raise DecodeError(found)
-        return found
+        return self.outputs_of(self.clips(video, views), views)
+
+    def clips(self, video: str | os.PathLike[str], views: ViewsConfig) -> Tensor:
+        """All views of one video: uint8 (V, T, H, W, 3).
+
+        Raises:
+            DecodeError: if the video can't be read.
+        """
+        with self._reading([os.fspath(video)], views, workers=0) as reading:
+            (found,) = reading
+        if found.clips_VTHWC is None:
+            raise DecodeError(found.error)
+        return found.clips_VTHWC
+
+    def outputs_of(self, clips_VTHWC: Tensor, views: ViewsConfig) -> Outputs:
+        """Scores and features of the views of one video, uint8 (V, T, H, W, 3)."""
+        return self._outputs([clips_VTHWC], clips_at_once(self.config, views, use_batch_statistics=False))[0]
 
     def each(
         self, videos: Sequence[str | os.PathLike[str]], views: ViewsConfig, *, workers: int = 0
@@ -141,15 +155,9 @@ class Predictor:
         Args:
             workers: processes that read ahead; 0: none.
         """
-        config, names = self.config, [os.fspath(video) for video in videos]
-        # A file that is looked at once is not kept.
-        data = replace(config.data, cache_gb=0.0, workers=workers, decoder=self._decoder, flip_pairs=())
-        manifest = Manifest(Listing("", names, names), np.zeros(len(names), np.int64), self.classes)
-        at_once = clips_at_once(config, views, use_batch_statistics=False)
+        at_once = clips_at_once(self.config, views, use_batch_statistics=False)
         single = views.clips * views.crops == 1
-        with view_videos(
-            manifest, data, views, seed=0, frames=config.frames, stride=config.stride, rows=range(len(names))
-        ) as reading:
+        with self._reading([os.fspath(video) for video in videos], views, workers=workers) as reading:
             for block in blocks_of(reading, at_once if single else 1):
                 clips = [video.clips_VTHWC for video in block if video.clips_VTHWC is not None]
                 found = iter(self._outputs(clips, at_once))
@@ -168,14 +176,22 @@ class Predictor:
         """
         config = self.config
         geometry = ClipGeometry.of(config.data, frames=config.frames, stride=config.stride, views=views)
-        at_once = clips_at_once(config, views, use_batch_statistics=False)
         for window in WindowReader(stream, geometry, rule):
             place = (window.start_seconds, window.end_seconds, window.num_frames)
             if window.clips_VTHWC is None:
                 yield Window(*place, error=window.error)
                 continue
-            (found,) = self._outputs([torch.from_numpy(window.clips_VTHWC)], at_once)
+            found = self.outputs_of(torch.from_numpy(window.clips_VTHWC), views)
             yield Window(*place, self.best(found.scores_K), found.features_VC)
+
+    def _reading(self, names: list[str], views: ViewsConfig, *, workers: int) -> Prefetch[VideoViews]:
+        config = self.config
+        # A file that is looked at once is not kept.
+        data = replace(config.data, cache_gb=0.0, workers=workers, decoder=self._decoder, flip_pairs=())
+        manifest = Manifest(Listing("", names, names), np.zeros(len(names), np.int64), self.classes)
+        return view_videos(
+            manifest, data, views, seed=0, frames=config.frames, stride=config.stride, rows=range(len(names))
+        )
 
     def _outputs(self, videos: Sequence[Tensor], at_once: int) -> list[Outputs]:
         """Of the clips of videos, uint8 (V, T, H, W, C) each, so many clips through the network at once."""
@@ -189,7 +205,7 @@ class Predictor:
         hook = self.model.head.proj.register_forward_pre_hook(keep)
         try:
             with torch.inference_mode(), autocast(self.config, self.device):
-                scores = scores_of_clips(self.model, torch.cat(list(videos)), self._to_model, at_once=at_once)
+                scores = scores_of_clips(self.model, torch.cat(list(videos)), self.to_model, at_once=at_once)
                 parts = zip(scores.split(len(videos[0])), torch.cat(given).split(len(videos[0])), strict=True)
                 return [Outputs(scores_VK.mean(0).cpu(), features_VC.cpu()) for scores_VK, features_VC in parts]
         finally:

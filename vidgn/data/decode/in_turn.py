@@ -14,7 +14,7 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
-from vidgn.data.decode.base import Box, check_size, decode_error
+from vidgn.data.decode.base import IMAGE_EXTENSIONS, Box, check_size, decode_error
 from vidgn.data.decode.container import INCOMING_OPTIONS, reason_of, video_streams
 from vidgn.data.decode.indexed import orientation_of
 from vidgn.data.decode.pixels import Converter, shown_crops
@@ -39,8 +39,7 @@ class ShownFrame:
 class FrameStream(Protocol):
     """Frames of one open video, in turn.
 
-    `height`, `width`: as shown. `frame_seconds`: how far frames lie apart, on average. `all_seconds`: of every frame,
-    where that is known before they are decoded.
+    `height`, `width`: as shown. `frame_seconds`: how far frames lie apart, on average.
     """
 
     path: str
@@ -50,7 +49,12 @@ class FrameStream(Protocol):
 
     @property
     def all_seconds(self) -> Sequence[float] | None:
-        """None: not known."""
+        """When each frame is shown; None where that is not known before they are decoded."""
+        ...
+
+    @property
+    def ended(self) -> str | None:
+        """Why a source was taken to be over that did not say so; None for a plain end."""
         ...
 
     def frames(self) -> Iterator[ShownFrame]:
@@ -63,12 +67,19 @@ class FrameStream(Protocol):
 class FileFrames:
     """Frames of a whole file, with the numbers, times and pixels that PyavReader gives them. See FrameStream."""
 
+    ended = None
+
     def __init__(self, path: str) -> None:
         """Read the list of its packets.
 
         Raises:
             DecodeError: for anything that is not a local video file with at least one frame, or has no times.
         """
+        if os.path.isdir(path) or os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS:
+            raise decode_error(
+                path,
+                "is images, which have no times to cut windows by; make a video of them: ffmpeg -framerate 25 -i ...",
+            )
         self.path, self._reader = path, PyavReader(path)
         with contextlib.suppress(DecodeError):  # what is said of the window that the frame is in
             self._reader.read_frames([0])  # settles size, keyframes and the order of time stamps
@@ -114,10 +125,7 @@ class FileFrames:
 
 
 class LiveFrames:
-    """Frames of a source as they come, from the first whole one on. See FrameStream.
-
-    `ended`: why it was over, where that was no plain end.
-    """
+    """Frames of a source as they come, from the first whole one on. See FrameStream."""
 
     all_seconds = None
 
@@ -162,7 +170,7 @@ class LiveFrames:
 
     @property
     def ended(self) -> str | None:
-        """Why a file that was being written was taken to be whole."""
+        """Of a file that was being written."""
         return None if self._incoming is None else self._incoming.ended
 
     def close(self) -> None:
@@ -176,12 +184,11 @@ class LiveFrames:
         Raises:
             DecodeError: it has stalled, or its size changes, or its time stamps go back.
         """
-        last = -np.inf
+        last, tick_seconds = -np.inf, float(self._stream.time_base or 0.001)
         for number, (frame, is_sound) in enumerate(itertools.chain(((self._first, True),), self._frames)):
             if (frame.height, frame.width) != self._size:
                 raise decode_error(self.path, "changes the size of its pictures; start again to go on")
-            tick = frame.time_base
-            seconds = number * self.frame_seconds if frame.pts is None or not tick else frame.pts * float(tick)
+            seconds = number * self.frame_seconds if frame.pts is None else frame.pts * tick_seconds
             if seconds <= last:
                 raise decode_error(
                     self.path, f"its time stamps go back from {last:.3f} to {seconds:.3f} s; start again to go on"
