@@ -52,8 +52,8 @@ def _listed(path: str) -> Iterator[str]:
     if path.lower().endswith(".csv"):
         if segments := {"start", "start_frame"} & set(csv_header(path)):
             raise ConfigError(
-                f"{path}: column {min(segments)} says which parts of files, and whole files are predicted; give "
-                "--windows SECONDS, or test its parts with vidgn evaluate RUN data.val=" + path
+                f"{path}: column {min(segments)} says which parts of files, and predict takes them whole; leave the "
+                "column out, or test the parts: vidgn evaluate RUN"
             )
         names: Iterable[str] = (row["path"] for row in csv_rows(path, ("path",)))
     else:

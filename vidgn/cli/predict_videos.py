@@ -108,7 +108,7 @@ class VideoPrediction:
         if out is None:
             return {}
         if not Path(out).is_dir() and Path(out).suffix.lower() != ending:
-            raise ConfigError(f"{option} {out}: give a name that ends with {ending}, or a folder that is there")
+            raise ConfigError(f"{option} {out}: must end in {ending}, or be a folder that is there")
         if self._live:
             raise ConfigError(f"{option} {out}: {self._live[0]} is not a whole file; record it first, or leave it out")
         return places_of(option, out, self._sources, ending=ending, noun="video")

@@ -234,16 +234,22 @@ class LiveFrames:
     def _errors_named(self) -> Generator[None]:
         try:
             yield
+            self._raise_of_incoming()
         except av.error.ExitError:
             raise _stalled(self.path, self._patience_seconds) from None
         except (av.error.FFmpegError, ValueError, OSError) as error:
             if isinstance(error, DecodeError):
                 raise
+            self._raise_of_incoming()
             raise decode_error(
                 self.path,
                 f"can't be read as it comes ({reason_of(error)}); send or record it as MPEG-TS or Matroska, whose "
                 "frames can be read before the end",
             ) from None
+
+    def _raise_of_incoming(self) -> None:
+        if self._incoming is not None and self._incoming.raised is not None:
+            raise self._incoming.raised
 
     def _close_incoming(self) -> None:
         if self._incoming is not None:
@@ -251,10 +257,15 @@ class LiveFrames:
 
 
 class _Incoming:
-    """Bytes of a pipe, or of a file that is being written, as they come; what PyAV reads a container from."""
+    """Bytes of a pipe, or of a file that is being written, as they come; what PyAV reads a container from.
+
+    `raised`: what ended it, Ctrl-C included. PyAV does not let every exception out of the middle of a read.
+    """
 
     def __init__(self, path: str, patience_seconds: float) -> None:
-        self.name, self._patience_seconds, self.ended = path, patience_seconds, None
+        self.name, self._patience_seconds = path, patience_seconds
+        self.ended: str | None = None
+        self.raised: BaseException | None = None
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
@@ -263,11 +274,14 @@ class _Incoming:
         self._has_begun = False
 
     def read(self, size: int) -> bytes:
-        """What is there of the next `size` bytes: at least one; none at the end.
+        """What is there of the next `size` bytes: at least one; none at the end."""
+        try:
+            return b"" if self.raised else self._read(size)
+        except BaseException as error:
+            self.raised = error
+            return b""
 
-        Raises:
-            DecodeError: a pipe that is open gives nothing.
-        """
+    def _read(self, size: int) -> bytes:
         began = time.monotonic()
         while True:
             is_empty = False
