@@ -58,7 +58,7 @@ def _listed(path: str) -> Iterator[str]:
         names: Iterable[str] = (row["path"] for row in csv_rows(path, ("path",)))
     else:
         names = (line.strip() for line in read_lines(path))
-    return (name if "://" in name else os.path.join(folder_of(path), name) for name in names if name)
+    return (name if "://" in name else os.path.join(os.path.dirname(path), name) for name in names if name)
 
 
 def _in_folder(folder: str, of_images: bool) -> Iterator[str]:

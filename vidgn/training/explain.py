@@ -33,7 +33,7 @@ def grad_cam(predictor: Predictor, clip_THWC: Tensor, label: int) -> Tensor:
         logit = model.head(map_1CTHW)[0, label].mean()
     (gradient_1CTHW,) = torch.autograd.grad(logit, map_1CTHW)
     weights_C = at_least_float32(gradient_1CTHW).mean((0, 2, 3, 4))
-    cam_THW = torch.einsum("cthw,c->thw", at_least_float32(map_1CTHW[0].detach()), weights_C).relu()
+    cam_THW = (at_least_float32(map_1CTHW[0].detach()) * weights_C[:, None, None, None]).sum(0).relu()
     size = tuple(clip_THWC.shape[:3])
     cam_THW = F.interpolate(cam_THW[None, None], size, mode="trilinear", align_corners=False)[0, 0]
     return (cam_THW / cam_THW.max().clamp_min(1e-12)).cpu()

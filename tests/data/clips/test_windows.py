@@ -40,17 +40,17 @@ def segment(path, start, end, how):
     return clips_VTHWC
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *("h264_closed", "h264_open", "h264_variable_rate", "h264_rotated", "h264_edit_list", "h264_open_trim"),
-        *("h264_late_start", "h264_odd_size", "vp9", "mpeg4_b_frames_avi", "mpeg4_packed_avi", "mjpeg", "one_frame"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("seconds", "stride", "overrides"),
-    [(0.5, 0.2, []), (0.28, 0.4, ["views=paper"]), (0.6, 0.6, ["data.fps=10"]), (0.6, 0.3, ["data.sampling=segments"])],
-)
+HALVES = (0.5, 0.2, ())
+KINDS_AND_RULES = [
+    *((kind, *HALVES) for kind in ("h264_closed", "h264_rotated", "h264_edit_list", "h264_open_trim", "h264_odd_size")),
+    *((kind, *HALVES) for kind in ("h264_late_start", "vp9", "mpeg4_packed_avi", "mjpeg", "one_frame")),
+    *((kind, 0.28, 0.4, ("views=paper",)) for kind in ("h264_open", "mpeg4_b_frames_avi")),
+    *((kind, 0.6, 0.6, ("data.fps=10",)) for kind in ("h264_variable_rate", "mpeg4_b_frames_avi")),
+    ("h264_variable_rate", 0.6, 0.3, ("data.sampling=segments",)),
+]
+
+
+@pytest.mark.parametrize(("kind", "seconds", "stride", "overrides"), KINDS_AND_RULES)
 def test_a_window_has_the_clips_of_the_segment(kind, seconds, stride, overrides, tmp_path):
     path, how = KINDS[kind](tmp_path), geometry(*overrides)
     found = windows(path, seconds, stride, how)
