@@ -398,6 +398,7 @@ def test_processes_that_read_ahead_change_nothing(many, place, capsys):
     ("words", "said"),
     [
         ("a/2.mp4 --stride 1", "--stride goes with windows: give --windows SECONDS"),
+        ("a/2.mp4 --stride 0", "--stride goes with windows"),
         ("a/2.mp4 --live", "--live goes with windows"),
         ("rtsp://camera/1", "has no known end: give --windows SECONDS"),
         ("rtsp://camera/1 a/2.mp4 --windows 1", "give it alone"),
@@ -423,7 +424,7 @@ def test_processes_that_read_ahead_change_nothing(many, place, capsys):
         ("a/2.mp4 frames --out x.mp4", "2 videos need a folder that is there"),
         ("a/2.mp4 a/b/../2.mp4 --out empty", "another video would both be empty/2.mp4"),
         ("a/2.mp4 --windows 1 --live --out x.mp4", "is not a whole file; record it first"),
-        ("empty", "empty: a folder without a video"),
+        ("empty", "empty: a folder without videos and images"),
         ("nothing.txt", "nothing.txt: "),
         ("segments.csv", "column start says which parts of files"),
         ("bare.csv", "no column path"),
@@ -463,7 +464,7 @@ def test_windows_of_what_has_none_cost_its_line(source, said, many, place, capsy
 
 @pytest.mark.long
 def test_two_hours_take_the_memory_of_twelve_minutes_and_a_list_of_frames(place, tmp_path):
-    """Frames cost 400 bytes each of address, where a window's pixels would cost 9408."""
+    """Which costs some 330 bytes a frame; its pixels would cost 9408."""
     peaks = []
     code = (
         "import resource, sys; from vidgn.cli.main import main\n"

@@ -27,7 +27,8 @@ def detect(file: "WeightsFile", arguments: argparse.Namespace) -> int:
     from vidgn.detection.detect import DetectionPredictor, painted
 
     for option in OF_VIDEOS:
-        if (value := getattr(arguments, option)) not in (None, False):
+        value = getattr(arguments, option)
+        if value is not None and value is not False:
             given = f"--{option.replace('_', '-')}{'' if value is True else f' {value}'}"
             raise ConfigError(f"{given} is of videos, and {file.path} finds objects in images: leave it out")
     if arguments.format not in ("text", "json"):

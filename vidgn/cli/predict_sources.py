@@ -34,8 +34,7 @@ def _sources(word: str, of_images: bool) -> Iterable[str]:
     if os.path.isdir(word):
         found = list(_in_folder(word, of_images))
         if not found:
-            what = "image" if of_images else "video, and no frames that are images"
-            raise ConfigError(f"{word}: a folder without a {what}; give the folder that holds them, or a file")
+            raise ConfigError(f"{word}: a folder without videos and images; give the folder that holds them, or a file")
         return found
     return [word]
 
@@ -62,19 +61,18 @@ def _listed(path: str) -> Iterator[str]:
 
 
 def _in_folder(folder: str, of_images: bool) -> Iterator[str]:
-    """Videos at any depth. A folder of images alone is a video of frames, or as many images."""
+    """Videos at any depth. A folder of images alone is a video of frames, or as many images, which come first then."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         endings = {name: os.path.splitext(name)[1].lower() for name in sorted(names) if not name.startswith(".")}
         videos = [name for name, ending in endings.items() if ending in VIDEO_EXTENSIONS]
         images = [name for name, ending in endings.items() if ending in IMAGE_EXTENSIONS]
-        if of_images or videos:
-            chosen = sorted(images) if of_images else videos
-            if images and not of_images:
-                print(f"note: {place}: {len(images)} images beside videos are left out", file=sys.stderr)
-            yield from (os.path.join(place, name) for name in chosen)
-        elif images:
+        taken, left, kind = (images, videos, "videos") if images and of_images else (videos, images, "images")
+        if taken and left:
+            print(f"note: {place}: its {len(left)} {kind} are left out", file=sys.stderr)
+        if images and not taken:
             yield place
+        yield from (os.path.join(place, name) for name in taken)
 
 
 def places_of(option: str, out: str | None, sources: Sequence[str], *, ending: str, noun: str) -> dict[str, Path]:

@@ -74,7 +74,7 @@ class VideoPrediction:
         given = self._arguments
         if given.windows is None:
             for option in ("stride", "live", "patience"):
-                if getattr(given, option) not in (None, False):
+                if getattr(given, option) is not None and getattr(given, option) is not False:
                     raise ConfigError(f"--{option} goes with windows: give --windows SECONDS, or leave it out")
             if self._live:
                 raise ConfigError(f"{self._live[0]} has no known end: give --windows SECONDS")
