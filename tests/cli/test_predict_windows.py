@@ -320,6 +320,12 @@ def test_a_whole_video_and_one_that_is_turned_are_painted_upright(place, tmp_pat
     assert (tmp_path / "out/clip.mp4").is_file()
 
 
+def test_characters_without_a_picture_are_said(place, tmp_path, capsys):
+    export(tmp_path / "model", names=["跑步", "бег", "ñandú", *NAMES[3:]], steps=1)
+    _, out, _ = predict(capsys, tmp_path / "model", place / "clip.mp4", "--out", tmp_path / "out.mp4", "--clips", "1")
+    assert out.splitlines()[0] == "note: no font for 跑步: such characters are boxes in what is painted"
+
+
 def test_grad_cam_is_that_of_the_whole_network(place, tmp_path, capsys):
     predictor = vidgn.load(place / "model", device="cpu")
     clip_THWC = predictor.clips(place / "clip.mp4", predictor.views())[5]

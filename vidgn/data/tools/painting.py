@@ -1,6 +1,9 @@
 """Text drawn into frames, and a video written with it."""
 
+import os
 from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -27,7 +30,7 @@ def labelled(image_HWC: np.ndarray, text: str) -> np.ndarray:
     image = Image.fromarray(image_HWC)
     canvas, size = ImageDraw.Draw(image, "RGBA"), max(_SMALLEST, image.height // _SHARE)
     while True:
-        font, padding = ImageFont.load_default(size), round(_PADDING * size)
+        font, padding = _font(size), round(_PADDING * size)
         _, _, right, bottom = canvas.textbbox((padding, padding), text, font=font)
         if right + padding <= image.width or size <= _SMALLEST:
             break
@@ -37,6 +40,15 @@ def labelled(image_HWC: np.ndarray, text: str) -> np.ndarray:
     return np.array(image)
 
 
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which lies beside matplotlib's code: Latin, Greek, Cyrillic and more."""
+    found = find_spec("matplotlib")  # imports nothing
+    assert found is not None
+    assert found.origin is not None
+    return ImageFont.truetype(os.path.join(os.path.dirname(found.origin), "mpl-data/fonts/ttf/DejaVuSans.ttf"), size)
+
+
 def undrawn(text: str) -> str:
     """The characters of `text` that the font has no picture of."""
     return "".join(dict.fromkeys(c for c in text if not c.isspace() and _drawn(c) == _drawn("\uffff")))
@@ -44,5 +56,5 @@ def undrawn(text: str) -> str:
 
 def _drawn(text: str) -> bytes:
     image = Image.new("L", (4 * _SMALLEST, 4 * _SMALLEST))
-    ImageDraw.Draw(image).text((0, 0), text, font=ImageFont.load_default(_SMALLEST), fill=255)
+    ImageDraw.Draw(image).text((0, 0), text, font=_font(_SMALLEST), fill=255)
     return image.tobytes()
