@@ -237,7 +237,10 @@ def test_ctrl_c_ends_a_source_without_an_end_and_features_are_kept(place, tmp_pa
     ("name", "said"),
     [
         ("/dev/video0", "pipe it: ffmpeg -f v4l2 -i /dev/video0 -f mpegts - | vidgn predict RUN /dev/stdin"),
-        ("rtsp://127.0.0.1:1/none", "can't be read as it comes (Connection refused)"),
+        (
+            "rtsp://127.0.0.1:1/none",
+            "can't be read as it comes (Connection refused); look at its address and at what sends it",
+        ),
         ("half.mp4", "send or record it as MPEG-TS or Matroska"),
         ("text.ts", "can't be read as it comes"),
         ("absent.ts", "can't be opened (No such file or directory)"),

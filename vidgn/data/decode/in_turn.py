@@ -241,11 +241,10 @@ class LiveFrames:
             if isinstance(error, DecodeError):
                 raise
             self._raise_of_incoming()
-            raise decode_error(
-                self.path,
-                f"can't be read as it comes ({reason_of(error)}); send or record it as MPEG-TS or Matroska, whose "
-                "frames can be read before the end",
-            ) from None
+            mend = "send or record it as MPEG-TS or Matroska, whose frames can be read before the end"
+            if self._incoming is None:
+                mend = "look at its address and at what sends it"
+            raise decode_error(self.path, f"can't be read as it comes ({reason_of(error)}); {mend}") from None
 
     def _raise_of_incoming(self) -> None:
         if self._incoming is not None and self._incoming.raised is not None:
