@@ -72,6 +72,8 @@ _SLOW = {
     "tests/data/datasets/test_manifest.py::test_240000": "",
     "tests/cli/test_sweep_list.py::test_sweeps_started_at_once": "",
     "tests/cli/test_predict.py": "",
+    "tests/cli/test_predict_windows.py": "",
+    "tests/data/clips/test_windows.py": "",
     "tests/config/test_fingerprint.py::test_the_experiment_is_in": "",
     "tests/data/decode/test_parity.py": "parity",
     "tests/training/test_resume.py": "",

@@ -25,7 +25,7 @@ from vidgn.models.norms.layers import Norm, norm_layers
 
 PUBLIC = {
     *("ClassScore", "ClipPlan", "Clips", "Config", "ImportReport", "Prediction", "Study", "VideoClassifier"),
-    *("VideoPredictor", "evaluate", "study", "train"),
+    *("VideoPredictor", "Window", "evaluate", "study", "train"),
     *("VidgnError", "__version__", "create_model", "list_models", "list_norms", "list_weights", "load"),
     *("load_config", "load_detector", "load_weights", "nn", "open_video", "plan", "predict_memory", "replace_norms"),
 }

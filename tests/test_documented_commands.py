@@ -19,6 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
+from tests.cli.test_predict import export
 from tests.data.encoded_videos import KINDS, encode, picture
 from tests.detection.small_detector import write_coco
 from tests.models.foreign_files import caffe2_blobs, python2_pickle, torchvision_state
@@ -40,7 +41,8 @@ SMALL = {  # file of conf/ -> what a test can wait for
     "trainer/default.yaml": {"max_steps": 1, "eval_every": 0, "device": "cpu"},
     "config.yaml": {"bn_stats_steps": 1},
 }
-LONG = {"weights.md", "memory.md", "detection.md"}  # sixty cells; a hundred predictions; detectors of 50 layers
+# sixty cells; a hundred predictions; detectors of 50 layers; a dozen starts
+LONG = {"weights.md", "memory.md", "detection.md", "predict.md"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -159,11 +161,23 @@ def for_weights(folder: Path, place: Path) -> None:
         encode(folder / name, "libx264", options={"preset": "veryfast"})
 
 
+def for_predict(folder: Path, place: Path) -> None:
+    """An export, two seconds of video, twenty in Matroska and in MPEG-TS, a folder of videos, a list and frames."""
+    videos(folder)
+    export(folder / "model.safetensors", steps=1)
+    for name in ("long.mkv", "recording.ts"):
+        encode(folder / name, "libx264", options={"preset": "veryfast"}, num_frames=500)
+    (folder / "list.txt").write_text("clip.mp4\nvideos/vp9.webm\n")
+    for i in range(20):
+        Image.fromarray(np.ascontiguousarray(picture(i))).save(folder_of(folder / "frames") / f"img_{i:03}.jpg")
+
+
 NEEDS: dict[str, Callable[[Path, Path], None]] = {
     "README.md": for_readme,
     "reliability.md": lambda folder, place: kinetics(folder, "videos", ""),
     "weights.md": for_weights,
     "detection.md": coco,
+    "predict.md": for_predict,
 }
 
 

@@ -3,8 +3,9 @@
 Errors are VidgnError. Nothing here prints or exits.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,9 @@ from vidgn.config import compose
 from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config, ViewsConfig
 from vidgn.data.clips.plan import ClipPlan, plan_for
+from vidgn.data.clips.windows import WindowRule
 from vidgn.data.decode import open_video
+from vidgn.data.decode.in_turn import open_in_turn
 from vidgn.errors import ConfigError, VidgnError
 from vidgn.experiments import Study, evaluate, study, train
 from vidgn.geometry import choose_geometry
@@ -26,8 +29,7 @@ from vidgn.models.i3d import VideoResNet, build_model, check_statistics
 from vidgn.models.norms.drop_in import BatchNorm3d, replace_norms
 from vidgn.models.norms.layers import statistics_layers
 from vidgn.models.weights import ImportReport
-from vidgn.training.predictor import ClassScore, Predictor
-from vidgn.training.setup import at_least_float32
+from vidgn.training.predictor import ClassScore, Predictor, Window
 
 if TYPE_CHECKING:  # which needs pycocotools
     from vidgn.detection.detect import DetectionPredictor
@@ -43,6 +45,7 @@ __all__ = [
     "VideoClassifier",
     "VideoPredictor",
     "VidgnError",
+    "Window",
     "create_model",
     "evaluate",
     "list_models",
@@ -209,17 +212,38 @@ class VideoPredictor(Predictor):
         Raises:
             VidgnError: if the video can't be read.
         """
-        given: list[Tensor] = []
+        return self.outputs(video, self.views(views)).features_VC.mean(0)
 
-        def keep(_: torch.nn.Module, inputs: tuple[Tensor]) -> None:
-            given.append(at_least_float32(inputs[0]).mean((1, 2, 3)))
+    def windows(
+        self,
+        video: str | os.PathLike[str],
+        seconds: float,
+        *,
+        stride: float | None = None,
+        views: str | None = None,
+        live: bool = False,
+        patience_seconds: float = 10.0,
+    ) -> Iterator[Window]:
+        """Windows along a video, each as soon as it is read, from one pass of decoding, as `vidgn predict` has them.
 
-        hook = self.model.head.proj.register_forward_pre_hook(keep)
-        try:
-            self.scores(video, self.views(views))
-        finally:
-            hook.remove()
-        return torch.cat(given).mean(0).cpu()
+        Args:
+            video: a file, or a URL or a pipe, whose end is not known.
+            stride: seconds from one start to the next; None: `seconds`.
+            live: the file is still being written.
+            patience_seconds: without a byte, what is live has stalled.
+
+        Raises:
+            VidgnError: if the video can't be read. A window that can't be read is there, with its `error`.
+        """
+        rule = WindowRule(seconds, seconds if stride is None else stride)
+        stream = open_in_turn(video, live=live, patience_seconds=patience_seconds)
+        chosen = self.views(views)
+
+        def each() -> Iterator[Window]:
+            with contextlib.closing(stream):
+                yield from self.windows_of(stream, chosen, rule)
+
+        return each()
 
     def views(self, name: str | None = None) -> ViewsConfig:
         """What is seen of a video, by name; None: as the network was trained."""

@@ -216,6 +216,9 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
     capsys.readouterr()
     pictures = ["set/images/val_1005.png", "set/images/val_1016.png"]
     Path("out").mkdir()
+    assert main(["predict", run, "set/images", "--json"]) == 0
+    listed = [entry["image"] for entry in json.loads(capsys.readouterr().out)["images"]]
+    assert listed == sorted(map(str, Path("set/images").iterdir()))
     assert main(["predict", run, *pictures, "--score", "0.05", "--json", "--out", "out"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [entry["image"] for entry in told["images"]] == pictures
@@ -225,7 +228,7 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
     assert main(["predict", run, *pictures, "--out", "one.png"]) == 1
     assert "2 images need a folder that is there" in capsys.readouterr().err
     assert main(["predict", "runs/i/resnet_tiny_1f_4x2_gn_s0", pictures[0], "--out", "x.png"]) == 1
-    assert "--out x.png is of a detector" in capsys.readouterr().err
+    assert "--out x.png: must end in .mp4" in capsys.readouterr().err
     Path("out/a.png").write_bytes(Path(pictures[0]).read_bytes())
     for words, told in (
         ([pictures[0], "--out", pictures[0]], "is an image itself"),
@@ -233,6 +236,9 @@ def test_a_sweep_from_weights_of_our_own_and_its_report(data, tmp_path, capsys):
         (["set/images/val_1005.png", "out/val_1005.png", "--out", "set"], "and another image would both be"),
         ([pictures[0], "--score", "2"], "between 0.05"),
         ([pictures[0], "--views", "center"], "--views center is of videos"),
+        ([pictures[0], "--windows", "0"], "--windows 0.0 is of videos"),
+        ([pictures[0], "--per-clip"], "--per-clip is of videos"),
+        ([pictures[0], "--format", "srt"], "--format srt is of videos"),
     ):
         assert main(["predict", run, *words]) == 1
         assert told in capsys.readouterr().err

@@ -1,26 +1,30 @@
-"""`vidgn predict RUN_OR_FILE VIDEO...`: the five best classes of each video; of a detector, the boxes in images."""
+"""`vidgn predict RUN_OR_FILE VIDEO...`: the best classes of videos or of windows along them; of a detector, boxes."""
 
 import argparse
-import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from vidgn.errors import ConfigError, DecodeError
+from vidgn.errors import ConfigError
 from vidgn.processes import without_collection
-
-if TYPE_CHECKING:
-    from vidgn.models.weights import WeightsFile
 
 SUMMARY = "name what a trained network sees in videos, or find objects in images"
 
-_EPILOG = """examples
+_EPILOG = """sources
+  files; folders: all videos in them, or a video whose frames are images named by number; lists: .txt with a path a
+  line, .csv with a column path; - for paths on stdin. With --windows also what has no end: a URL (rtsp, udp, http), a
+  pipe, a camera.
+
+examples
   vidgn predict runs/study/i3d_r50_32f_8x8_gn_s0 clip.mp4
-  vidgn predict model.safetensors *.mp4 --json --views paper --device cuda
+  vidgn predict model.safetensors *.mp4 --format csv --views paper --device cuda > top5.csv
+  find videos -name '*.mp4' | vidgn predict RUN - --features features.npz
+  vidgn predict RUN long.mp4 --windows 4 --stride 2 --format srt > long.srt
+  vidgn predict RUN clip.mp4 --out painted.mp4 --explain seen.png
+  vidgn predict RUN rtsp://camera/stream --windows 2 --clips 1 --format jsonl
+  ffmpeg -f v4l2 -i /dev/video0 -f mpegts - | vidgn predict RUN /dev/stdin --windows 2 --clips 1
+  vidgn predict RUN recording.ts --live --windows 5
   vidgn predict runs/coco/mask_rcnn_r50_fpn_1f_2x8_gn_s0 street.jpg --out painted.png
 
-A file stands alone: model.safetensors of a run, or what vidgn convert wrote. Exit code 1 if a video could not be read.
+A file stands alone: model.safetensors of a run, or what vidgn convert wrote. Exit code 1 if a video or a window could
+not be read; that costs its line.
 """
 
 
@@ -28,126 +32,54 @@ def run(argv: list[str]) -> int:
     """Predict every video; one that can't be read costs its line and the exit code.
 
     Returns:
-        0, or 1 if a video could not be read.
+        0, or 1 if a video or a window could not be read.
     """
     arguments = _parser().parse_args(argv)
 
     with without_collection():
         from vidgn.api import VideoPredictor
+        from vidgn.cli.predict_images import detect
+        from vidgn.cli.predict_videos import VideoPrediction
         from vidgn.models.weights import load_file, read_about
 
     file = load_file(arguments.weights)
     if "config" in file.metadata and read_about(file)[0].model.detector:
-        return _detect(file, arguments)
-    for option in ("out", "score"):
-        if (value := getattr(arguments, option)) is not None:
-            raise ConfigError(f"--{option} {value} is of a detector, and {file.path} names classes: leave it out")
+        return detect(file, arguments)
+    if arguments.score is not None:
+        raise ConfigError(f"--score {arguments.score} is of a detector, and {file.path} names classes: leave it out")
     predictor = VideoPredictor(file, device=arguments.device, decoder=arguments.decoder)
-    views = predictor.views(arguments.views)
-    if not arguments.json:
-        for note in predictor.report.warnings:
-            print(f"note: {note}")
-    videos, failed = [], 0
-    for video in arguments.videos:
-        try:
-            guesses = predictor.top(video, views)
-        except DecodeError as error:
-            failed += 1
-            videos.append({"video": video, "error": str(error)})
-            if not arguments.json:
-                print(f"vidgn predict: {error}", file=sys.stderr)
-            continue
-        videos.append({"video": video, "top": [{"class": g.name, "label": g.label, "score": g.score} for g in guesses]})
-        if not arguments.json:
-            print(video)
-            for guess in guesses:
-                print(f"  {100 * guess.score:6.2f} %  {guess.name}")
-    if arguments.json:
-        output = {
-            "weights": str(predictor.path),
-            "trained_steps": predictor.trained_steps,
-            "random_weights": predictor.is_random,
-            "views": views.name,
-            "device": predictor.device.type,
-            "videos": videos,
-        }
-        print(json.dumps(output, indent=1))
-    return 1 if failed else 0
-
-
-def _detect(file: "WeightsFile", arguments: argparse.Namespace) -> int:
-    """Find objects in every image, and paint them where that is asked for."""
-    from vidgn.detection.detect import DetectionPredictor, painted
-
-    for option in ("views", "decoder"):
-        if (value := getattr(arguments, option)) is not None:
-            raise ConfigError(f"--{option} {value} is of videos, and {file.path} finds objects in images: leave it out")
-    least = 0.5 if arguments.score is None else arguments.score
-    if not 0.05 <= least <= 1:
-        raise ConfigError(f"--score {least:g}: between 0.05, below which nothing is found, and 1")
-    places = _places(arguments.out, arguments.videos)
-    predictor = DetectionPredictor(file, device=arguments.device)
-    told: list[dict[str, Any]] = []
-    for image in arguments.videos:
-        try:
-            found = predictor(image, least_score=least)
-            if image in places:
-                _save(painted(image, found), places[image])
-        except DecodeError as error:
-            told.append({"image": image, "error": str(error)})
-            print(f"vidgn predict: {error}", file=sys.stderr)
-            continue
-        told.append({"image": image, "found": [{"class": d.name, "score": d.score, "box": d.box} for d in found]})
-        if not arguments.json:
-            print(f"{image}: {len(found)} objects")
-            for d in found:
-                print(f"  {100 * d.score:6.2f} %  {d.name:16} {', '.join(f'{v:.0f}' for v in d.box)}")
-    if arguments.json:
-        print(json.dumps({"weights": str(predictor.path), "device": predictor.device.type, "images": told}, indent=1))
-    return 1 if any("error" in entry for entry in told) else 0
-
-
-def _places(out: str | None, images: Sequence[str]) -> dict[str, Path]:
-    """Where each image is painted; none of them is written over, nor a painted one by another."""
-    if out is None:
-        return {}
-    folder = Path(out)
-    if not folder.is_dir() and len(images) > 1:
-        raise ConfigError(f"--out {out}: {len(images)} images need a folder that is there")
-    places = {image: folder / f"{Path(image).stem}.png" if folder.is_dir() else folder for image in images}
-    own = {Path(image).resolve() for image in images}
-    for image, place in places.items():
-        if place.resolve() in own:
-            raise ConfigError(f"--out {out}: {place} is an image itself; give another place")
-        if sum(other == place for other in places.values()) > 1:
-            raise ConfigError(f"--out {out}: {image} and another image would both be {place}; paint one at a time")
-    return places
-
-
-def _save(picture: Any, place: Path) -> None:
-    try:
-        picture.save(place)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--out {place}: can't be written ({error}); give a name such as painted.png") from None
+    return VideoPrediction(predictor, arguments).run()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vidgn predict",
-        description="Print the five best classes of each video; of a detector, the objects in images. With scores.",
+        description="Print the best classes of videos, or of windows along them, with scores; of a detector, objects.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("weights", metavar="RUN_OR_FILE", help="directory of a finished run, or an exported file")
-    parser.add_argument("videos", metavar="VIDEO", nargs="+", help="videos; of a detector images")
-    parser.add_argument("--out", metavar="FILE", help="of a detector: the image painted; a folder for several")
-    parser.add_argument("--score", type=float, help="of a detector: least confidence, 0.05 to 1 (default: 0.5)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--decoder", choices=("auto", "pyav", "decord", "torchcodec"), help="(default: as trained)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("weights", metavar="RUN_OR_FILE", help="directory of a finished run, or an exported file")
+    add("videos", metavar="SOURCE", nargs="+", help="videos; of a detector images")
+    add("--format", choices=("text", "json", "jsonl", "csv", "srt"), default="text", help="(default: text)")
+    add("--json", action="store_const", dest="format", const="json", help="--format json: one object at the end")
+    add("--top", type=int, metavar="K", help="classes that are told of each (default: 5)")
+    add(
         "--views",
         choices=("paper", "center", "image"),
         help="what is seen of a video: 10 clips x 3 crops, 10 centre clips (default), one frame (of image networks)",
     )
+    add("--clips", type=int, metavar="N", help="clips of a video or window, in place of the views' own number")
+    add("--windows", type=float, metavar="SECONDS", help="windows along each video, from one pass of decoding")
+    add("--stride", type=float, metavar="SECONDS", help="from one window's start to the next (default: no overlap)")
+    add("--live", action="store_true", help="the file is still being written: read it as it grows")
+    add("--patience", type=float, metavar="SECONDS", help="without a byte, what is live has stalled (default: 10)")
+    add("--out", metavar="FILE", help="the video painted with its label, an .mp4; of a detector the image; or a folder")
+    add("--features", metavar="FILE", help="an .npz of what the classifier is given, a row for each video or window")
+    add("--per-clip", action="store_true", help="with --features: of each clip, not their mean")
+    add("--explain", metavar="FILE", help="a .png of where in the middle clip its class is seen; or a folder")
+    add("--score", type=float, help="of a detector: least confidence, 0.05 to 1 (default: 0.5)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--decoder", choices=("auto", "pyav", "decord", "torchcodec"), help="(default: as trained)")
+    add("--workers", type=int, metavar="N", help="processes that read ahead (default: 0 for a few files, else cores)")
     return parser

@@ -1,21 +1,26 @@
 """A trained network's classes for a video. One exported file is all that is needed."""
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vidgn.config.schema import ViewsConfig
-from vidgn.data.clips.read import ClipGeometry, ReadTask, read_clips
-from vidgn.data.datasets.manifest import Row
-from vidgn.errors import CheckpointError, ConfigError
+from vidgn.data.clips.read import ClipGeometry
+from vidgn.data.clips.windows import WindowReader, WindowRule
+from vidgn.data.datasets.listing import Listing
+from vidgn.data.datasets.manifest import Manifest
+from vidgn.data.decode.in_turn import FrameStream
+from vidgn.data.loading.batches import VideoViews, view_videos
+from vidgn.data.loading.prefetch import Prefetch
+from vidgn.errors import CheckpointError, ConfigError, DecodeError
 from vidgn.models.i3d import VideoResNet, build_model
 from vidgn.models.weights import ImportReport, WeightsFile, load_file, load_weights, read_about
-from vidgn.training.setup import DTYPES, ToModel, autocast, memory_format, set_precision
-from vidgn.training.tester import class_scores
-
-_VIEWS_AT_ONCE = {"cpu": 1, "cuda": 6}
+from vidgn.training.setup import DTYPES, ToModel, at_least_float32, autocast, memory_format, set_precision
+from vidgn.training.tester import blocks_of, clips_at_once, scores_of_clips
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,30 @@ class ClassScore:
     label: int
     name: str
     score: float
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network says of a video: scores, and of each clip what the classifier was given, on the CPU."""
+
+    scores_K: Tensor
+    features_VC: Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a video, in seconds from its first frame on, and its classes, best first.
+
+    `end_seconds` of the last one: when its last frame is over. `num_frames`: of the video in it. `features_VC`: what
+    the classifier was given of each clip. `error`: why there is none of that.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    num_frames: int
+    classes: list[ClassScore] = field(default_factory=list)
+    features_VC: Tensor | None = None
+    error: str | None = None
 
 
 class Predictor:
@@ -75,14 +104,14 @@ class Predictor:
             model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.model: VideoResNet = model.eval()
         self._decoder = decoder or self.config.data.decoder
-        self._to_model = ToModel(self.config, self.device, input_mean=self.report.input_mean)
+        self.to_model = ToModel(self.config, self.device, input_mean=self.report.input_mean)
 
     @property
     def is_random(self) -> bool:
         """Whether the weights were never trained."""
         return self.trained_steps == 0
 
-    def scores(self, video: str | os.PathLike[str], views: ViewsConfig) -> torch.Tensor:
+    def scores(self, video: str | os.PathLike[str], views: ViewsConfig) -> Tensor:
         """Softmax averaged over the final map and all `views`, as the test does: (K,), on the CPU, in float32 at least.
 
         Args:
@@ -92,27 +121,108 @@ class Predictor:
             DecodeError: if the video can't be read.
             ConfigError: for a decoder that is not installed.
         """
-        config, parts = self.config, []
-        data = replace(config.data, cache_gb=0.0)  # a file that is looked at once is not kept
-        geometry = ClipGeometry.of(data, frames=config.frames, stride=config.stride, views=views)
-        row = Row(os.fspath(video), os.fspath(video), label=0, num_frames=None)
-        task = ReadTask(0, row, (), replace(geometry, decoder=self._decoder))
-        frames_VTHWC = np.empty((task.num_clips, *geometry.clip_shape), np.uint8)
-        read_clips(task, frames_VTHWC)
-        with torch.inference_mode(), autocast(config, self.device):
-            for part in torch.from_numpy(frames_VTHWC).split(_VIEWS_AT_ONCE[self.device.type]):
-                parts.append(class_scores(self.model(self._to_model(part))))
-        return torch.cat(parts).mean(0).cpu()
+        return self.outputs(video, views).scores_K
 
-    def top(self, video: str | os.PathLike[str], views: ViewsConfig, *, count: int = 5) -> list[ClassScore]:
-        """The `count` best classes, best first; equal scores in label order.
+    def outputs(self, video: str | os.PathLike[str], views: ViewsConfig) -> Outputs:
+        """Scores and features of one video.
 
         Raises:
             DecodeError: if the video can't be read.
         """
-        scores_K = self.scores(video, views)
+        return self.outputs_of(self.clips(video, views), views)
+
+    def clips(self, video: str | os.PathLike[str], views: ViewsConfig) -> Tensor:
+        """All views of one video: uint8 (V, T, H, W, 3).
+
+        Raises:
+            DecodeError: if the video can't be read.
+        """
+        with self._reading([os.fspath(video)], views, workers=0) as reading:
+            (found,) = reading
+        if found.clips_VTHWC is None:
+            raise DecodeError(found.error)
+        return found.clips_VTHWC
+
+    def outputs_of(self, clips_VTHWC: Tensor, views: ViewsConfig) -> Outputs:
+        """Scores and features of the views of one video, uint8 (V, T, H, W, 3)."""
+        return self._outputs([clips_VTHWC], clips_at_once(self.config, views, use_batch_statistics=False))[0]
+
+    def each(
+        self, videos: Sequence[str | os.PathLike[str]], views: ViewsConfig, *, workers: int = 0
+    ) -> Iterator[Outputs | str]:
+        """Outputs of many videos in their order, or why one can't be read; by the code of `vidgn evaluate`.
+
+        Args:
+            workers: processes that read ahead; 0: none.
+        """
+        at_once = clips_at_once(self.config, views, use_batch_statistics=False)
+        single = views.clips * views.crops == 1
+        with self._reading([os.fspath(video) for video in videos], views, workers=workers) as reading:
+            for block in blocks_of(reading, at_once if single else 1):
+                clips = [video.clips_VTHWC for video in block if video.clips_VTHWC is not None]
+                found = iter(self._outputs(clips, at_once))
+                for video in block:
+                    yield next(found) if video.error is None else video.error
+
+    def windows_of(self, stream: FrameStream, views: ViewsConfig, rule: WindowRule) -> Iterator[Window]:
+        """Each window of one video, once its last frame is there: see vidgn/data/clips/windows.py.
+
+        Args:
+            stream: of `open_in_turn`.
+            views: a uniform plan.
+
+        Raises:
+            DecodeError: if the video can't be read on.
+        """
+        config = self.config
+        geometry = ClipGeometry.of(config.data, frames=config.frames, stride=config.stride, views=views)
+        for window in WindowReader(stream, geometry, rule):
+            place = (window.start_seconds, window.end_seconds, window.num_frames)
+            if window.clips_VTHWC is None:
+                yield Window(*place, error=window.error)
+                continue
+            found = self.outputs_of(torch.from_numpy(window.clips_VTHWC), views)
+            yield Window(*place, self.best(found.scores_K), found.features_VC)
+
+    def _reading(self, names: list[str], views: ViewsConfig, *, workers: int) -> Prefetch[VideoViews]:
+        config = self.config
+        # A file that is looked at once is not kept.
+        data = replace(config.data, cache_gb=0.0, workers=workers, decoder=self._decoder, flip_pairs=())
+        manifest = Manifest(Listing("", names, names), np.zeros(len(names), np.int64), self.classes)
+        return view_videos(
+            manifest, data, views, seed=0, frames=config.frames, stride=config.stride, rows=range(len(names))
+        )
+
+    def _outputs(self, videos: Sequence[Tensor], at_once: int) -> list[Outputs]:
+        """Of the clips of videos, uint8 (V, T, H, W, C) each, so many clips through the network at once."""
+        if not videos:
+            return []
+        given: list[Tensor] = []
+
+        def keep(_: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+            given.append(at_least_float32(inputs[0]).mean((1, 2, 3)))
+
+        hook = self.model.head.proj.register_forward_pre_hook(keep)
+        try:
+            with torch.inference_mode(), autocast(self.config, self.device):
+                scores = scores_of_clips(self.model, torch.cat(list(videos)), self.to_model, at_once=at_once)
+                parts = zip(scores.split(len(videos[0])), torch.cat(given).split(len(videos[0])), strict=True)
+                return [Outputs(scores_VK.mean(0).cpu(), features_VC.cpu()) for scores_VK, features_VC in parts]
+        finally:
+            hook.remove()
+
+    def best(self, scores_K: Tensor, count: int | None = None) -> list[ClassScore]:
+        """The `count` best classes, or all, best first; equal scores in label order."""
         best = torch.sort(scores_K, descending=True, stable=True).indices[:count].tolist()
         return [ClassScore(label, self.classes[label], float(scores_K[label])) for label in best]
+
+    def top(self, video: str | os.PathLike[str], views: ViewsConfig, *, count: int = 5) -> list[ClassScore]:
+        """The `count` best classes of a video.
+
+        Raises:
+            DecodeError: if the video can't be read.
+        """
+        return self.best(self.scores(video, views), count)
 
 
 def choose_device(name: str) -> torch.device:

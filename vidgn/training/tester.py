@@ -220,7 +220,7 @@ def evaluate(
     scored: list[tuple[int, VideoScore, str | None]] = []
     calls = math.ceil(len(manifest) / (block * ranks.world_size))
     with reading as videos, torch.no_grad():
-        for group in _blocks(videos, block):
+        for group in blocks_of(videos, block):
             readable = [v for v in group if v.clips_VTHWC is not None]
             if use_batch_statistics:
                 scores = _together(model, readable, to_model)
@@ -242,18 +242,24 @@ def evaluate(
     )
 
 
-def _blocks(videos: Iterator[VideoViews], size: int) -> Iterator[list[VideoViews]]:
+def blocks_of(videos: Iterator[VideoViews], size: int) -> Iterator[list[VideoViews]]:
     """A rank's blocks, one after another: all are full but the last of all ranks'."""
     while group := list(itertools.islice(videos, size)):
         yield group
+
+
+def scores_of_clips(
+    model: nn.Module, clips_VTHWC: torch.Tensor, to_model: Callable[[torch.Tensor], torch.Tensor], *, at_once: int
+) -> torch.Tensor:
+    """Class scores (V, K) of uint8 clips (V, T, H, W, C), so many of them through the model at once."""
+    return torch.cat([class_scores(model(to_model(part))) for part in clips_VTHWC.split(at_once)])
 
 
 def _one_video(
     model: nn.Module, video: VideoViews, to_model: Callable[[torch.Tensor], torch.Tensor], clips: int
 ) -> torch.Tensor:
     assert video.clips_VTHWC is not None
-    parts = [class_scores(model(to_model(part))) for part in video.clips_VTHWC.split(clips)]
-    return torch.cat(parts).mean(0)
+    return scores_of_clips(model, video.clips_VTHWC, to_model, at_once=clips).mean(0)
 
 
 def _each_first(
@@ -262,7 +268,7 @@ def _each_first(
     if not videos:
         return []
     clips = torch.cat([v.clips_VTHWC for v in videos if v.clips_VTHWC is not None])
-    return list(class_scores(model(to_model(clips))))
+    return list(scores_of_clips(model, clips, to_model, at_once=len(clips)))
 
 
 def _together(

@@ -5,6 +5,7 @@ import math
 import os
 import struct
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -177,31 +178,34 @@ def _open(path: str, geometry: ClipGeometry) -> "VideoReader":
 
 def _resolve(task: ReadTask, reader: "VideoReader") -> tuple[ResolvedClip, ...]:
     # An index has counted the frames that decode; the container may claim more, or not say how many there are.
-    geometry, numbers = task.geometry, None
-    num_frames = task.row.num_frames or reader.num_frames
+    geometry, num_frames = task.geometry, task.row.num_frames or reader.num_frames
+    numbers: Sequence[int] = range(num_frames)
     if geometry.fps is not None or task.row.segment is not None:
         numbers = _part_of(reader, num_frames, geometry.fps, task.row)
-        num_frames = len(numbers)
+    return clips_among(numbers, geometry, height=reader.height, width=reader.width, plans=task.plans)
+
+
+def clips_among(
+    numbers: Sequence[int], geometry: ClipGeometry, *, height: int, width: int, plans: Sequence[ClipPlan] = ()
+) -> tuple[ResolvedClip, ...]:
+    """The clips of a video, or of a part of it, whose frames have these `numbers`; sizes are those of the video."""
     sizes: ClipSizes = {
-        "num_frames": num_frames,
-        "height": reader.height,
-        "width": reader.width,
+        "num_frames": len(numbers),
+        "height": height,
+        "width": width,
         "frames": geometry.frames,
         "stride": geometry.stride,
         "short_side": geometry.short_side,
         "crop": geometry.crop,
     }
     if geometry.views is None:
-        clips = tuple(resolve_clip(plan, **sizes) for plan in task.plans)
+        clips = tuple(resolve_clip(plan, **sizes) for plan in plans)
     else:
-        plan = task.plans[0] if task.plans else None
-        clips = resolve_views(geometry.views, **sizes, plan=plan, sampling=geometry.sampling)
-    if numbers is None:
-        return clips
+        clips = resolve_views(geometry.views, **sizes, plan=plans[0] if plans else None, sampling=geometry.sampling)
     return tuple(replace(clip, frame_indices=tuple(numbers[k] for k in clip.frame_indices)) for clip in clips)
 
 
-def _part_of(reader: "VideoReader", num_frames: int, fps: float | None, row: Row) -> list[int]:
+def _part_of(reader: "VideoReader", num_frames: int, fps: float | None, row: Row) -> Sequence[int]:
     """The frames of a segment, counted from the first frame on; at `fps`, the last one shown by each tick."""
     segment, first, last = row.segment, 0, num_frames
     if segment is not None and row.segment_unit == "frames":
@@ -209,7 +213,7 @@ def _part_of(reader: "VideoReader", num_frames: int, fps: float | None, row: Row
         if last > num_frames:
             raise reader.error(f"has {num_frames} frames, and a segment ends at {last}; mend end_frame of its row")
         if fps is None:
-            return list(range(first, last))
+            return range(first, last)
     seconds = reader.shown_seconds()[:num_frames]
     if not seconds and reader.nominal_fps:
         seconds = [number / reader.nominal_fps for number in range(num_frames)]
@@ -218,13 +222,23 @@ def _part_of(reader: "VideoReader", num_frames: int, fps: float | None, row: Row
             "has no times of its frames, by which data.fps or a segment takes them; give a video that has"
         )
     if segment is not None and row.segment_unit == "seconds":
-        rounded = _SAME_TIME * (seconds[-1] - seconds[0]) / max(1, len(seconds) - 1)
-        first, last = (bisect_left(seconds, seconds[0] + end - rounded) for end in segment)
+        slack = slack_seconds((seconds[-1] - seconds[0]) / max(1, len(seconds) - 1))
+        first, last = (bisect_left(seconds, seconds[0] + end - slack) for end in segment)
         if first == last:
             raise reader.error(
                 f"has no frame between {segment[0]:g} and {segment[1]:g} s; mend start and end of its row"
             )
+    return at_rate(range(first, last), seconds[first:last], fps)
+
+
+def slack_seconds(frame_seconds: float) -> float:
+    """How much before a limit a frame still counts as on it, for frames so far apart: time stamps are rounded."""
+    return _SAME_TIME * frame_seconds
+
+
+def at_rate(numbers: Sequence[int], seconds: Sequence[float], fps: float | None) -> Sequence[int]:
+    """Of frames that are shown at `seconds`, the last one shown by each tick of `fps`; all of them without."""
     if fps is None:
-        return list(range(first, last))
-    ticks = range(int((seconds[last - 1] - seconds[first]) * fps + _SAME_TIME) + 1)
-    return [bisect_right(seconds, seconds[first] + (tick + _SAME_TIME) / fps) - 1 for tick in ticks]
+        return numbers
+    ticks = range(int((seconds[-1] - seconds[0]) * fps + _SAME_TIME) + 1)
+    return [numbers[bisect_right(seconds, seconds[0] + (tick + _SAME_TIME) / fps) - 1] for tick in ticks]

@@ -22,6 +22,8 @@ _FORMATS = (
 )
 _LIMITS = {"max_pixels": str(MAX_PIXELS)}
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", **_LIMITS}
+# Of bytes that come one after another: little is looked at before the first frame, and nothing else is opened.
+INCOMING_OPTIONS = {"format_whitelist": _FORMATS, "probesize": "500000", "analyzeduration": "1000000", **_LIMITS}
 # MP4's own tables say all that decoding its first frames would tell, and need no parser: a third of the time to open.
 _MP4_OPTIONS = {**_OPTIONS, "codec_whitelist": "none", "fflags": "nofillin+noparse"}
 

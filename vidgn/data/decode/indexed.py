@@ -12,7 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vidgn.data.decode import container
-from vidgn.data.decode.base import OUT_OF_MEMORY, VideoReader, check_file, check_size
+from vidgn.data.decode.base import OUT_OF_MEMORY, VideoReader, check_file, check_size, decode_error
 from vidgn.data.decode.container import errors_named, open_container, reason_of
 from vidgn.data.decode.openings import Opening
 from vidgn.data.decode.pixels import AS_CODED, Orientation
@@ -191,17 +191,8 @@ class IndexedVideo(VideoReader):
         """How a frame is to be turned and mirrored."""
         if not container.may_be_rotated(self.path, self._container.format.name):
             return AS_CODED
-        for frame in self.frames():
-            parts = cast(Iterable[Any], frame.side_data)  # its stub makes a mapping of it
-            try:
-                matrices = [bytes(part) for part in parts if part.type == SideData.DISPLAYMATRIX]
-            except ValueError:  # side data that PyAV has no name for hide the others
-                raise self.error(
-                    "may have to be turned, and carries data in which that can't be looked up; write it anew with "
-                    "another program"
-                ) from None
-            return Orientation.of_matrix(matrices[0]) if matrices else AS_CODED
-        return AS_CODED
+        first = next(self.frames(), None)
+        return AS_CODED if first is None else orientation_of(first, self.path)
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """Every frame, in the order shown, errors passed over: what a full sequential decode gives."""
@@ -282,3 +273,21 @@ class IndexedVideo(VideoReader):
             raise self.error(
                 f"took longer than {self._timeout_seconds:g} s; raise data.timeout_seconds or leave it out"
             )
+
+
+def orientation_of(frame: av.VideoFrame, path: str) -> Orientation:
+    """How a decoded frame is to be turned and mirrored.
+
+    Raises:
+        DecodeError: that can't be told.
+    """
+    parts = cast(Iterable[Any], frame.side_data)  # its stub makes a mapping of it
+    try:
+        matrices = [bytes(part) for part in parts if part.type == SideData.DISPLAYMATRIX]
+    except ValueError:  # side data that PyAV has no name for hide the others
+        raise decode_error(
+            path,
+            "may have to be turned, and carries data in which that can't be looked up; write it anew with another "
+            "program",
+        ) from None
+    return Orientation.of_matrix(matrices[0]) if matrices else AS_CODED

@@ -87,6 +87,15 @@ class Orientation(NamedTuple):
 AS_CODED = Orientation(transpose=False, mirror_x=False, mirror_y=False)
 
 
+def shown_crops(
+    converter: Converter, orientation: Orientation, frame: av.VideoFrame, boxes: Sequence[Box]
+) -> list[np.ndarray]:
+    """RGB pixels, uint8 (H, W, 3), of each box of a decoded frame; boxes and pixels are of the frame as shown."""
+    size = (frame.height, frame.width)
+    coded = [orientation.box_before(box, size) for box in boxes]
+    return [orientation.applied(pixels_HWC) for pixels_HWC in converter.crops(frame, coded)]
+
+
 def _plane(plane: VideoPlane) -> np.ndarray:
     return np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import av
 import av.error
+import numpy as np
 from av.video.frame import PictureType
 
 from vidgn.data.decode.base import Box, FrameSink, HeaderSizeError
 from vidgn.data.decode.container import errors_named
 from vidgn.data.decode.indexed import IndexedVideo
 from vidgn.data.decode.openings import Opening
-from vidgn.data.decode.pixels import Converter
+from vidgn.data.decode.pixels import Converter, shown_crops
 from vidgn.data.decode.timeline import Damage, Segment, Timeline
 
 if TYPE_CHECKING:
@@ -52,19 +53,10 @@ class PyavReader(IndexedVideo):
         self._is_in_order = False
 
     def _deliver(self, wanted: list[int], boxes: Sequence[Box], sink: FrameSink) -> None:
-        coded = [(box, self.orientation.box_before(box, self.coded_size)) for box in boxes]
-
         def emit(number: int, frame: av.VideoFrame) -> None:
-            self.is_interlaced = self.is_interlaced or bool(frame.interlaced_frame)
-            if change := self.size_change(frame):
-                if self.settle_size():
-                    raise HeaderSizeError(f"{self.path}: its pictures have another size than its header says")
-                raise self.error(f"{change}; transcode it (vidgn data transcode)")
-            needed = [(box, source) for box, source in coded if sink.wants(number, box)]
-            for (box, _), pixels in zip(
-                needed, self._converter.crops(frame, [source for _, source in needed]), strict=True
-            ):
-                sink.put(number, box, self.orientation.applied(pixels))
+            needed = [box for box in boxes if sink.wants(number, box)]
+            for box, pixels_HWC in zip(needed, self.crops(frame, needed), strict=True):
+                sink.put(number, box, pixels_HWC)
 
         if self.timeline is None:
             missing = self._deliver_by_count(wanted, emit)
@@ -76,6 +68,20 @@ class PyavReader(IndexedVideo):
                 f"frame {missing[0]} of {self.num_frames} does not decode{detail}; fetch it again, or let an index "
                 "say which frames decode (vidgn data index)"
             )
+
+    def crops(self, frame: av.VideoFrame, boxes: Sequence[Box]) -> list[np.ndarray]:
+        """RGB pixels, uint8 (H, W, 3), of each box of a decoded frame, boxes and pixels as shown.
+
+        Raises:
+            HeaderSizeError: for a frame of another size than the header says; the reader knows the right one by now.
+            DecodeError: for a frame of another size than those before.
+        """
+        self.is_interlaced = self.is_interlaced or bool(frame.interlaced_frame)
+        if change := self.size_change(frame):
+            if self.settle_size():
+                raise HeaderSizeError(f"{self.path}: its pictures have another size than its header says")
+            raise self.error(f"{change}; transcode it (vidgn data transcode)")
+        return shown_crops(self._converter, self.orientation, frame, boxes)
 
     def _deliver_by_count(self, wanted: list[int], emit: Callable[[int, av.VideoFrame], None]) -> list[int]:
         remaining, last = set(wanted), wanted[-1]

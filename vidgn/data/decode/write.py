@@ -1,7 +1,8 @@
 """Frames to a file: H.264 in whatever container the name asks for."""
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -35,6 +36,9 @@ def write_video(path: str, frames_THWC: np.ndarray, *, fps: int = 25) -> None:
         container.mux(stream.encode())
 
 
+Draw = Callable[[np.ndarray, float], np.ndarray]
+
+
 @dataclass(frozen=True)
 class Recoding:
     """H.264, yuv420p. `short_side` in pixels: smaller videos keep their size. `keyframe_distance` in frames, at most.
@@ -54,8 +58,11 @@ class Recoding:
         return f"{profile}, short side {self.short_side}, GOP {self.keyframe_distance}, crf {self.crf}, {self.preset}"
 
 
-def recode(source: str, target: str, recoding: Recoding) -> int:
+def recode(source: str, target: str, recoding: Recoding, draw: Draw | None = None) -> int:
     """Writes `source` to the MP4 `target` by way of a temporary file beside it; frames keep their number and times.
+
+    Args:
+        draw: what is made of each RGB frame, uint8 (H, W, 3) as shown, and its seconds after the first.
 
     Returns:
         The number of frames.
@@ -68,7 +75,7 @@ def recode(source: str, target: str, recoding: Recoding) -> int:
     with PyavReader(source) as reader:
         try:
             os.makedirs(folder, exist_ok=True)
-            num_frames = _write(reader, partial, recoding)
+            num_frames = _write(reader, partial, recoding, draw)
             with PyavReader(partial) as written:
                 if not num_frames == reader.num_frames == written.num_frames:
                     raise reader.error(
@@ -88,7 +95,7 @@ def recode(source: str, target: str, recoding: Recoding) -> int:
     return num_frames
 
 
-def _write(reader: PyavReader, partial: str, recoding: Recoding) -> int:
+def _write(reader: PyavReader, partial: str, recoding: Recoding, draw: Draw | None) -> int:
     reader.settle_size()
     rate = Fraction(reader.nominal_fps or 25).limit_denominator(100_000)
     height, width = _size(reader, recoding.short_side)
@@ -102,7 +109,7 @@ def _write(reader: PyavReader, partial: str, recoding: Recoding) -> int:
         stream.codec_context.gop_size = recoding.keyframe_distance
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = _time_base(reader, rate)
-        for frame in _upright(reader, height, width):
+        for frame in _upright(reader, height, width, draw):
             frame.time_base = stream.codec_context.time_base
             if reader.timeline is None:
                 frame.pts = num_frames
@@ -126,17 +133,22 @@ def _size(reader: PyavReader, short_side: int) -> tuple[int, int]:
     return height, width
 
 
-def _upright(reader: PyavReader, height: int, width: int) -> Iterator[av.VideoFrame]:
-    """Good frames in the order shown, scaled and turned."""
+def _upright(reader: PyavReader, height: int, width: int, draw: Draw | None) -> Iterator[av.VideoFrame]:
+    """Good frames in the order shown, scaled and turned, and drawn on."""
     orientation = reader.orientation
     coded_height, coded_width = orientation.shown_size((height, width))
     expected = None if reader.timeline is None else set(reader.timeline.shown_pts)
+    shown = reader.shown_seconds()
+    numbers = itertools.count()
     for frame, is_sound in reader.judged_frames():
         if not is_sound or (expected is not None and frame.pts not in expected):
             continue
-        if orientation != AS_CODED:
+        if orientation != AS_CODED or draw is not None:
             rgb = frame.reformat(coded_width, coded_height, "rgb24", interpolation="BICUBIC", threads=1)
             rgb_HWC = np.ascontiguousarray(orientation.applied(rgb.to_ndarray()), dtype=np.uint8)
+            if draw is not None:
+                number = next(numbers)
+                rgb_HWC = draw(rgb_HWC, shown[number] - shown[0] if shown else number / (reader.nominal_fps or 25))
             yield av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24").reformat(format="yuv420p", threads=1)
         else:
             yield frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)
