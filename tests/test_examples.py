@@ -55,6 +55,7 @@ def test_the_memory_notebook_on_a_real_table(tmp_path: Path, warm: Warm, execute
     assert len(outputs_of(notebook, "image/png")) == 1
 
 
+@pytest.mark.long
 def test_own_videos(tmp_path: Path, warm: Warm) -> None:
     for split in ("train", "val"):
         for kind, codec in (("walk", "mpeg4"), ("run", "libx264")):
