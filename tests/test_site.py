@@ -28,13 +28,13 @@ BY_FILE = ("norm.kind", "views.name", "data.format")  # whose choices are the fi
 
 
 @pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    """docs/generate.py."""
-    spec = importlib.util.spec_from_file_location("generate", REPO / "docs/generate.py")
+def reference() -> ModuleType:
+    """docs/reference.py."""
+    spec = importlib.util.spec_from_file_location("reference", REPO / "docs/reference.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["generate"] = module  # which dataclasses ask for
+    sys.modules["reference"] = module  # which dataclasses ask for
     spec.loader.exec_module(module)
     return module
 
@@ -89,8 +89,8 @@ def test_every_link_leads_somewhere_and_nothing_is_fetched(site: Path) -> None:
     assert wrong == []
 
 
-def test_the_reference_has_every_key_verb_name_and_code(site: Path, generate: ModuleType) -> None:
-    keys = [key.name for key in generate.all_keys()]
+def test_the_reference_has_every_key_verb_name_and_code(site: Path, reference: ModuleType) -> None:
+    keys = [key.name for key in reference.all_keys()]
     groups = {key.rpartition(".")[0] for key in keys}  # declared as a whole, or keys that hold keys
     assert {*keys, *declared_kinds()} - groups <= Links(site / "reference/config.html").anchors
     commands = (site / "reference/commands.html").read_text()
@@ -102,8 +102,8 @@ def test_the_reference_has_every_key_verb_name_and_code(site: Path, generate: Mo
     assert [code for code in EXIT_CODES if f"<code>{code}</code>" not in codes] == []
 
 
-def test_every_key_has_one_line_of_meaning_with_its_choices(generate: ModuleType) -> None:
-    keys = generate.all_keys()
+def test_every_key_has_one_line_of_meaning_with_its_choices(reference: ModuleType) -> None:
+    keys = reference.all_keys()
     assert len(keys) > 100
     assert [key.name for key in keys if not key.meaning or not key.identity] == []
     for key in keys:
@@ -112,12 +112,12 @@ def test_every_key_has_one_line_of_meaning_with_its_choices(generate: ModuleType
             assert not missing, f"conf/{key.file}, {key.name}: its line says nothing of {', '.join(missing)}"
 
 
-def test_every_key_of_a_file_that_inherits_nothing_has_its_line(generate: ModuleType) -> None:
+def test_every_key_of_a_file_that_inherits_nothing_has_its_line(reference: ModuleType) -> None:
     for path in sorted((REPO / "conf").glob("*/*.yaml")):
         if path.parent.name == "sweep" or path.read_text().count("\ndefaults:"):
             continue
-        said = generate.meanings()
-        silent = [k for k, c in generate.comments(path).items() if not c and f"{path.parent.name}.{k}" not in said]
+        said = reference.meanings()
+        silent = [k for k, c in reference.comments(path).items() if not c and f"{path.parent.name}.{k}" not in said]
         assert silent == [], path
 
 

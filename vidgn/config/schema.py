@@ -3,7 +3,7 @@
 Every key is declared as `Experiment` (another value makes another experiment), `Policy` (what is measured on the way,
 and what is done when something goes wrong) or `Machine`; where a group is declared, all of its keys are. Policy and
 machine keys may change between two starts of a run. What a file holds is of the experiment, its path of the machine.
-What a key means, its unit and its choices stand behind its value in `conf/`; docs/generate.py puts both together.
+What a key means, its unit and its choices stand behind its value in `conf/`; docs/reference.py puts both together.
 Everything below vidgn/config and vidgn/cli takes these types and never sees Hydra.
 """
 
