@@ -2,8 +2,9 @@
 # make check      lint, types and the fast tests: for who changes a line (a minute and a half)
 # make test       all that must hold, but for what takes minutes each (10 minutes); says in the end what was not shown
 # make suite      make test without lint: for other versions of the packages
+# make docs       the documentation as a site, in site/index.html
 # make test-long  the rest: dozens of kills of running jobs, soaks of the loader, fuzzing of the decoders
-.PHONY: setup demo test check suite test-long lint format bench clean
+.PHONY: setup demo test check suite docs test-long lint format bench clean
 
 PYTHON ?= python3
 # The versions to install: constraints.txt, constraints-lowest.txt, or /dev/null for the newest.
@@ -31,6 +32,9 @@ test: lint suite
 suite: setup
 	$(PYTEST) -n 2 -m "not long"
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 test-long: setup
 	$(PYTEST) -m long
 
@@ -46,5 +50,5 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv runs data build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv runs data build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -56,6 +56,8 @@ _SLOW = {
     "tests/models/norms/test_ranks.py": "",
     "tests/models/norms/test_triton.py": "",
     "tests/test_gpu_bench.py": "",
+    "tests/test_examples.py": "examples",
+    "tests/test_site.py": "site",
     "tests/training/test_nonfinite.py": "",
     "tests/detection/test_detection_runs.py": "disturbed",
     "tests/detection/test_detection_networks.py": "",

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from tests.models.narrow_nets import IMAGE, plain
 from vidgn.cli.main import main
 
 REPO = Path(__file__).resolve().parent.parent
-PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
 SMALL = {  # file of conf/ -> what a test can wait for
     "model/i3d_r50.yaml": {"width": 8, "norm_groups": 2},
     "data/kinetics400.yaml": {"crop": 32, "short_side": [32, 36], "workers": 0},
@@ -43,6 +43,7 @@ SMALL = {  # file of conf/ -> what a test can wait for
 }
 # sixty cells; a hundred predictions; detectors of 50 layers; a dozen starts
 LONG = {"weights.md", "memory.md", "detection.md", "predict.md"}
+LONG_FOLDERS = {"tutorials", "how-to", "explanation"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -172,6 +173,26 @@ def for_predict(folder: Path, place: Path) -> None:
         Image.fromarray(np.ascontiguousarray(picture(i))).save(folder_of(folder / "frames") / f"img_{i:03}.jpg")
 
 
+def for_pages(folder: Path, place: Path) -> None:
+    """What tutorials and how-tos speak of: as the README, the files before they are converted, and a list."""
+    for_readme(folder, place)
+    for file in ("R-50-GN.pkl", "resnet50-0676ba61.pth"):
+        shutil.copy(place / "net" / file, folder / file)
+    shutil.copy(folder / "resnet50-0676ba61.pth", folder / "theirs.pyth")
+    (folder / "list.txt").write_text((folder / "train.csv").read_text().partition("\n")[2].replace(",", " "))
+
+
+@contextlib.contextmanager
+def changed(place: Path, diffs: list[str]) -> Iterator[None]:
+    """The copy of vidgn with what a page adds to it, while its commands run."""
+    command = ["patch", "--strip=1", "--fuzz=0", "--remove-empty-files", f"--directory={place}/site"]
+    for diff in diffs:
+        subprocess.run(command, input=diff, text=True, check=True)
+    yield
+    for diff in reversed(diffs):
+        subprocess.run([*command, "--reverse"], input=diff, text=True, check=True)
+
+
 NEEDS: dict[str, Callable[[Path, Path], None]] = {
     "README.md": for_readme,
     "reliability.md": lambda folder, place: kinetics(folder, "videos", ""),
@@ -183,17 +204,26 @@ NEEDS: dict[str, Callable[[Path, Path], None]] = {
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.name, marks=[pytest.mark.long] if page.name in LONG else []) for page in PAGES],
+    [
+        pytest.param(
+            page,
+            id=page.name,
+            marks=[pytest.mark.long] if page.name in LONG or page.parent.name in LONG_FOLDERS else [],
+        )
+        for page in PAGES
+    ],
 )
 def test_commands_run_as_they_stand(page: Path, place: Path, tmp_path: Path) -> None:
     found = blocks(page)
-    assert {language for language, _ in found} <= {"sh", "python", "text"}
-    NEEDS.get(page.name, lambda folder, place: None)(tmp_path, place)
-    for language, script in found:
-        if language == "sh":
-            run(script, place, tmp_path)
-        if language == "python":
-            run(f"PYTHONPATH='{place}/site' '{sys.executable}' - <<'END'\n{script}END\n", place, tmp_path)
+    assert {language for language, _ in found} <= {"sh", "python", "text", "diff"}
+    of_folder = for_pages if page.parent.name in LONG_FOLDERS else None
+    NEEDS.get(page.name, of_folder or (lambda folder, place: None))(tmp_path, place)
+    with changed(place, [text for language, text in found if language == "diff"]):
+        for language, script in found:
+            if language == "sh":
+                run(script, place, tmp_path)
+            if language == "python":
+                run(f"PYTHONPATH='{place}/site' '{sys.executable}' - <<'END'\n{script}END\n", place, tmp_path)
 
 
 def test_the_demo_runs_and_shows_its_table(place: Path, tmp_path: Path) -> None:

@@ -310,7 +310,10 @@ CASES = {
     ),
     "images": Case("is images, but frames=8", ("frames=1 span=1",), IMAGES, images),
     "groups of another kind": Case(
-        "norm.groups=2 is for norm=gn, not norm=bn", ("norm=gn",), {"norm": "bn", "norm.groups": "2"}
+        "norm.groups is for norm=gn alone", ("norm=gn",), {"norm": "bn", "norm.groups": "2"}
+    ),
+    "groups added to another kind": Case(
+        "norm.groups=2 is for norm=gn, not norm=bn", ("norm=gn",), {"norm": "bn", "+norm.groups": "2"}
     ),
     "groups": Case("norm.groups=3 does not divide", ("give 2 or 4 -> norm.groups=4",), {"norm.groups": "3"}),
     "disk": Case(
@@ -519,6 +522,7 @@ _NAMED = re.compile(
 )
 # Parts of the messages of CASES, as they stand in the source.
 SHOWN = (
+    "{} is for {} alone: leave it out, or write {}",
     "needs optim.momentum above 0",
     "does not divide span={}",
     "the smaller comes first",

@@ -101,6 +101,13 @@ def test_policies_are_told_from_what_is_not(override):
     assert (policy(load_config([override])) != policy(load_config())) == (override in POLICY)
 
 
+def test_a_norm_has_the_keys_of_all_kinds_in_its_identity():
+    """As runs had before conf/norm had each kind's own alone."""
+    found = {key: value for key, value in of("norm=ln").items() if key.startswith("norm.")}
+    others = {"norm.groups": None, "norm.channels_per_group": None, "norm.momentum": 0.1}
+    assert found == {"norm.kind": "ln", "norm.eps": 1e-5} | others
+
+
 @pytest.mark.parametrize("override", EXPERIMENT)
 def test_the_experiment_is_in(override):
     assert fingerprint(of(override)) != fingerprint(of())

@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
+import yaml
 
 from vidgn.config.compose import config_dir, load_config
 from vidgn.config.norm_kinds import NORM_KINDS, NormKind
@@ -14,6 +15,11 @@ from vidgn.models.norms.layers import BatchNorm, ClipNorm, FrozenBatchNorm, make
 def test_table_schema_and_files_have_the_same_kinds():
     files = {path.stem for path in (config_dir() / "norm").glob("*.yaml")}
     assert set(NORM_KINDS) == set(get_args(NormKind)) == files
+
+
+@pytest.mark.parametrize("kind", NORM_KINDS)
+def test_a_file_has_the_keys_of_its_kind(kind):
+    assert tuple(yaml.safe_load((config_dir() / f"norm/{kind}.yaml").read_text())) == NORM_KINDS[kind].keys
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from vidgn.errors import EXIT_AGAIN, StopRequested, VidgnError
 from vidgn.terminal import visible_streams
@@ -13,6 +13,13 @@ from vidgn.terminal import visible_streams
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_CODES = {
+    0: "done",
+    EXIT_ERROR: "an error, in one line that says what to do; of a sweep: a cell has failed, the others have run",
+    EXIT_USAGE: "usage: no such verb or option",
+    EXIT_AGAIN: "stopped, everything saved: start the same command again to go on",
+    EXIT_INTERRUPTED: "interrupted at once: a run goes on from its last checkpoint",
+}
 
 # what a user can do about the operating system's refusal
 _REMEDIES = {
@@ -44,12 +51,17 @@ _VERBS: dict[str, str | dict[str, str]] = {
 }
 
 
+def verbs() -> Iterator[str]:
+    """Every verb as it is written, `data index` among them."""
+    for name, found in _VERBS.items():
+        yield from (name,) if isinstance(found, str) else (f"{name} {verb}" for verb in found)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 done, 1 an error of the user's (one line on stderr), 2 usage, 75 stopped and to be started again, 130
-        interrupted.
+        One of EXIT_CODES.
     """
     with visible_streams():
         return _main(argv)

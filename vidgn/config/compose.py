@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vidgn.config.build import build, to_plain
 from vidgn.config.check import check_config
+from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config, run_name
 from vidgn.errors import ConfigError
 
@@ -294,6 +295,9 @@ def one_line(error: Exception) -> str:
     """A Hydra or OmegaConf error as one line with a remedy."""
     text = str(error).strip()
     if found := re.search(r"Could not override '([^']+)'", text):
+        kinds = [f"norm={kind}" for kind, traits in NORM_KINDS.items() if found[1].removeprefix("norm.") in traits.keys]
+        if found[1].startswith("norm.") and kinds:
+            return f"{found[1]} is for {' and '.join(kinds)} alone: leave it out, or write {kinds[0]}"
         return f"unknown key {found[1]!r}: {_nearest_key(found[1])}"
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, option = found[1], found[2]

@@ -99,6 +99,8 @@ def _added(cls: type = Config, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
+        if field.metadata.get("in_identity"):
+            continue
         if field.default is not dataclasses.MISSING:
             found[f"{prefix}{field.name}"] = to_plain(field.default)
         elif dataclasses.is_dataclass(hints[field.name]):

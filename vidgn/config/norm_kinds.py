@@ -31,6 +31,12 @@ class NormTraits:
         return self.shares_over in ("gpu", "step")
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of NormConfig that mean something to the kind: those of its file in conf/norm."""
+        groups = ("groups", "channels_per_group") if self.groups == "configured" else ()
+        return ("kind", *groups, "eps", *(("momentum",) if self.has_running_statistics else ()))
+
+    @property
     def is_group_free(self) -> bool:
         """Whether no statistics are taken over clips, so that a result does not depend on how a step is divided."""
         return self.shares_over in ("clip", "none")

@@ -3,10 +3,11 @@
 Every key is declared as `Experiment` (another value makes another experiment), `Policy` (what is measured on the way,
 and what is done when something goes wrong) or `Machine`; where a group is declared, all of its keys are. Policy and
 machine keys may change between two starts of a run. What a file holds is of the experiment, its path of the machine.
+What a key means, its unit and its choices stand behind its value in `conf/`; docs/reference.py puts both together.
 Everything below vidgn/config and vidgn/cli takes these types and never sees Hydra.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,6 +17,7 @@ _Value = TypeVar("_Value")
 Experiment = Annotated[_Value, "experiment"]
 Policy = Annotated[_Value, "policy"]
 Machine = Annotated[_Value, "machine"]
+IN_IDENTITY = {"in_identity": True}  # metadata of a key whose default is no later addition
 
 _Own = Literal["kinetics", "list", "csv", "folders", "frames", "synthetic", "imagenet", "coco"]
 DataFormat = _Own | Literal["ucf101", "hmdb51", "ssv2", "jester", "diving48", "activitynet", "epic"]
@@ -36,22 +38,22 @@ class ModelConfig:
     """A bottleneck ResNet over (T, H, W). `temporal_kernels[i][j]`: kernel of the first conv of block j of stage i."""
 
     name: str
-    width: int  # channels of conv1; stage i is `width * 2**i` inside and four times that outside
+    width: int
     conv1_kernel: tuple[int, int, int]
     conv1_stride: tuple[int, int, int]
     pool1: PoolConfig
-    pool2: PoolConfig | None  # behind the first stage
+    pool2: PoolConfig | None
     temporal_kernels: tuple[tuple[int, ...], ...]
     dropout: float
-    zero_init_last: bool  # gamma 0 on the last norm of every block, whatever its kind
-    norm_groups: int  # GN's groups where the norm names neither groups nor channels_per_group
+    zero_init_last: bool
+    norm_groups: int
     # Mask R-CNN out of the network; the defaults are those of a network that classifies.
     detector: Literal["fpn", "c4"] | None = None
-    box_head: Literal["2fc", "4conv1fc"] = "4conv1fc"  # of fpn
-    head_channels: int = 256  # of the pyramid and the heads' convolutions
-    head_features: int = 1024  # of the box head's fc layers, of fpn
-    smallest_anchor: int = 32  # pixels of the resized image; four more, each twice as large
-    freeze_at: int = 0  # stages that are not trained, their norms included: 1 is conv1, 2 is conv1 and res2
+    box_head: Literal["2fc", "4conv1fc"] = "4conv1fc"
+    head_channels: int = 256
+    head_features: int = 1024
+    smallest_anchor: int = 32
+    freeze_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,11 @@ class NormConfig:
     """One arm. Roles, not kinds, decide everything else."""
 
     kind: NormKind
-    groups: int | None
-    channels_per_group: int | None
     eps: float
-    momentum: float  # of running statistics, torch's sense; kinds with statistics only
+    # Keys of some kinds (`NormTraits.keys`), which conf/norm has for no other; in every identity, as they always were.
+    groups: int | None = field(default=None, metadata=IN_IDENTITY)
+    channels_per_group: int | None = field(default=None, metadata=IN_IDENTITY)
+    momentum: float = field(default=0.1, metadata=IN_IDENTITY)
 
     @property
     def traits(self) -> NormTraits:
@@ -79,9 +82,9 @@ class SyntheticConfig:
     num_classes: int
     num_frames: int
     size: int
-    speed: float  # of all motion, in multiples of its own; fast motion is lost between frames that lie far apart
+    speed: float
     distractors: int
-    noise: float  # standard deviation, grey levels
+    noise: float
     seed: int
 
 
@@ -91,39 +94,39 @@ class DataConfig:
 
     name: Experiment[str]
     format: Experiment[DataFormat]
-    root: Machine[str | None]  # folder of the videos
-    train: Machine[str | None]  # annotation file; null where folders are the annotation
+    root: Machine[str | None]
+    train: Machine[str | None]
     val: Machine[str | None]
-    classes: Machine[str | None]  # file with one class name a line, in label order; null: from the annotation
-    separator: Machine[str]  # of `list` files
+    classes: Machine[str | None]
+    separator: Machine[str]
     decoder: Policy[Literal["auto", "pyav", "decord", "torchcodec"]]
-    workers: Machine[int]  # processes that decode, per rank
+    workers: Machine[int]
     missing: Policy[Literal["error", "skip"]]
-    max_unreadable: Policy[int]  # training clips that may be replaced before the run stops
-    timeout_seconds: Policy[float]  # for one video, then it counts as unreadable
+    max_unreadable: Policy[int]
+    timeout_seconds: Policy[float]
     flip: Experiment[bool]
-    short_side: Experiment[tuple[int, int]]  # scale augmentation, inclusive
+    short_side: Experiment[tuple[int, int]]
     crop: Experiment[int]
-    augment: Experiment[Literal["video", "image", "detection"]]  # image: random resized crop (area and aspect), flip
+    augment: Experiment[Literal["video", "image", "detection"]]
     clips_per_video: Experiment[int]
-    mean: Experiment[tuple[float, float, float]]  # 0-255 RGB
+    mean: Experiment[tuple[float, float, float]]
     std: Experiment[tuple[float, float, float]]
     synthetic: Experiment[SyntheticConfig | None]
     # The defaults below are for runs of earlier versions; keys that have theirs are in no identity.
-    fps: Experiment[float | None] = None  # frames a second at which videos are read, by their time stamps
+    fps: Experiment[float | None] = None
     sampling: Experiment[Literal["clip", "segments"]] = "clip"
     flip_pairs: Experiment[tuple[tuple[str, str], ...]] = ()
     balance: Experiment[Literal["none", "class"]] = "none"
-    first_label: Machine[int] = 0  # of the first class, in annotations whose labels are whole numbers
-    label: Machine[str] = "verb_class"  # of EPIC-Kitchens: the column that holds the class
-    cache_gb: Machine[float] = 0.0  # of decoded frames that are kept, in 10^9 bytes
-    cache: Machine[str | None] = None  # folder of kept frames; null: ~/.cache/vidgn/frames
-    fold: Machine[int | None] = None  # which of data.folds (from 0 on), or of an official data set's splits (from 1 on)
-    folds: Machine[int | None] = None  # into which data.train (of class folders: data.root) is parted
+    first_label: Machine[int] = 0
+    label: Machine[str] = "verb_class"
+    cache_gb: Machine[float] = 0.0
+    cache: Machine[str | None] = None
+    fold: Machine[int | None] = None
+    folds: Machine[int | None] = None
     fold_seed: Machine[int] = 0
-    group: Machine[str | None] = None  # a column of a csv: its videos stay in one fold
-    untrained_classes: Policy[Literal["error", "allow"]] = "error"  # classes of validation that no training video has
-    long_side: Experiment[int] = 1333  # of detection: the most that scaling to short_side may make of the longer side
+    group: Machine[str | None] = None
+    untrained_classes: Policy[Literal["error", "allow"]] = "error"
+    long_side: Experiment[int] = 1333
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,8 @@ class ViewsConfig:
     name: Literal["paper", "center", "curve", "image", "coco"]
     clips: int
     crops: Literal[1, 3]
-    crop: Literal["scaled", "training"]  # scaled: the 256 that goes with a training crop of 224
-    plan: Literal["uniform", "training"]  # training: one clip under training augmentation
+    crop: Literal["scaled", "training"]
+    plan: Literal["uniform", "training"]
 
 
 @dataclass(frozen=True)
@@ -145,14 +148,14 @@ class OptimConfig:
     momentum: float
     nesterov: bool
     weight_decay: float
-    norm_weight_decay: float  # on gamma and beta of every norm kind
+    norm_weight_decay: float
     schedule: Literal["step", "cosine"]
-    milestones: tuple[float, ...]  # fractions of training, for `step`
+    milestones: tuple[float, ...]
     gamma: float
-    warmup: float  # fraction of training, linear from warmup_from, both schedules
-    warmup_from: float = 0.0  # of the rate that it leads to
-    bias_lr_factor: float = 1.0  # of biases that are none of a norm's
-    bias_weight_decay: float | None = None  # of the same; null: weight_decay
+    warmup: float
+    warmup_from: float = 0.0
+    bias_lr_factor: float = 1.0
+    bias_weight_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class TrainerConfig:
     """How long, and how this machine goes about it."""
 
     epochs: Experiment[float]
-    max_steps: Experiment[int | None]  # ends training earlier; the schedule is that of the shorter run
+    max_steps: Experiment[int | None]
     device: Machine[Literal["auto", "cpu", "cuda"]]
     precision: Experiment[Literal["fp32", "tf32", "bf16", "fp64"]]
     compile: Machine[bool]
@@ -169,14 +172,14 @@ class TrainerConfig:
     clips_per_forward: Machine[int | Literal["auto"]]
     checkpoint_steps: Policy[int]
     keep: Policy[int]
-    eval_every: Policy[float]  # epochs between points of the validation curve; 0: none
+    eval_every: Policy[float]
     deterministic: Machine[bool]
     on_nonfinite: Policy[Literal["stop", "skip"]]
     # Steps left out before the run stops; auto: 1 % of all, at least 10. The default is for runs of earlier versions.
     max_skipped: Policy[int | Literal["auto"]] = "auto"
-    norm_kernels: Machine[Literal["auto", "triton", "torch"]] = "auto"  # what norms run by on CUDA
+    norm_kernels: Machine[Literal["auto", "triton", "torch"]] = "auto"
     cuda_graph: Machine[bool] = False
-    summation: Machine[Literal["canonical", "fast"]] = "canonical"  # the order in which gradients are added
+    summation: Machine[Literal["canonical", "fast"]] = "canonical"
 
 
 @dataclass(frozen=True)
@@ -186,9 +189,9 @@ class LaunchConfig:
     nproc_per_node: int
     nnodes: int
     max_restarts: int
-    rendezvous: str | None  # host:port where several nodes meet
-    timeout_seconds: float  # of a collective
-    threads: int | Literal["auto"]  # per rank; auto: this machine's cores, divided
+    rendezvous: str | None
+    timeout_seconds: float
+    threads: int | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -200,9 +203,9 @@ class Config:
     tag: Machine[str | None]
     seed: Experiment[int]
     frames: Experiment[int]
-    span: Experiment[int]  # raw frames a clip covers
+    span: Experiment[int]
     clips_per_gpu: Experiment[int]
-    gpus: Experiment[int]  # virtual
+    gpus: Experiment[int]
     bn_stats: Policy[BnStats]
     bn_stats_steps: Policy[int]
     weights: Machine[str | None]
