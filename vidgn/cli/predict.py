@@ -18,6 +18,7 @@ SUMMARY = "name what a trained network sees in videos, or find objects in images
 _EPILOG = """examples
   vidgn predict runs/study/i3d_r50_32f_8x8_gn_s0 clip.mp4
   vidgn predict model.safetensors *.mp4 --json --views paper --device cuda
+  vidgn predict --onnx net.onnx clip.mp4
   vidgn predict runs/coco/mask_rcnn_r50_fpn_1f_2x8_gn_s0 street.jpg --out painted.png
 
 A file stands alone: model.safetensors of a run, or what vidgn convert wrote. Exit code 1 if a video could not be read.
@@ -37,6 +38,8 @@ def run(argv: list[str]) -> int:
         from vidgn.models.weights import load_file, read_about
 
     file = load_file(arguments.weights)
+    if arguments.onnx and file.network is None:
+        raise ConfigError(f"--onnx: {file.path} is no ONNX file: leave it out")
     if "config" in file.metadata and read_about(file)[0].model.detector:
         return _detect(file, arguments)
     for option in ("out", "score"):
@@ -142,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("videos", metavar="VIDEO", nargs="+", help="videos; of a detector images")
     parser.add_argument("--out", metavar="FILE", help="of a detector: the image painted; a folder for several")
     parser.add_argument("--score", type=float, help="of a detector: least confidence, 0.05 to 1 (default: 0.5)")
+    parser.add_argument("--onnx", action="store_true", help="the file must be of vidgn convert --to onnx")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--decoder", choices=("auto", "pyav", "decord", "torchcodec"), help="(default: as trained)")

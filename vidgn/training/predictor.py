@@ -1,6 +1,7 @@
 """A trained network's classes for a video. One exported file is all that is needed."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +12,9 @@ from vidgn.data.clips.read import ClipGeometry, ReadTask, read_clips
 from vidgn.data.datasets.manifest import Row
 from vidgn.errors import CheckpointError, ConfigError
 from vidgn.models.i3d import VideoResNet, build_model
-from vidgn.models.weights import ImportReport, WeightsFile, load_file, load_weights, read_about
-from vidgn.training.setup import DTYPES, ToModel, autocast, memory_format, set_precision
+from vidgn.models.weights import ImportReport, WeightsFile, load_file, load_weights, read_about, report_of_onnx
+from vidgn.models.weights.onnx_file import OnnxNetwork
+from vidgn.training.setup import DTYPES, ToModel, autocast, in_float32, memory_format, set_precision
 from vidgn.training.tester import class_scores
 
 _VIEWS_AT_ONCE = {"cpu": 1, "cuda": 6}
@@ -46,8 +48,10 @@ class Predictor:
             CheckpointError: for a file that is no whole export.
             ConfigError: for a device that is not there.
         """
-        self.device = choose_device(device)
         file = path if isinstance(path, WeightsFile) else load_file(path)
+        if file.network is not None and device == "cuda":
+            raise ConfigError(f"--device cuda: {file.path} is ONNX, which runs on the CPU here: leave it out")
+        self.device = choose_device(device if file.network is None else "cpu")
         if file.metadata.get("format") != "vidgn":
             raise CheckpointError(
                 f"{file.path}: says neither which network nor which classes it is for; "
@@ -59,6 +63,10 @@ class Predictor:
             raise CheckpointError(f"{file.path}: a detector finds boxes in images: vidgn.load_detector, vidgn predict")
         steps = file.metadata.get("trained_steps", "")
         self.trained_steps = int(steps) if steps else None
+        self._decoder = decoder or self.config.data.decoder
+        if file.network is not None:
+            self._take_onnx(file, file.network)
+            return
         model = build_model(
             self.config.model,
             self.config.norm,
@@ -73,9 +81,18 @@ class Predictor:
         model = model.to(device=self.device, dtype=DTYPES[self.config.trainer.precision])
         if memory_format(self.config, self.device) == torch.channels_last_3d:
             model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.model: VideoResNet = model.eval()
-        self._decoder = decoder or self.config.data.decoder
-        self._to_model = ToModel(self.config, self.device, input_mean=self.report.input_mean)
+        self.model: VideoResNet | OnnxNetwork = model.eval()
+        self._to_model: Callable[[torch.Tensor], torch.Tensor] = ToModel(
+            self.config, self.device, input_mean=self.report.input_mean
+        )
+
+    def _take_onnx(self, file: WeightsFile, network: OnnxNetwork) -> None:
+        """An ONNX file brings its network along, in float32."""
+        self.config = in_float32(self.config)
+        self.report = report_of_onnx(file)
+        self.model = network
+        normalise = ToModel(self.config, self.device, input_mean=self.report.input_mean)
+        self._to_model = (lambda frames_NTHWC: frames_NTHWC) if network.takes_uint8 else normalise
 
     @property
     def is_random(self) -> bool:
