@@ -65,6 +65,12 @@ class VideoClassifier(VideoResNet):
     """A network of vidgn for anybody's loop: dropout is drawn by torch, BN keeps up its own running statistics.
 
     `weights_report`: the account of the weights it began with, None for random ones. `classes` are the caller's.
+
+    Example:
+        >>> import vidgn
+        >>> net = vidgn.create_model("i3d_tiny", frames=8, crop=32)
+        >>> isinstance(net, vidgn.VideoClassifier), net.weights_report
+        (True, None)
     """
 
     weights_report: ImportReport | None = None
@@ -189,7 +195,16 @@ def load_weights(
 
 
 class VideoPredictor(Predictor):
-    """A trained network as a function of videos. `classes`: names in label order; `report`: the account of the file."""
+    """A trained network as a function of videos. `classes`: names in label order; `report`: the account of the file.
+
+    Example:
+        >>> import vidgn
+        >>> predictor = vidgn.load(run)  # the directory of a finished run
+        >>> len(predictor("clip.mp4")) == len(predictor.classes)
+        True
+        >>> predictor.features("clip.mp4").shape == (predictor.model.head.num_features,)
+        True
+    """
 
     def __call__(self, video: str | os.PathLike[str], *, views: str | None = None) -> list[ClassScore]:
         """All classes, best first, as `vidgn predict` has them.
@@ -233,6 +248,12 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> VideoPredicto
 
     Raises:
         VidgnError: for a file that does not say which network and classes it is for.
+
+    Example:
+        >>> import vidgn
+        >>> best = vidgn.load(run)("clip.mp4")[0]  # `run`: a directory, or model.safetensors, or ONNX of vidgn convert
+        >>> 0 <= best.score <= 1
+        True
     """
     return VideoPredictor(path, device=device)
 
@@ -242,6 +263,12 @@ def load_detector(path: str | os.PathLike[str], *, device: str = "auto") -> "Det
 
     Raises:
         VidgnError: for a file that is no export of a detector.
+
+    Example:
+        >>> import vidgn
+        >>> detector = vidgn.load_detector(trained)  # the directory of a finished run
+        >>> all(found.name in detector.classes for found in detector("street.png"))
+        True
     """
     from vidgn.detection.detect import DetectionPredictor
 

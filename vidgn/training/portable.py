@@ -137,7 +137,6 @@ def _tidy(proto: Any, axes: tuple[str, ...]) -> None:
 @torch.no_grad()
 def _compare(run: Run, model: VideoResNet, about: About, *, uint8: bool, sizes: list[tuple[int, int, int]]) -> str:
     """Compare what was made with the network, on random frames: (clips, height, width) of each of `sizes`."""
-    model.eval()
     config = in_float32(about["config"])
     to_model = ToModel(config, torch.device("cpu"), input_mean=tuple(about["input_mean"]))
     generator = torch.Generator().manual_seed(0)

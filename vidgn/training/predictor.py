@@ -22,7 +22,13 @@ _VIEWS_AT_ONCE = {"cpu": 1, "cuda": 6}
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class and its softmax score, averaged over all views."""
+    """One class and its softmax score, averaged over all views.
+
+    Example:
+        >>> import vidgn
+        >>> vidgn.ClassScore(label=3, name="drawing", score=0.5).name
+        'drawing'
+    """
 
     label: int
     name: str
