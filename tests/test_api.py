@@ -23,6 +23,7 @@ from vidgn.cli.main import main
 from vidgn.data.decode.write import write_video
 from vidgn.detection.networks import build_detector
 from vidgn.errors import VidgnError
+from vidgn.models.i3d import parameter_roles
 from vidgn.models.norms import drop_in
 from vidgn.models.norms.layers import Norm, norm_layers
 from vidgn.models.weights import save_model
@@ -214,6 +215,20 @@ def test_bn_for_bn_is_the_same_network(foreign):
     with torch.no_grad():
         torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
     net.load_state_dict(state)  # a file of the plain network, counters and all
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+def test_roles_are_those_that_the_layers_had(foreign, norm):
+    net, _ = foreign
+    of_class = {torch.nn.Linear: ("fc", "fc_bias"), torch.nn.modules.batchnorm._BatchNorm: ("norm_gamma", "norm_beta")}
+    expected = {}
+    for of, module in net.named_modules():
+        pair = next((roles for kind, roles in of_class.items() if isinstance(module, kind)), ("conv", "conv_bias"))
+        names = [name for name, _ in module.named_parameters(recurse=False)]
+        expected |= {f"{of}.{name}": pair[name == "bias"] for name in names}
+    vidgn.replace_norms(net, norm)
+    assert parameter_roles(net) == expected
+    assert set(expected.values()) >= {"conv", "norm_gamma", "norm_beta", "fc", "fc_bias"}
 
 
 def test_bn_trains_as_torch_s_does(foreign):

@@ -182,11 +182,12 @@ def resnet50_of(library, kind):
         pytest.param("timm", "gn", marks=pytest.mark.long),
     ],
 )
-def test_an_image_network_in_others_names(library, kind, torchvision_files, tmp_path):
+def test_an_image_network_in_others_names(library, kind, torchvision_files, tmp_path, capsys):
     """Their own ResNet loads it strictly, and says what the one says that it came from."""
     folder, nets = torchvision_files
     words = ["--model", "resnet50", "--to", library]
     assert main(["convert", str(folder / f"{kind}.pth"), str(tmp_path / "out.pth"), *words]) == 0
+    assert "takes (RGB - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375], 0-255" in capsys.readouterr().out
     back = resnet50_of(library, kind)
     back.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True), strict=True)
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))

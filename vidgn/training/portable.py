@@ -8,7 +8,8 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -64,8 +65,7 @@ def export_onnx(
     need_packages(*PACKAGES)
     config = about["config"]
     program = _program(model, about, uint8=uint8, any_size=True)
-    with warnings.catch_warnings():  # torch and onnxscript warn of their own future
-        warnings.simplefilter("ignore")
+    with _unwarned():
         made = torch.onnx.export(program, input_names=["clip"], output_names=list(_OUTPUT_AXES), verbose=False)
     assert made is not None
     proto: Any = made.model_proto
@@ -93,10 +93,19 @@ def export_program(
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"vidgn.json": json.dumps(metadata_of(about), sort_keys=True)})
     content = buffer.getvalue()
-    run = torch.export.load(io.BytesIO(content)).module()
+    with _unwarned():
+        run = torch.export.load(io.BytesIO(content)).module()
     told = _compare(run, model, about, uint8=uint8, sizes=[(3, crop, crop), (1, crop, crop)])
     write_atomic(Path(path), lambda file: file.write(content))
     return told
+
+
+@contextmanager
+def _unwarned() -> Generator[None]:
+    """Without the warnings that torch and onnxscript give of their own insides and future."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _program(model: VideoResNet, about: About, *, uint8: bool, any_size: bool) -> Any:

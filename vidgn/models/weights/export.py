@@ -73,10 +73,13 @@ def save_pytorchvideo(model: nn.Module, path: str | os.PathLike[str], **about: U
     write_atomic(Path(path), lambda file: torch.save(content, file))
 
 
-def save_torchvision(model: nn.Module, path: str | os.PathLike[str], **about: Unpack[About]) -> None:
+def save_torchvision(model: nn.Module, path: str | os.PathLike[str], **about: Unpack[About]) -> str:
     """A state dict with the names of torchvision's ResNets, which timm's have too, put in place whole.
 
     conv1 is rescaled to torchvision's std. The mean can't be folded in: see `input_mean` of the import's account.
+
+    Returns:
+        What the file's network takes, in words.
 
     Raises:
         CheckpointError: for another network than a ResNet-50 or -101 of images.
@@ -106,6 +109,8 @@ def save_torchvision(model: nn.Module, path: str | os.PathLike[str], **about: Un
         ratio = torch.tensor(theirs, dtype=torch.float64) / torch.tensor(ours, dtype=torch.float64)
         state["conv1.weight"] = (state["conv1.weight"].double() * ratio.view(1, 3, 1, 1)).to(torch.float32)
     write_atomic(Path(path), lambda file: torch.save(state, file))
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (about["input_mean"], theirs))
+    return f"takes (RGB - [{mean}]) / [{std}], 0-255"
 
 
 def read_about(file: WeightsFile) -> tuple[Config, tuple[str, ...]]:
