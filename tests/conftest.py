@@ -64,6 +64,7 @@ _SLOW = {
     "tests/detection/test_coco_scores.py::test_an_interval": "",
     "tests/data/decode/test_fuzz.py": "",
     "tests/cli/test_convert.py": "",
+    "tests/training/test_portable.py": "exported",
     "tests/config/test_compose.py::test_a_ready_made_sweep": "",
     "tests/distributed/test_launcher.py": "",
     "tests/data/datasets/test_synthetic.py": "",

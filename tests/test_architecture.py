@@ -48,6 +48,7 @@ OUTSIDE = {
     "pytorchvideo": ("models",),
     "matplotlib": ("report",),
     "pycocotools": ("detection",),
+    "onnxruntime": ("models/weights",),
 }
 
 

@@ -68,6 +68,12 @@ class VideoClassifier(VideoResNet):
     """A network of vidgn for anybody's loop: dropout is drawn by torch, BN keeps up its own running statistics.
 
     `weights_report`: the account of the weights it began with, None for random ones. `classes` are the caller's.
+
+    Example:
+        >>> import vidgn
+        >>> net = vidgn.create_model("i3d_tiny", frames=8, crop=32)
+        >>> isinstance(net, vidgn.VideoClassifier), net.weights_report
+        (True, None)
     """
 
     weights_report: ImportReport | None = None
@@ -192,7 +198,16 @@ def load_weights(
 
 
 class VideoPredictor(Predictor):
-    """A trained network as a function of videos. `classes`: names in label order; `report`: the account of the file."""
+    """A trained network as a function of videos. `classes`: names in label order; `report`: the account of the file.
+
+    Example:
+        >>> import vidgn
+        >>> predictor = vidgn.load(run)  # the directory of a finished run
+        >>> len(predictor("clip.mp4")) == len(predictor.classes)
+        True
+        >>> predictor.features("clip.mp4").shape == (predictor.model.head.num_features,)
+        True
+    """
 
     def __call__(self, video: str | os.PathLike[str], *, views: str | None = None) -> list[ClassScore]:
         """All classes, best first, as `vidgn predict` has them.
@@ -210,9 +225,12 @@ class VideoPredictor(Predictor):
         """What the classifier is given, the mean over the views and the last map: (C,) on the CPU, in float32 at least.
 
         Raises:
-            VidgnError: if the video can't be read.
+            VidgnError: if the video can't be read; of an ONNX file.
         """
-        return self.outputs(video, self.views(views)).features_VC.mean(0)
+        _ = self.network  # an ONNX file has no features
+        features_VC = self.outputs(video, self.views(views)).features_VC
+        assert features_VC is not None
+        return features_VC.mean(0)
 
     def windows(
         self,
@@ -257,6 +275,12 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> VideoPredicto
 
     Raises:
         VidgnError: for a file that does not say which network and classes it is for.
+
+    Example:
+        >>> import vidgn
+        >>> best = vidgn.load(run)("clip.mp4")[0]  # `run`: a directory, or model.safetensors, or ONNX of vidgn convert
+        >>> 0 <= best.score <= 1
+        True
     """
     return VideoPredictor(path, device=device)
 
@@ -266,6 +290,12 @@ def load_detector(path: str | os.PathLike[str], *, device: str = "auto") -> "Det
 
     Raises:
         VidgnError: for a file that is no export of a detector.
+
+    Example:
+        >>> import vidgn
+        >>> detector = vidgn.load_detector(trained)  # the directory of a finished run
+        >>> all(found.name in detector.classes for found in detector("street.png"))
+        True
     """
     from vidgn.detection.detect import DetectionPredictor
 

@@ -25,6 +25,12 @@ class Clips(Dataset[tuple[Tensor, int]]):
 
     Positions run on: p is item p % len of epoch p // len, each an order of its own. With torch's DataLoader any number
     of workers gives the same clips; `loader` is vidgn's own, which replaces videos that can't be read.
+
+    Example:
+        >>> import vidgn
+        >>> clip_THWC, label = vidgn.Clips(vidgn.load_config(*overrides))[0]  # overrides of `vidgn train`
+        >>> clip_THWC.shape, label in (0, 1)
+        (torch.Size([8, 28, 28, 3]), True)
     """
 
     def __init__(self, config: Config, split: Split = "train") -> None:

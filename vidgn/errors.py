@@ -4,7 +4,16 @@ EXIT_AGAIN = 75  # stopped by a signal with everything saved: start me again (EX
 
 
 class VidgnError(ValueError):
-    """Base of every error that input, configuration or files can cause. The command line prints it and exits 1."""
+    """Base of every error that input, configuration or files can cause. The command line prints it and exits 1.
+
+    Example:
+        >>> import vidgn
+        >>> try:
+        ...     vidgn.load_config("norm=gm")
+        ... except vidgn.VidgnError as error:
+        ...     print("one line:", len(str(error).splitlines()))
+        one line: 1
+    """
 
 
 class ConfigError(VidgnError):

@@ -39,6 +39,12 @@ def train(config: Config, *, progress: Progress | None = None) -> dict[str, Any]
     Raises:
         VidgnError: if the user's input, data or files are at fault, or a signal stopped it with everything saved.
         Exception: what `progress` has raised, once the run has ended.
+
+    Example:
+        >>> import vidgn
+        >>> config = vidgn.load_config(*overrides)  # those of `vidgn train`
+        >>> vidgn.train(config)["num_videos"]
+        4
     """
     with _quiet(config.run_dir.name), _followed(config.run_dir, progress):
         return _unstopped(lambda: run(config))
@@ -52,6 +58,11 @@ def evaluate(run_dir: str | os.PathLike[str], *overrides: str) -> dict[str, Any]
 
     Raises:
         VidgnError: as `vidgn evaluate` has it.
+
+    Example:
+        >>> import vidgn
+        >>> vidgn.evaluate(run, "views=center")["views"]  # `run`: the directory of a finished run
+        'center'
     """
     config = config_of_test(Path(run_dir), overrides)
     tests = config.run_dir / "tests"
@@ -67,7 +78,14 @@ def evaluate(run_dir: str | os.PathLike[str], *overrides: str) -> dict[str, Any]
 
 
 class Study:
-    """The runs of a study and what they say, as lists of flat rows: `pandas.DataFrame(study.gaps())`."""
+    """The runs of a study and what they say, as lists of flat rows: `pandas.DataFrame(study.gaps())`.
+
+    Example:
+        >>> import vidgn
+        >>> study = vidgn.Study(folder)  # with one run in it
+        >>> len(study.runs()), study.gaps()
+        (1, [])
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Read `runs_dir/study` as it is now.
@@ -130,6 +148,11 @@ def study(path: str | os.PathLike[str]) -> Study:
 
     Raises:
         VidgnError: if there is none.
+
+    Example:
+        >>> import vidgn
+        >>> [row["norm"] for row in vidgn.study(folder).runs()]  # of the one run in it
+        ['gn']
     """
     return Study(path)
 

@@ -150,7 +150,7 @@ def test_help_and_usage(capsys):
         with pytest.raises(SystemExit) as stopped:
             run(argv)
         assert stopped.value.code == code
-    assert "--to {vidgn,pytorchvideo,torchvision}" in capsys.readouterr().out
+    assert "--to {safetensors,pytorchvideo,torchvision,timm,onnx,torch-export}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -164,25 +164,49 @@ def test_pixels_that_no_network_was_trained_on(option, value, says, capsys):
     assert f"argument --input-{option}: {value}: {says}" in capsys.readouterr().err
 
 
-def test_an_image_network_in_torchvision_s_names(tmp_path):
-    """torchvision's own ResNet loads it, and gives the same logits; a video network is refused."""
-    from torchvision.models import resnet50
+def resnet50_of(library, kind):
+    """A library's own, of 10 classes."""
+    layer = nn.BatchNorm2d if kind == "bn" else lambda channels, **_: nn.GroupNorm(32, channels)
+    if library == "torchvision":
+        return torchvision.models.resnet50(norm_layer=layer, num_classes=10).eval()
+    timm = pytest.importorskip("timm", reason="pip install timm")
+    return timm.create_model("resnet50", norm_layer=layer, num_classes=10).eval()
 
-    theirs = resnet50(num_classes=5).eval()
-    with torch.no_grad():
-        for name, tensor in theirs.state_dict().items():
-            if name.endswith(("running_mean", "bn1.bias")):
-                tensor.normal_(generator=torch.Generator().manual_seed(1))
-    torch.save(theirs.state_dict(), tmp_path / "in.pth")
-    words = ["--model", "resnet50", "--norm", "bn", "--to", "torchvision"]
-    assert main(["convert", str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), *words]) == 0
-    back = resnet50(num_classes=5).eval()
-    missing = back.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True), strict=False)
-    assert not missing.unexpected_keys
-    assert all(name.endswith("num_batches_tracked") for name in missing.missing_keys)
+
+@pytest.mark.parametrize(
+    ("library", "kind"),
+    [
+        ("torchvision", "gn"),
+        ("timm", "bn"),
+        pytest.param("torchvision", "bn", marks=pytest.mark.long),
+        pytest.param("timm", "gn", marks=pytest.mark.long),
+    ],
+)
+def test_an_image_network_in_others_names(library, kind, torchvision_files, tmp_path, capsys):
+    """Their own ResNet loads it strictly, and says what the one says that it came from."""
+    folder, nets = torchvision_files
+    words = ["--model", "resnet50", "--to", library]
+    assert main(["convert", str(folder / f"{kind}.pth"), str(tmp_path / "out.pth"), *words]) == 0
+    assert "takes (RGB - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375], 0-255" in capsys.readouterr().out
+    back = resnet50_of(library, kind)
+    back.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True), strict=True)
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        torch.testing.assert_close(back(image), theirs(image), rtol=1e-5, atol=1e-5)
-    video = ["--norm", "bn", "--to", "torchvision"]
-    assert main(["convert", str(tmp_path / "in.pth"), str(tmp_path / "video.pth"), *video]) == 1
-    assert not (tmp_path / "video.pth").exists()
+        expected = nets[kind](image)
+        torch.testing.assert_close(back(image), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+def test_networks_that_others_do_not_have(torchvision_files, tmp_path, capsys):
+    folder, _ = torchvision_files
+    out = tmp_path / "out"
+    assert main(["convert", str(folder / "bn.pth"), str(out), "--to", "timm"]) == 1  # inflated
+    assert "is a kernel over 5 frames, and torchvision's and timm's take images" in capsys.readouterr().err
+    config = load_config(["model=resnet_tiny", "norm=gn", "frames=1", "span=1", "views=image"])
+    model = build_model(config.model, config.norm, num_classes=2, frames=1, crop=224)
+    about = {"classes": ["a", "b"], "input_mean": (1.0, 2.0, 3.0), "trained_steps": 5}
+    save_model(model, tmp_path / "tiny", config=config, **about)
+    assert main(["convert", str(tmp_path / "tiny"), str(out), "--to", "torchvision"]) == 1
+    said = capsys.readouterr().err
+    assert "model=resnet_tiny of depth (1, 1, 1, 1) and width 16 is none of torchvision's and timm's ResNets" in said
+    assert not out.exists()
+    assert main(["convert", str(tmp_path / "tiny"), str(out), "--to", "safetensors"]) == 0

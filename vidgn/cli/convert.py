@@ -1,9 +1,10 @@
-"""`vidgn convert IN OUT`: weights of any known format into ours, pytorchvideo's or torchvision's."""
+"""`vidgn convert IN OUT`: weights of any known format into ours, those of others, or a network for other programs."""
 
 import argparse
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from vidgn.config.schema import Config
     from vidgn.models.weights import Pixels, WeightsSource
 
-SUMMARY = "read weights of other libraries, write ours, pytorchvideo's or torchvision's"
+SUMMARY = "read weights of other libraries, write ours, theirs, ONNX or a program of torch.export"
+
+_PROGRAMS = ("onnx", "torch-export")
 
 _EPILOG = """examples
   vidgn convert R-50-GN.pkl r50_gn.safetensors --norm gn            Detectron's, inflated into the paper's I3D
@@ -22,9 +25,13 @@ _EPILOG = """examples
   vidgn convert I3D_8x8_R50.pyth q.safetensors --classes k400.txt   pytorchvideo's or PySlowFast's
   vidgn convert runs/study/RUN out.pyth --to pytorchvideo
   vidgn convert runs/imagenet/RUN out.pth --to torchvision      a state dict for torchvision.models.resnet50
+  vidgn convert runs/study/RUN net.onnx --to onnx --uint8       of any batch, for frames as they are decoded
+  vidgn convert runs/study/RUN net.pt2 --to torch-export        for torch.export.load, without vidgn
 
 IN may be of torchvision, timm, Detectron, video-nonlocal-net, PySlowFast, pytorchvideo, mmaction2 or vidgn; its content
 tells, not its name. Pickles are read without being run. vidgn train weights=IN takes the same files directly.
+ONNX files and programs are run on random clips, and written only if they say what the network says: pip install
+'vidgn[export]'. vidgn predict runs ONNX files.
 """
 
 
@@ -35,16 +42,23 @@ def run(argv: list[str]) -> int:
         0.
     """
     arguments = _parser().parse_args(argv)
-    from vidgn.models import weights
+    _check_arguments(arguments)
     from vidgn.models.i3d import build_model
     from vidgn.models.weights import load_file, load_weights, read_about, read_source
 
     out = Path(arguments.output)
-    source = read_source(load_file(arguments.input))
+    file = load_file(arguments.input)
+    own, names = read_about(file) if "config" in file.metadata else (None, None)
+    if own is not None and own.model.detector:
+        raise ConfigError(
+            f"{file.path}: a detector, and networks that classify are converted: vidgn predict runs it as it is"
+        )
+    source = read_source(file)
     if not out.parent.is_dir() or out.is_dir():
         raise ConfigError(f"{out}: no place for a file; give a file name in a folder that exists")
-    own, names = read_about(source.file) if "config" in source.metadata else (None, None)
     config = _config(source, own, arguments)
+    if arguments.bn_stats:
+        config = dataclasses.replace(config, bn_stats=arguments.bn_stats)
     classes = _classes(source, names, arguments.classes)
     model = build_model(
         config.model, config.norm, num_classes=len(classes), frames=config.frames, crop=config.data.crop
@@ -52,13 +66,8 @@ def run(argv: list[str]) -> int:
     report = load_weights(model, source.file, std=config.data.std, pixels=_pixels(source, arguments))
     print("\n".join(report.lines(every=arguments.every)))
     steps = source.metadata.get("trained_steps", "")
-    save = {
-        "vidgn": weights.save_model,
-        "pytorchvideo": weights.save_pytorchvideo,
-        "torchvision": weights.save_torchvision,
-    }[arguments.to]
     try:
-        save(
+        told = _save(arguments)(
             model,
             out,
             config=config,
@@ -69,8 +78,38 @@ def run(argv: list[str]) -> int:
         )
     except OSError as error:
         raise ConfigError(f"{out}: can't be written ({error.strerror}); free space or choose another place") from None
+    if told is not None:
+        print(f"  {told}")
     print(f"{out}: {config.model.name}, {config.norm.kind}, {config.frames} frames, {len(classes)} classes")
     return 0
+
+
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    """What can be refused before a file is read."""
+    if arguments.uint8 and arguments.to not in _PROGRAMS:
+        raise ConfigError(f"--uint8 is of --to {' and '.join(_PROGRAMS)}, not of --to {arguments.to}: leave it out")
+    if arguments.to == "onnx":
+        from vidgn.models.weights.onnx_file import PACKAGES, need_packages
+
+        need_packages(*PACKAGES)
+
+
+def _save(arguments: argparse.Namespace) -> Callable[..., str | None]:
+    """What writes OUT, and returns what is to be said of it."""
+    from vidgn.models import weights
+
+    match arguments.to:
+        case "safetensors":
+            return weights.save_model
+        case "pytorchvideo":
+            return weights.save_pytorchvideo
+        case "torchvision" | "timm":  # whose names are the same
+            return weights.save_torchvision
+        case program:
+            from vidgn.training import portable
+
+            save = portable.export_onnx if program == "onnx" else portable.export_program
+            return partial(save, uint8=arguments.uint8)
 
 
 def _config(source: "WeightsSource", own: "Config | None", arguments: argparse.Namespace) -> "Config":
@@ -152,7 +191,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("input", metavar="IN", help="a weights file of any known format, or a run's directory")
     parser.add_argument("output", metavar="OUT")
     parser.add_argument(
-        "--to", choices=("vidgn", "pytorchvideo", "torchvision"), default="vidgn", help="what OUT is (default vidgn)"
+        "--to",
+        choices=("safetensors", "pytorchvideo", "torchvision", "timm", *_PROGRAMS),
+        default="safetensors",
+        help="what OUT is (default safetensors: vidgn's own)",
+    )
+    parser.add_argument(
+        "--uint8", action="store_true", help="of onnx, torch-export: OUT takes frames (N, T, H, W, 3) of RGB in 0-255"
+    )
+    parser.add_argument(
+        "--bn-stats", choices=("ema",), help="of a run with bn_stats=batch: convert it with its running statistics"
     )
     parser.add_argument("--model", help="network of conf/model to put them in (default: by depth, i3d_r50 or the like)")
     parser.add_argument("--norm", choices=tuple(NORM_KINDS), help="(default: the norm of IN)")

@@ -21,6 +21,7 @@ examples
   vidgn predict RUN rtsp://camera/stream --windows 2 --clips 1 --format jsonl
   ffmpeg -f v4l2 -i /dev/video0 -f mpegts - | vidgn predict RUN /dev/stdin --windows 2 --clips 1
   vidgn predict RUN recording.ts --live --windows 5
+  vidgn predict --onnx net.onnx clip.mp4
   vidgn predict runs/coco/mask_rcnn_r50_fpn_1f_2x8_gn_s0 street.jpg --out painted.png
 
 A file stands alone: model.safetensors of a run, or what vidgn convert wrote. Exit code 1 if a video or a window could
@@ -43,6 +44,8 @@ def run(argv: list[str]) -> int:
         from vidgn.models.weights import load_file, read_about
 
     file = load_file(arguments.weights)
+    if arguments.onnx and file.network is None:
+        raise ConfigError(f"--onnx: {file.path} is no ONNX file: leave it out")
     if "config" in file.metadata and read_about(file)[0].model.detector:
         return detect(file, arguments)
     if arguments.score is not None:
@@ -61,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("weights", metavar="RUN_OR_FILE", help="directory of a finished run, or an exported file")
     add("videos", metavar="SOURCE", nargs="+", help="videos; of a detector images")
+    add("--onnx", action="store_true", help="the file must be of vidgn convert --to onnx")
     add("--format", choices=("text", "json", "jsonl", "csv", "srt"), default="text", help="(default: text)")
     add("--json", action="store_const", dest="format", const="json", help="--format json: one object at the end")
     add("--top", type=int, metavar="K", help="classes that are told of each (default: 5)")

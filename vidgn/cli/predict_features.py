@@ -34,9 +34,9 @@ class Features:
         self._features: list[np.ndarray] = []
         self._times: list[tuple[float, float]] = []
 
-    def add(self, video: str, features_VC: Tensor, times: tuple[float, float] = (0.0, 0.0)) -> None:
+    def add(self, video: str, features_VC: Tensor | None, times: tuple[float, float] = (0.0, 0.0)) -> None:
         """A row."""
-        if self._out is None:
+        if self._out is None or features_VC is None:
             return
         self._videos.append(video)
         self._times.append(times)

@@ -39,6 +39,8 @@ class VideoPrediction:
     def __init__(self, predictor: VideoPredictor, arguments: argparse.Namespace) -> None:
         self._predictor, self._arguments = predictor, arguments
         self._views: ViewsConfig = predictor.views(arguments.views)
+        if arguments.features is not None or arguments.explain is not None:
+            _ = predictor.network  # an ONNX file has none to look into
         if arguments.clips is not None:
             if arguments.clips < 1:
                 raise ConfigError(f"--clips {arguments.clips}: give 1 or more")
@@ -152,7 +154,7 @@ class VideoPrediction:
                 for window in self._predictor.windows_of(stream, self._views, rule):
                     until = round(window.start_seconds + rule.stride_seconds, 6)
                     self._lines.window(source, window, until=until)
-                    if window.features_VC is not None:
+                    if window.error is None:
                         times_of = (window.start_seconds, window.end_seconds)
                         self._features.add(source, window.features_VC, times_of)
                         texts.append((*times_of, _label(window.classes[0])))

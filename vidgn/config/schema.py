@@ -196,7 +196,14 @@ class LaunchConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One cell: an experiment, and the machine's share of choices."""
+    """One cell: an experiment, and the machine's share of choices.
+
+    Example:
+        >>> import vidgn
+        >>> config: vidgn.Config = vidgn.load_config("norm=bn", "clips_per_gpu=4")
+        >>> config.norm.kind, config.clips_per_gpu
+        ('bn', 4)
+    """
 
     study: Machine[str]
     runs_dir: Machine[str]

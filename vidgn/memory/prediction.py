@@ -28,6 +28,13 @@ class Prediction:
 
     All but `saved_bytes` and `test_bytes` are what is alive at the peak of training; the rest of the peak is the part
     of `saved_bytes` that backward has not freed by then.
+
+    Example:
+        >>> import vidgn
+        >>> tiny = vidgn.load_config("model=i3d_tiny", "frames=8", "data.crop=32", "data.short_side=[32,36]")
+        >>> predicted: vidgn.Prediction = vidgn.predict_memory(tiny)
+        >>> predicted.peak_bytes > predicted.saved_bytes > 0
+        True
     """
 
     clips_per_forward: int

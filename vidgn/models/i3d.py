@@ -61,7 +61,7 @@ class TemporalConv(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         k, s, p = self.kernel_size, self.stride, self.padding
-        only_time = k[1:] == s[1:] == (1, 1) and p[1:] == (0, 0) and k[0] > 1
+        only_time = k[1:] == s[1:] == (1, 1) and p[1:] == (0, 0) and k[0] > 1 and not torch.compiler.is_exporting()
         if not (only_time and input.device.type == "cpu" and input.is_contiguous()):
             return super().forward(input)
         rows_NCTS = F.conv2d(input.flatten(3), self.weight.flatten(3), self.bias, (s[0], 1), (p[0], 0))  # type: ignore[arg-type]
@@ -82,8 +82,10 @@ class Head(nn.Module):
         return self.proj.in_features
 
     def forward(self, x: Tensor, dropout_scale_NC: Tensor | None = None) -> Tensor:
-        spanned = tuple(x.shape[2:]) == self.pool.kernel_size  # AvgPool3d's backward on CUDA has no fixed order
-        x = x.mean((2, 3, 4), keepdim=True) if spanned else self.pool(x)
+        if not torch.compiler.is_exporting() and tuple(x.shape[2:]) == self.pool.kernel_size:
+            x = x.mean((2, 3, 4), keepdim=True)  # AvgPool3d's backward on CUDA has no fixed order
+        else:
+            x = self.pool(x)
         if dropout_scale_NC is not None:
             x = x * dropout_scale_NC.to(x.dtype)[:, :, None, None, None]
         return self.proj(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)

@@ -25,7 +25,7 @@ def grad_cam(predictor: Predictor, clip_THWC: Tensor, label: int) -> Tensor:
     Args:
         clip_THWC: uint8 (T, H, W, 3).
     """
-    model = predictor.model
+    model = predictor.network
     with autocast(predictor.config, predictor.device):
         with torch.no_grad():
             map_1CTHW = run_units(model.units(), predictor.to_model(clip_THWC[None]), mode="keep")

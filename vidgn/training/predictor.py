@@ -1,7 +1,7 @@
 """A trained network's classes for a video. One exported file is all that is needed."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,14 +18,29 @@ from vidgn.data.loading.batches import VideoViews, view_videos
 from vidgn.data.loading.prefetch import Prefetch
 from vidgn.errors import CheckpointError, ConfigError, DecodeError
 from vidgn.models.i3d import VideoResNet, build_model
-from vidgn.models.weights import ImportReport, WeightsFile, load_file, load_weights, read_about
-from vidgn.training.setup import DTYPES, ToModel, at_least_float32, autocast, memory_format, set_precision
+from vidgn.models.weights import ImportReport, WeightsFile, load_file, load_weights, read_about, report_of_onnx
+from vidgn.models.weights.onnx_file import OnnxNetwork
+from vidgn.training.setup import (
+    DTYPES,
+    ToModel,
+    at_least_float32,
+    autocast,
+    in_float32,
+    memory_format,
+    set_precision,
+)
 from vidgn.training.tester import blocks_of, clips_at_once, scores_of_clips
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class and its softmax score, averaged over all views."""
+    """One class and its softmax score, averaged over all views.
+
+    Example:
+        >>> import vidgn
+        >>> vidgn.ClassScore(label=3, name="drawing", score=0.5).name
+        'drawing'
+    """
 
     label: int
     name: str
@@ -34,10 +49,13 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network says of a video: scores, and of each clip what the classifier was given, on the CPU."""
+    """What a network says of a video: scores, and of each clip what the classifier was given, on the CPU.
+
+    `features_VC`: None of an ONNX file.
+    """
 
     scores_K: Tensor
-    features_VC: Tensor
+    features_VC: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -75,8 +93,10 @@ class Predictor:
             CheckpointError: for a file that is no whole export.
             ConfigError: for a device that is not there.
         """
-        self.device = choose_device(device)
         file = path if isinstance(path, WeightsFile) else load_file(path)
+        if file.network is not None and device == "cuda":
+            raise ConfigError(f"--device cuda: {file.path} is ONNX, which runs on the CPU here: leave it out")
+        self.device = choose_device(device if file.network is None else "cpu")
         if file.metadata.get("format") != "vidgn":
             raise CheckpointError(
                 f"{file.path}: says neither which network nor which classes it is for; "
@@ -88,6 +108,10 @@ class Predictor:
             raise CheckpointError(f"{file.path}: a detector finds boxes in images: vidgn.load_detector, vidgn predict")
         steps = file.metadata.get("trained_steps", "")
         self.trained_steps = int(steps) if steps else None
+        self._decoder = decoder or self.config.data.decoder
+        if file.network is not None:
+            self._take_onnx(file, file.network)
+            return
         model = build_model(
             self.config.model,
             self.config.norm,
@@ -102,9 +126,29 @@ class Predictor:
         model = model.to(device=self.device, dtype=DTYPES[self.config.trainer.precision])
         if memory_format(self.config, self.device) == torch.channels_last_3d:
             model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.model: VideoResNet = model.eval()
-        self._decoder = decoder or self.config.data.decoder
-        self.to_model = ToModel(self.config, self.device, input_mean=self.report.input_mean)
+        self.model: VideoResNet | OnnxNetwork = model.eval()
+        self.to_model: Callable[[Tensor], Tensor] = ToModel(self.config, self.device, input_mean=self.report.input_mean)
+
+    def _take_onnx(self, file: WeightsFile, network: OnnxNetwork) -> None:
+        """An ONNX file brings its network along, in float32."""
+        self.config = in_float32(self.config)
+        self.report = report_of_onnx(file)
+        self.model = network
+        normalise = ToModel(self.config, self.device, input_mean=self.report.input_mean)
+        self.to_model = (lambda frames_NTHWC: frames_NTHWC) if network.takes_uint8 else normalise
+
+    @property
+    def network(self) -> VideoResNet:
+        """The network itself.
+
+        Raises:
+            ConfigError: of an ONNX file.
+        """
+        if isinstance(self.model, OnnxNetwork):
+            raise ConfigError(
+                f"{self.path}: an ONNX file gives scores alone; give the weights file that it was made of"
+            )
+        return self.model
 
     @property
     def is_random(self) -> bool:
@@ -202,14 +246,17 @@ class Predictor:
         def keep(_: torch.nn.Module, inputs: tuple[Tensor]) -> None:
             given.append(at_least_float32(inputs[0]).mean((1, 2, 3)))
 
-        hook = self.model.head.proj.register_forward_pre_hook(keep)
+        is_onnx, views = isinstance(self.model, OnnxNetwork), len(videos[0])
+        hook = None if is_onnx else self.network.head.proj.register_forward_pre_hook(keep)
         try:
             with torch.inference_mode(), autocast(self.config, self.device):
                 scores = scores_of_clips(self.model, torch.cat(list(videos)), self.to_model, at_once=at_once)
-                parts = zip(scores.split(len(videos[0])), torch.cat(given).split(len(videos[0])), strict=True)
-                return [Outputs(scores_VK.mean(0).cpu(), features_VC.cpu()) for scores_VK, features_VC in parts]
+                features = [None] * len(videos) if is_onnx else torch.cat(given).cpu().split(views)
+                parts = zip(scores.split(views), features, strict=True)
+                return [Outputs(scores_VK.mean(0).cpu(), features_VC) for scores_VK, features_VC in parts]
         finally:
-            hook.remove()
+            if hook is not None:
+                hook.remove()
 
     def best(self, scores_K: Tensor, count: int | None = None) -> list[ClassScore]:
         """The `count` best classes, or all, best first; equal scores in label order."""

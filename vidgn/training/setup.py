@@ -1,5 +1,6 @@
 """From a Config to the parts of a run on its device: threads, precision, model, pixels."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -29,6 +30,7 @@ def set_precision(config: Config) -> None:
     """Process-wide switches: TF32 only where it is asked for, deterministic kernels where they are."""
     precision = "tf32" if config.trainer.precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # torch.export refuses where the two ways disagree
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not config.trainer.deterministic
     torch.use_deterministic_algorithms(config.trainer.deterministic)
@@ -109,6 +111,13 @@ def _threads_before(config: Config) -> int | None:
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:
     """bf16 activations under trainer.precision=bf16, nothing otherwise."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16")
+
+
+def in_float32(config: Config) -> Config:
+    """The configuration with the arithmetic of an export."""
+    return dataclasses.replace(
+        config, trainer=dataclasses.replace(config.trainer, precision="fp32", memory_format="contiguous")
+    )
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:

@@ -249,14 +249,21 @@ def blocks_of(videos: Iterator[VideoViews], size: int) -> Iterator[list[VideoVie
 
 
 def scores_of_clips(
-    model: nn.Module, clips_VTHWC: torch.Tensor, to_model: Callable[[torch.Tensor], torch.Tensor], *, at_once: int
+    model: Callable[[torch.Tensor], torch.Tensor],
+    clips_VTHWC: torch.Tensor,
+    to_model: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    at_once: int,
 ) -> torch.Tensor:
     """Class scores (V, K) of uint8 clips (V, T, H, W, C), so many of them through the model at once."""
     return torch.cat([class_scores(model(to_model(part))) for part in clips_VTHWC.split(at_once)])
 
 
 def _one_video(
-    model: nn.Module, video: VideoViews, to_model: Callable[[torch.Tensor], torch.Tensor], clips: int
+    model: Callable[[torch.Tensor], torch.Tensor],
+    video: VideoViews,
+    to_model: Callable[[torch.Tensor], torch.Tensor],
+    clips: int,
 ) -> torch.Tensor:
     assert video.clips_VTHWC is not None
     return scores_of_clips(model, video.clips_VTHWC, to_model, at_once=clips).mean(0)

@@ -33,6 +33,12 @@ class ClipPlan:
     `resized`: (area, aspect) fractions, one pair an attempt, of a random resized crop; empty for video clips, which
     scale the short side by `scale` and crop at (`top`, `left`).
     `offsets`: where in its part of the video each frame lies, with data.sampling=segments; empty without.
+
+    Example:
+        >>> import vidgn
+        >>> (planned,) = vidgn.plan(vidgn.load_config(), [0])
+        >>> isinstance(planned, vidgn.ClipPlan), 0 <= planned.top <= 1
+        (True, True)
     """
 
     start: float

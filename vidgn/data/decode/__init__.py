@@ -34,6 +34,13 @@ def open_video(
     Raises:
         DecodeError: for a file that can't be read.
         ConfigError: for a decoder that is unknown or not installed.
+
+    Example:
+        >>> import vidgn
+        >>> with vidgn.open_video("clip.mp4") as video:
+        ...     frames_NHWC = video.read_frames([0, 5, 0])
+        >>> len(frames_NHWC), bool((frames_NHWC[0] == frames_NHWC[2]).all())
+        (3, True)
     """
     from vidgn.data.decode.openings import find, remember
     from vidgn.data.decode.pyav import PyavReader  # av is imported where a file is opened, not before

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vidgn.config.schema import NormConfig
 from vidgn.errors import ConfigError
@@ -37,6 +38,9 @@ class Norm(nn.Module):
         Raises:
             ConfigError: for a tensor of other axes.
         """
+        if torch.compiler.is_exporting():
+            y = self._by_torch(x) if residual is None else self._by_torch(x) + residual
+            return F.relu(y) if relu else y
         if x.numel() == 0 and not self._meets_others():  # of which nothing is learnt: gradients are there, and zero
             return self._of_nothing(x)
         if x.dim() == 5:
@@ -49,6 +53,10 @@ class Norm(nn.Module):
 
     def _of_clips(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
         """What a kind does with (N, C, T, H, W)."""
+        raise NotImplementedError
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        """The same by torch's own operator, which programs without vidgn have too: what torch.export is shown."""
         raise NotImplementedError
 
     def _meets_others(self) -> bool:
@@ -105,6 +113,9 @@ class ClipNorm(Norm):
         mean, var = batch_moments(x, rows=x.shape[0], groups=self.groups)
         return self._normalise(x, mean, var, residual, count=x.numel() // mean.numel(), relu=relu)
 
+    def _by_torch(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+
     def extra_repr(self) -> str:
         return f"{self.num_features}, groups={self.groups}, eps={self.eps}"
 
@@ -151,6 +162,11 @@ class BatchNorm(Norm):
             count = x.numel() // mean.numel() * self.num_ranks
         self.batch_mean_GC, self.batch_var_GC, self.batch_count = mean, var, count
         return self._normalise(x, mean, var, residual, count=count, relu=relu, group_name=self.group_name)
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        if self.training and has_running_statistics(self):
+            raise ConfigError("BN by the statistics of the batch can't be exported: call model.eval() before")
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
     def _meets_others(self) -> bool:
         return self.training and self.group_name is not None

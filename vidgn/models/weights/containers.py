@@ -1,10 +1,11 @@
-"""Weights files opened by what is in them: safetensors, torch (zip or legacy), or a plain pickle."""
+"""Weights files opened by what is in them: safetensors, torch (zip or legacy), a plain pickle, or ONNX of ours."""
 
 import json
 import os
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,13 @@ import safetensors.torch
 import torch
 
 from vidgn.atomic_files import write_atomic
-from vidgn.errors import CheckpointError
+from vidgn.errors import CheckpointError, VidgnError
+from vidgn.models.weights.onnx_file import OnnxNetwork, open_session
 from vidgn.models.weights.unpickle import ArrayUnpickler, PickledArray, RefusedError
 
 FORMAT_VERSION = "1"  # of our own exports
 _LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # protocol 2, torch's magic number
+_ONNX = b"\x08"  # protobuf's tag of ir_version, which comes first; no pickle begins so
 _NESTS = ("state_dict", "model_state", "model_state_dict", "blobs", "model")  # where makers keep the weights
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
@@ -30,10 +33,11 @@ class WeightsFile:
     """Tensors by name as their maker wrote them, and what else the file holds."""
 
     path: Path
-    container: str  # safetensors, torch or pickle
+    container: str  # safetensors, torch, pickle or onnx
     tensors: dict[str, torch.Tensor]
     metadata: dict[str, str]  # of safetensors, or the `vidgn` entry of an exported pytorchvideo checkpoint
     beside: dict[str, Any] = field(default_factory=dict)  # entries that are not weights: epoch, cfg, optimizer_state...
+    network: OnnxNetwork | None = None  # of onnx, whose tensors are inside
 
 
 def resolve_path(path: str | os.PathLike[str]) -> Path:
@@ -65,6 +69,8 @@ def read_file(path: str | os.PathLike[str]) -> WeightsFile:
         return _read_safetensors(found)
     if head.startswith((b"PK\x03\x04", _LEGACY_TORCH)):
         return _unnest(found, "torch", _load_torch(found))
+    if head.startswith(_ONNX):
+        return _read_onnx(found)
     return _unnest(found, "pickle", _load_pickle(found))
 
 
@@ -101,7 +107,42 @@ def _read_safetensors(path: Path) -> WeightsFile:
         raise _torn(path, "safetensors", error) from None
 
 
+def _read_onnx(path: Path) -> WeightsFile:
+    try:
+        session = open_session(os.fspath(path))
+    except VidgnError:
+        raise
+    except Exception as error:  # onnxruntime has a class of its own for each of its failures
+        raise _torn(path, "ONNX", error) from None
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    if metadata.get("format") != "vidgn":
+        raise CheckpointError(
+            f"{path}: an ONNX file of others, which says neither classes nor frames: vidgn convert IN OUT --to onnx "
+            "writes one that does"
+        )
+    check_version(path, metadata)
+    return WeightsFile(path, "onnx", {}, metadata, network=OnnxNetwork(session))
+
+
+def check_version(path: Path, metadata: Mapping[str, str]) -> None:
+    """Check that this vidgn reads what another may have written.
+
+    Raises:
+        CheckpointError: for an export of ours of another format.
+    """
+    version = metadata.get("format_version", FORMAT_VERSION)
+    if metadata.get("format") == "vidgn" and version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: vidgn weights of format {version}; this vidgn reads {FORMAT_VERSION}: update it"
+        )
+
+
 def _load_torch(path: Path) -> Any:
+    if _is_program(path):
+        raise CheckpointError(
+            f"{path}: a program of torch.export, which may run anything and is not opened here; "
+            "give the weights file that it was made of"
+        )
     try:
         with path.open("rb") as file:  # given a name, torch goes by its ending
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -131,6 +172,14 @@ def _load_pickle(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: neither safetensors, nor a torch file, nor a whole pickle ({reason}); fetch it again"
         ) from None
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("archive_format") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):  # torn, or legacy
+        return False
 
 
 def _refused_name(message: str) -> str | None:

@@ -13,7 +13,7 @@ from torch import nn
 from vidgn import __version__
 from vidgn.atomic_files import write_atomic
 from vidgn.config.build import build
-from vidgn.config.schema import Config, LaunchConfig
+from vidgn.config.schema import Config, LaunchConfig, PoolConfig
 from vidgn.errors import CheckpointError
 from vidgn.models.weights.containers import FORMAT_VERSION, WeightsFile, write_safetensors
 from vidgn.models.weights.formats import (
@@ -25,6 +25,8 @@ from vidgn.models.weights.formats import (
 )
 from vidgn.models.weights.transfer import model_keys
 
+_TORCHVISION_DEPTHS = ((3, 4, 6, 3), (3, 4, 23, 3))  # ResNet-50 and -101, timm's too
+_TORCHVISION_STEM = (64, (1, 7, 7), (1, 2, 2), PoolConfig((1, 3, 3), (1, 2, 2), (0, 1, 1)), None)
 _NO_LAUNCH = LaunchConfig(
     nproc_per_node=1, nnodes=1, max_restarts=0, rendezvous=None, timeout_seconds=600.0, threads="auto"
 )
@@ -50,7 +52,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str], **about: Unpack[A
 
     Put in place whole; the same arguments give the same bytes.
     """
-    write_safetensors(Path(path), dict(model.state_dict()), _metadata(about))
+    write_safetensors(Path(path), dict(model.state_dict()), metadata_of(about))
 
 
 def save_pytorchvideo(model: nn.Module, path: str | os.PathLike[str], **about: Unpack[About]) -> None:
@@ -59,7 +61,7 @@ def save_pytorchvideo(model: nn.Module, path: str | os.PathLike[str], **about: U
     conv1 is rescaled to the std of pytorchvideo's models, (x / 255 - mean) / 0.225. The mean can't be folded in:
     `input_mean` of the metadata says it, where it is not their 0.45 * 255.
     """
-    metadata = _metadata(about)
+    metadata = metadata_of(about)
     theirs, ours = FORMATS[0].pixels.std, parse_triple(metadata["input_std"])
     keys = model_keys(model)
     state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
@@ -71,31 +73,44 @@ def save_pytorchvideo(model: nn.Module, path: str | os.PathLike[str], **about: U
     write_atomic(Path(path), lambda file: torch.save(content, file))
 
 
-def save_torchvision(model: nn.Module, path: str | os.PathLike[str], **about: Unpack[About]) -> None:
-    """A state dict with the names of torchvision's ResNets, put in place whole; of networks of images.
+def save_torchvision(model: nn.Module, path: str | os.PathLike[str], **about: Unpack[About]) -> str:
+    """A state dict with the names of torchvision's ResNets, which timm's have too, put in place whole.
 
     conv1 is rescaled to torchvision's std. The mean can't be folded in: see `input_mean` of the import's account.
 
+    Returns:
+        What the file's network takes, in words.
+
     Raises:
-        CheckpointError: for a network with kernels over time, which torchvision's do not have.
+        CheckpointError: for another network than a ResNet-50 or -101 of images.
     """
     keys = model_keys(model)
+    network = about["config"].model
+    stem = (network.width, network.conv1_kernel, network.conv1_stride, network.pool1, network.pool2)
+    depths = tuple(map(len, network.temporal_kernels))
     state: dict[str, torch.Tensor] = {}
     for canonical, key in keys.items():
         tensor = model.state_dict()[key].detach().cpu()
         if tensor.dim() == 5:
             if tensor.shape[2] != 1:
                 raise CheckpointError(
-                    f"{key} is a kernel over {tensor.shape[2]} frames, and torchvision's ResNets take images: write "
+                    f"{key} is a kernel over {tensor.shape[2]} frames, and torchvision's and timm's take images: write "
                     "--to pytorchvideo, or give --model resnet50 where the weights are those of an image network"
                 )
             tensor = tensor[:, :, 0]
         state[torchvision_name(canonical)] = tensor.contiguous().clone()
+    if depths not in _TORCHVISION_DEPTHS or stem != _TORCHVISION_STEM:
+        raise CheckpointError(
+            f"model={network.name} of depth {depths} and width {network.width} is none of torchvision's and timm's "
+            "ResNets, which are resnet50 and resnet101: use --to safetensors, pytorchvideo or onnx"
+        )
     theirs, ours = TORCHVISION_PIXELS.std, about["config"].data.std
     if ours != theirs:
         ratio = torch.tensor(theirs, dtype=torch.float64) / torch.tensor(ours, dtype=torch.float64)
         state["conv1.weight"] = (state["conv1.weight"].double() * ratio.view(1, 3, 1, 1)).to(torch.float32)
     write_atomic(Path(path), lambda file: torch.save(state, file))
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (about["input_mean"], theirs))
+    return f"takes (RGB - [{mean}]) / [{std}], 0-255"
 
 
 def read_about(file: WeightsFile) -> tuple[Config, tuple[str, ...]]:
@@ -120,7 +135,8 @@ def _without_places(config: Config) -> Config:
     return dataclasses.replace(config, runs_dir="runs", weights=weights, data=data, launch=_NO_LAUNCH)
 
 
-def _metadata(about: About) -> dict[str, str]:
+def metadata_of(about: About) -> dict[str, str]:
+    """`about` as the text that goes into a file."""
     steps = about["trained_steps"]
     return {
         "format": "vidgn",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.errors import CheckpointError
-from vidgn.models.weights.containers import FORMAT_VERSION, WeightsFile
+from vidgn.models.weights.containers import WeightsFile, check_version
 from vidgn.models.weights.formats import FORMATS, Format, Named, canonical_names, find_format
 
 STATISTICS = (".running_mean", ".running_var")
@@ -70,11 +70,11 @@ def read_source(file: WeightsFile) -> WeightsSource:
     Raises:
         CheckpointError: for an unknown format, or names that the format does not know.
     """
-    version = file.metadata.get("format_version", FORMAT_VERSION)
-    if file.metadata.get("format") == "vidgn" and version != FORMAT_VERSION:
+    if file.network is not None:
         raise CheckpointError(
-            f"{file.path}: vidgn weights of format {version}; this vidgn reads {FORMAT_VERSION}: update it"
+            f"{file.path}: an ONNX file, which vidgn predict runs; for all else give the weights file it was made of"
         )
+    check_version(file.path, file.metadata)
     entry = find_format(file.tensors)
     if entry is None:
         names = ", ".join(list(file.tensors)[:3])

@@ -19,7 +19,7 @@ from torch import nn
 from vidgn.errors import CheckpointError
 from vidgn.models.norms.layers import ClipNorm, FrozenBatchNorm, norm_layers
 from vidgn.models.weights.containers import WeightsFile, read_file
-from vidgn.models.weights.formats import FORMATS, Pixels, Triple, canonical_names
+from vidgn.models.weights.formats import FORMATS, Pixels, Triple, canonical_names, parse_triple
 from vidgn.models.weights.source import STATISTICS, WeightsSource, listed, read_source
 
 
@@ -34,7 +34,14 @@ class Taken:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """The account of one import: every tensor of the file and every tensor of the model is in it."""
+    """The account of one import: every tensor of the file and every tensor of the model is in it.
+
+    Example:
+        >>> import vidgn
+        >>> report = vidgn.load(run).report  # of the directory of a finished run
+        >>> report.format, report.classifier, report.dropped
+        ('vidgn', 'taken', ())
+    """
 
     path: Path
     format: str
@@ -91,6 +98,7 @@ def _numbers(values: Triple) -> str:
 
 _HEAD = ("head.weight", "head.bias")
 _COUNTER = ".num_batches_tracked"
+_RANDOM = "the weights are random: exported after 0 training steps"
 
 
 def load_weights(
@@ -294,8 +302,15 @@ def _warnings(
     if classifier and "head.weight" in keys:
         lines.append(classifier)
     if source.metadata.get("trained_steps") == "0":
-        lines.append("the weights are random: exported after 0 training steps")
+        lines.append(_RANDOM)
     return lines
+
+
+def report_of_onnx(file: WeightsFile) -> ImportReport:
+    """The account of an ONNX file, which is its network: no tensor goes anywhere."""
+    warnings = (_RANDOM,) if file.metadata["trained_steps"] == "0" else ()
+    mean, std = parse_triple(file.metadata["input_mean"]), parse_triple(file.metadata["input_std"])
+    return ImportReport(file.path, "ONNX", (), (), (), warnings, "taken", mean, std, file.metadata)
 
 
 def _three(value: int | tuple[int, ...]) -> tuple[int, ...]:
