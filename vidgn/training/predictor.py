@@ -64,6 +64,12 @@ class Window:
 
     `end_seconds` of the last one: when its last frame is over. `num_frames`: of the video in it. `features_VC`: what
     the classifier was given of each clip. `error`: why there is none of that.
+
+    Example:
+        >>> import vidgn
+        >>> first = next(vidgn.load(run, device="cpu").windows("clip.mp4", 0.2))
+        >>> isinstance(first, vidgn.Window), first.start_seconds
+        (True, 0.0)
     """
 
     start_seconds: float

@@ -38,6 +38,15 @@ def test_each_ending_is_told_and_the_rest_goes_on() -> None:
     assert outcomes["stumble"].reason.startswith("Traceback")
 
 
+def test_names_are_of_the_folder_that_is_the_current_one(tmp_path, monkeypatch) -> None:
+    """Which may have changed since the first worker of the process."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        (outcome,) = map_in_workers(act, ["where"], workers=1, limits=LIMITS)
+        assert outcome.value == str(tmp_path / name)
+
+
 def test_more_workers_than_items_end_too() -> None:
     assert [o.value for o in map_in_workers(act, ["a"], workers=3, limits=LIMITS)] == ["a done"]
     assert list(map_in_workers(act, [], workers=2, limits=LIMITS)) == []

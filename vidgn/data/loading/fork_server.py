@@ -69,13 +69,19 @@ class ForkServer:
     def start_worker(self, connection_fd: int, memory_fd: int) -> None:
         """Ask for a worker that talks on `connection_fd` and has `memory_fd` mapped. Does not wait for it.
 
+        It works in what is the current folder now, where this process may not have been when the server began.
+
         Where the server dies instead, the other end of the connection is closed.
 
         Raises:
             ConnectionError: if the server has died.
         """
-        with self._lock:
-            socket.send_fds(self._socket, [b"+"], [connection_fd, memory_fd])
+        folder_fd = os.open(".", os.O_PATH | os.O_DIRECTORY)
+        try:
+            with self._lock:
+                socket.send_fds(self._socket, [b"+"], [connection_fd, memory_fd, folder_fd])
+        finally:
+            os.close(folder_fd)
 
     def exit_status(self, pid: int, *, seconds: float) -> int | None:
         """Wait status of a worker that has ended; None if the server does not tell it within `seconds`."""
@@ -149,7 +155,7 @@ def serve(socket_fd: int, preload: Sequence[str]) -> NoReturn:
         if requests not in ready:
             continue
         try:
-            message, fds, _, _ = socket.recv_fds(requests, 1, 2)
+            message, fds, _, _ = socket.recv_fds(requests, 1, 3)
         except ConnectionResetError:  # killed before it had read how its last workers ended
             os._exit(0)
         if not message:
@@ -161,6 +167,8 @@ def serve(socket_fd: int, preload: Sequence[str]) -> NoReturn:
             os.close(wakened)
             os.close(waker)
             die_with_parent(own)
+            os.fchdir(fds[2])
+            os.close(fds[2])
             work(Connection(fds[0]), fds[1])
         for fd in fds:
             os.close(fd)
