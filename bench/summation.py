@@ -98,7 +98,7 @@ def _step(rank: int, processes: int, overrides: list[str], clips: int, clips_per
 def _whole(step: TrainStep) -> Callable[[], None]:
     def run() -> None:
         totals = step.accumulate(lambda: None, step=0, learning_rate=0.001)  # type: ignore[arg-type,return-value]
-        step.update(step.ranks.sum(totals)[0])
+        step.update(step.over_ranks(totals)[0])
 
     return run
 

@@ -47,6 +47,20 @@ def sum_over_ranks(tensor: Tensor, world_size: int, group: dist.ProcessGroup | N
     return tree_sum(rows)
 
 
+def sum_each_over_ranks(tensors: Sequence[Tensor], world_size: int) -> list[Tensor]:
+    """Several tensors of any types over all ranks, each summed as by itself, in one collective."""
+    if world_size == 1:
+        return list(tensors)
+    parts = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
+    rows = parts[0].new_empty(world_size, sum(map(len, parts)))
+    dist.all_gather(list(rows), torch.cat(parts))
+    columns = rows.split([len(part) for part in parts], dim=1)
+    return [
+        tree_sum(column.contiguous().view(tensor.dtype).view(world_size, *tensor.shape))
+        for column, tensor in zip(columns, tensors, strict=True)
+    ]
+
+
 def steps_of_sum(count: int) -> list[tuple[int, bool]]:
     """How a sum that grows as forwards run is kept to the tree.
 

@@ -50,7 +50,7 @@ def test_one_update_a_step_equals_batchnorm_of_each_gpu_averaged(model):
             model(forward, torch.ones(4, 512, dtype=torch.float64))
             collected.add_forward()
             collected.keep_forward()
-        collected.update_running(collected.mean_of_step(ALONE))
+        collected.update_running(collected.sum_of_step(), world_size=1)
         for gpu, group in zip(plain, step.split(2), strict=True):
             gpu(model.blocks[0].conv(group))
     for name in ("running_mean", "running_var"):

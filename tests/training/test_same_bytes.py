@@ -1,5 +1,6 @@
 """float32 on 1, 2, 4 and 8 processes: the same bits. Steps of random geometries, and runs that change on the way."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -69,6 +70,17 @@ class Noise:
         return ClipForward(module(clip_NCTHW, scale_NC).flatten(1), label_N)
 
 
+@contextlib.contextmanager
+def collectives():
+    """What goes over ranks meanwhile: all there is, but for gradients and statistics groups while forwards run."""
+    calls, kept = [], {name: getattr(dist, name) for name in ("all_gather", "all_reduce", "all_gather_object")}
+    for name, collective in kept.items():
+        setattr(dist, name, lambda *a, _of=collective, **k: calls.append(_of) or _of(*a, **k))
+    yield calls
+    for name, collective in kept.items():
+        setattr(dist, name, collective)
+
+
 def train(rank, join, folder, drawn):
     """Two steps of every geometry that this world can hold; weights, statistics, momentum and losses to a file."""
     join()
@@ -91,8 +103,11 @@ def train(rank, join, folder, drawn):
         step.join_ranks()
         losses = []
         for index in range(STEPS):
-            totals = ranks.sum(step.accumulate(lambda: None, step=index, learning_rate=0.05))
-            assert step.update(totals[0])
+            totals = step.accumulate(lambda: None, step=index, learning_rate=0.05)
+            with collectives() as calls:
+                totals = step.over_ranks(totals)
+                assert step.update(totals[0])
+            assert len(calls) == (world_size > 1)
             losses.append(totals)
         if rank == 0:
             momentum = [s["momentum_buffer"] for s in step.optimizer.state.values()]

@@ -17,7 +17,7 @@ from vidgn.distributed.environment import ranks_are_set
 from vidgn.distributed.rank_status import RankStatusReporter
 from vidgn.errors import ConfigError, StopRequested, VidgnError
 from vidgn.geometry import Geometry
-from vidgn.summation import sum_over_ranks
+from vidgn.summation import sum_each_over_ranks, sum_over_ranks
 
 _SECONDS_BETWEEN_CHECKS = 0.2
 _FAILURE = "vidgn/failure"  # key in the store of the error of the first rank that failed
@@ -50,6 +50,10 @@ class Ranks:
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, on CPU or GPU, in the order of vidgn/summation.py. For small tensors: each goes to all."""
         return sum_over_ranks(tensor, self.world_size)
+
+    def sum_each(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        """`sum` of each, in one collective."""
+        return sum_each_over_ranks(tensors, self.world_size)
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's picklable value, in rank order, on every rank."""

@@ -60,7 +60,7 @@ class WarmStep(TrainStep):
     def whole(self) -> None:
         """A whole step, and its update."""
         totals = self.accumulate(lambda: None, step=0, learning_rate=0.01)  # type: ignore[arg-type,return-value]
-        self.update(totals[0])
+        self.update(self.over_ranks(totals)[0])
 
     def test(self, *, clips: int, crop: int) -> None:
         """One forward of a test, while the last step's gradients are still there."""

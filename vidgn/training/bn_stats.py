@@ -36,6 +36,7 @@ class StepStatistics:
         self._unbiased: torch.Tensor | None = None  # n / (n - 1) of each variance, 1 of each mean
         self._counts: list[int] = []  # elements behind each layer's, of which those factors are
         self._num_groups = 0  # of a forward
+        self._groups_of_step = 0  # of the last one, on this rank
         self._forwards: list[torch.Tensor] = []
 
     @torch.no_grad()
@@ -57,22 +58,24 @@ class StepStatistics:
         if self._last is not None:
             self._forwards.append(self._last.clone())
 
-    def mean_of_step(self, ranks: Ranks) -> torch.Tensor | None:
-        """The mean over all virtual GPUs of a step, and begin again; None without a forward or a layer."""
+    def sum_of_step(self) -> torch.Tensor | None:
+        """The moments of a step, summed over this rank's virtual GPUs, and begin again; None without any."""
         if not self._forwards:
             return None
-        num_groups = self._num_groups * len(self._forwards) * ranks.world_size
-        mean = ranks.sum(sum_in_order(self._forwards)) / num_groups
+        self._groups_of_step = self._num_groups * len(self._forwards)
+        total = sum_in_order(self._forwards)
         self.forget()
-        return mean
+        return total
 
     @torch.no_grad()
-    def update_running(self, mean: torch.Tensor, counts: torch.Tensor | None = None) -> None:
-        """Update the running statistics once, with what `mean_of_step` gave. CUDA may have recorded this.
+    def update_running(self, total: torch.Tensor, world_size: int, counts: torch.Tensor | None = None) -> None:
+        """Update the running statistics once, with the mean over all virtual GPUs. CUDA may have recorded this.
 
         Args:
+            total: what `sum_of_step` gave, summed over ranks.
             counts: whether the step does, where the device is to decide.
         """
+        mean = total / (self._groups_of_step * world_size)
         running = [layer.running_mean for layer in self._layers] + [layer.running_var for layer in self._layers]
         if counts is not None:
             mean = torch.where(counts, mean, torch.cat(running))

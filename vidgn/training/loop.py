@@ -112,7 +112,7 @@ class Trainer:
         totals = self.update.accumulate(next_batch, step=state.step, learning_rate=lr)
         stop = self.read_step()
         known = [float(self.run.stop.is_set()), float(sum(len(b.substitutions) for b in used))]
-        counts = self.ranks.sum(torch.cat([to_device(known, totals), totals]))
+        counts = self.update.over_ranks(torch.cat([to_device(known, totals), totals]))
         is_finite = self.update.update(counts[2])
         numbers = Readback(torch.cat([counts, is_finite.double()[None]]))
         self._in_flight = _StepInFlight(state.step, lr, used, numbers)

@@ -187,6 +187,7 @@ class TrainStep:
         self.decides_on_device = is_gpu if decides_on_device is None else decides_on_device
         self.optimizer = make_optimizer(model, config, fused=self.decides_on_device)
         self.statistics = StepStatistics(model)
+        self._moments: Tensor | None = None  # BN's of this step, over all ranks, until its update
         self.gradients: GradientSums | None = None  # None: added as they come
         if config.trainer.summation == "canonical":
             stays = config.trainer.cuda_graph and why_no_graph(config, self.ranks) is None
@@ -275,43 +276,52 @@ class TrainStep:
         (loss_sum * (ranks_in_mean / self.geometry.slots_per_step)).backward()
         return loss_sum.detach()
 
+    def over_ranks(self, numbers: Tensor) -> Tensor:
+        """Sum what ranks have to tell of a step, and BN's moments for its update beside it: one collective a step."""
+        moments = self.statistics.sum_of_step()
+        if moments is None:
+            return self.ranks.sum(numbers)
+        numbers, self._moments = self.ranks.sum_each(numbers, moments)
+        return numbers
+
     def update(self, loss_sum: Tensor) -> Tensor:
         """Update parameters and running statistics, unless the loss or a gradient is not finite.
 
         On a GPU the update is left out there: the host does not wait to know.
 
         Args:
-            loss_sum: of all ranks, on the device.
+            loss_sum: of all ranks, on the device, as `over_ranks` gave it.
 
         Returns:
             Whether the update was made, a tensor of no axes on the device. If not, nothing has changed.
         """
-        mean = self.statistics.mean_of_step(self.ranks)
+        moments, self._moments = self._moments, None
         if self._update_graph is not None:
             rates = to_device([group["lr"] for group in self.optimizer.param_groups], loss_sum.float())
-            inputs = (loss_sum, rates) if mean is None else (loss_sum, rates, mean)
+            inputs = (loss_sum, rates) if moments is None else (loss_sum, rates, moments)
             return self._update_graph(inputs).clone()
-        return self._update(loss_sum, mean)
+        return self._update(loss_sum, moments)
 
-    def _update(self, loss_sum: Tensor, mean: Tensor | None = None) -> Tensor:
+    def _update(self, loss_sum: Tensor, moments: Tensor | None = None) -> Tensor:
         is_finite = loss_sum.isfinite() & gradient_norm(self.model).isfinite()
         if self.decides_on_device:
             self.optimizer.found_inf = is_finite.logical_not().float()  # type: ignore[attr-defined]  # as GradScaler
         elif not is_finite:
             return is_finite
         self.optimizer.step()
-        if mean is not None:
-            self.statistics.update_running(mean, is_finite if self.decides_on_device else None)
+        if moments is not None:
+            counts = is_finite if self.decides_on_device else None
+            self.statistics.update_running(moments, self.ranks.world_size, counts)
         return is_finite
 
     def _update_of_tensors(self, inputs: Inputs) -> Tensor:
         """`_update` of what a graph reads: the loss, the rate of each group and, where there are any, BN's moments."""
-        loss_sum, rates, *mean = inputs
+        loss_sum, rates, *moments = inputs
         groups = self.optimizer.param_groups
         numbers = [group["lr"] for group in groups]
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
-        is_finite = self._update(loss_sum, *mean)
+        is_finite = self._update(loss_sum, *moments)
         for group, number in zip(groups, numbers, strict=True):
             group["lr"] = number  # what a checkpoint holds
         return is_finite
