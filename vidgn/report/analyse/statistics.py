@@ -99,9 +99,10 @@ def gap_interval(folds_SV: Sequence[np.ndarray]) -> GapInterval | None:
     difference of seed s on video v is gap + run_s + video_v + rest_sv, all random. With mean squares A over runs, B
     over videos and E of the rest, the mean's variance is (A + B - E) / (S V), and the interval is Student's with
     Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946), but for nu (total / A)^p in the place of his
-    nu (total / A)^2: p = 2 - 1.45 / sqrt(nu), nu = S - 1. His claims many degrees of freedom just where A is small by
-    chance: with two seeds such intervals hold the gap in as few as 87 % of studies where they say 95 (shown in
-    test_statistics.py).
+    nu (total / A)^2: p = 2 - 1.45 / sqrt(nu) * (1 - 9 / D), nu = S - 1, where a run decides D videos otherwise than its
+    pair. His claims many degrees of freedom just where A is small by chance: with two seeds such intervals hold the gap
+    in as few as 87 % of studies where they say 95 (shown in test_statistics.py). Where D is small A can't be as small:
+    a run's mean moves by whole videos. Both numbers are fitted to the worlds of bench/verdict.py.
 
     One run in each of several folds: the folds' means are the sample, whose deviation covers runs and videos at once.
     """
@@ -153,7 +154,9 @@ def _crossed(
         inverse = sum(part for part, _ in parts[1:]) / variance**2
         if of_runs > 0:
             nu = total_runs**2 / of_runs  # of the folds' runs together
-            inverse += min(1.0, total_runs / variance) ** (2 - 1.45 / math.sqrt(nu)) / nu
+            otherwise = sum(np.count_nonzero(fold) / fold.shape[0] for fold in folds_SV)
+            less = 1.45 / math.sqrt(nu) * max(0.0, 1 - 9 / otherwise)
+            inverse += min(1.0, total_runs / variance) ** (2 - less) / nu
         freedom = max(1.0, 1 / inverse) if inverse else 1e6
     excess = [max(0.0, a - e) / v for (a, _, e), v in zip(squares, videos_F, strict=True)]
     return _interval(
