@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from step import use_torchs_layers
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -36,7 +37,7 @@ from vidgn.memory.measure import measure
 from vidgn.memory.prediction import predict
 from vidgn.memory.warm_step import WarmStep
 from vidgn.models.norms import operators
-from vidgn.models.norms.layers import make_norm, norm_layers, set_statistics_groups
+from vidgn.models.norms.layers import make_norm, set_statistics_groups
 from vidgn.training.norm_kernels import choose_norm_kernels, self_test
 from vidgn.training.setup import make_model, place_model, set_precision
 from vidgn.training.tasks import ClipForward, MadeUpClips
@@ -330,11 +331,7 @@ def warm_step(bench: Bench, frames: int, clips: int, norm: str, way: str) -> War
     model = make_model(config, num_classes=400)
     choose_norm_kernels(config, model, Ranks(0, 1, bench.device))
     if way == "plain torch":
-        for name, layer in norm_layers(model):
-            parent, _, child = name.rpartition(".")
-            channels = layer.num_features
-            plain = nn.GroupNorm(32, channels) if norm == "gn" and not bench.tiny else nn.BatchNorm3d(channels)
-            setattr(model.get_submodule(parent), child, plain)
+        use_torchs_layers(model)
     geometry = Geometry(config.slots_per_step, group_clips(config), 1, clips)
     step = WarmStep(config, place_model(model, config, bench.device), geometry=geometry, device=bench.device)
     size = (clips, config.frames, config.data.crop, config.data.crop, 3)

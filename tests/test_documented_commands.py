@@ -30,7 +30,7 @@ REPO = Path(__file__).resolve().parent.parent
 PAGES = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
 SMALL = {  # file of conf/ -> what a test can wait for
     "model/i3d_r50.yaml": {"width": 8, "norm_groups": 2},
-    "data/kinetics400.yaml": {"crop": 32, "short_side": [32, 36], "workers": 0},
+    "data/kinetics400.yaml": {"crop": 24, "short_side": [24, 28], "workers": 0},
     "views/paper.yaml": {"clips": 1},
     "data/imagenet.yaml": {"short_side": [48, 48], "crop": 48},
     "data/coco.yaml": {"short_side": [96, 96], "long_side": 160},

@@ -64,7 +64,7 @@ def assert_trains(root, train, val, folder, *, num_videos, num_classes, processe
     assert "is done" in vidgn("train", *arguments, folder=folder)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_videos_of_every_kind_on_one_and_two_ranks(videos, tmp_path, processes):
     num_videos = len(list(KINDS)[::2])
     files = {"root": videos.folder, "train": videos.train, "val": videos.val}

@@ -73,6 +73,13 @@ def test_five_classes_with_names_and_scores(run_directory, videos, capsys):
     assert len(lines) == 13
 
 
+def test_a_run_tested_by_the_statistics_of_batches_says_what_is_used_here(videos, tmp_path, capsys):
+    export(tmp_path / "w", norm="bn", steps=1, overrides=["bn_stats=batch"])
+    assert main(["predict", str(tmp_path / "w"), str(videos / "a.mp4")]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "note: bn_stats=batch tests by what is tested together; here the running statistics are used"
+
+
 @pytest.mark.parametrize("views", ["center", "paper"])
 def test_scores_are_softmax_averaged_over_map_and_views(views, run_directory, videos, capsys):
     folder, net, _ = run_directory

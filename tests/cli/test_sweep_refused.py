@@ -32,7 +32,9 @@ def finished(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("seed", "more", "key"),
     [
-        (2, "optim.lr_per_clip=0.1", "optim.lr_per_clip (here 0.1, there 0.00015625)"),
+        pytest.param(
+            2, "optim.lr_per_clip=0.1", "optim.lr_per_clip (here 0.1, there 0.00015625)", marks=pytest.mark.long
+        ),
         (3, "data.synthetic.num_train=8", "data rows"),
         pytest.param(4, "norm.groups=4", "norm.groups (here 4, there None)", marks=pytest.mark.long),
     ],

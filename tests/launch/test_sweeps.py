@@ -30,7 +30,7 @@ def done(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.long) for name in ("joblib", "submitit_local"))]
+    "launcher", [pytest.param(name, marks=pytest.mark.long) for name in ("basic", "joblib", "submitit_local")]
 )
 def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
     run(tmp_path, 1).mkdir(parents=True)
@@ -48,7 +48,7 @@ def test_one_cell_fails_and_the_rest_finish(tmp_path, launcher):
 
 
 @pytest.mark.parametrize(
-    "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.long) for name in ("joblib", "submitit_local"))]
+    "launcher", [pytest.param(name, marks=pytest.mark.long) for name in ("basic", "joblib", "submitit_local")]
 )
 def test_interrupted_sweep_leaves_nothing_and_goes_on(tmp_path, launcher):
     arguments = sweep(tmp_path, launcher, "trainer.max_steps=400", "trainer.checkpoint_steps=1000")

@@ -135,7 +135,7 @@ ONCE = {"deadline": None, "phases": [Phase.generate], "suppress_health_check": l
 
 
 @settings(max_examples=1, derandomize=True, **ONCE)
-@given(st.lists(geometries(4), max_size=5, **BATCH))
+@given(st.lists(geometries(4), max_size=3, **BATCH))
 def test_random_geometries_on_every_world_that_can_hold_them(drawn):
     ends_alike([SPANNING, *drawn])
 

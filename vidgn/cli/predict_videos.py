@@ -24,6 +24,7 @@ from vidgn.data.tools.painting import paint_video, undrawn
 from vidgn.errors import ConfigError, DecodeError
 from vidgn.processes import num_cores
 from vidgn.runs.progress import Progress
+from vidgn.training.bn_stats import statistics_used
 from vidgn.training.explain import explained
 from vidgn.training.predictor import ClassScore
 
@@ -121,6 +122,8 @@ class VideoPrediction:
         trained_by = self._predictor.config.data.decoder
         if self._rule is not None and trained_by not in ("auto", "pyav"):
             notes.append(f"windows are read by pyav, and data.decoder={trained_by} of training may round otherwise")
+        if statistics_used(self._predictor.config) == "batch":
+            notes.append("bn_stats=batch tests by what is tested together; here the running statistics are used")
         if self._painted and (characters := undrawn("".join(self._predictor.classes))):
             notes.append(f"no font for {characters[:20]}: such characters are boxes in what is painted")
         for note in notes:
