@@ -29,7 +29,7 @@ def test_every_section_runs(tmp_path):
         pytest.param("", marks=pytest.mark.long),
     ],
 )
-def test_kernels_compile_for_a_gpu(forms):
+def test_kernels_compile_for_a_gpu(forms, tmp_path):
     """By Triton's compiler, which knows more than its interpreter; no GPU is needed."""
     pytest.importorskip("triton", reason="needs Triton, which torch brings on Linux")
     program = (
@@ -41,7 +41,7 @@ def test_kernels_compile_for_a_gpu(forms):
         capture_output=True,
         text=True,
         cwd=REPO / "bench",
-        env={**environment, "PYTHONPATH": str(REPO)},
+        env={**environment, "PYTHONPATH": str(REPO), "TRITON_CACHE_DIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) > 10

@@ -196,7 +196,7 @@ def test_emulated_gpus_are_the_real_thing(finished, tmp_path):
     for layout in [
         (1, 4),
         (1, 16),
-        (2, 2),
+        (2, 4),
         (4, 1),
-    ]:  # a forward is a virtual GPU, all of them, half and a quarter of one
+    ]:  # a forward is a virtual GPU, all of them, and a quarter of one
         assert_close(last_state(finished["bn"][layout])["model"], plain)

@@ -130,7 +130,7 @@ def ends_alike(drawn) -> None:
                 assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True)), (what, worlds)
 
 
-BATCH = {"min_size": 5, "unique_by": str}  # of geometries that one start of the processes goes through
+BATCH = {"min_size": 3, "unique_by": str}  # of geometries that one start of the processes goes through
 ONCE = {"deadline": None, "phases": [Phase.generate], "suppress_health_check": list(HealthCheck)}
 
 
