@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -83,6 +86,15 @@ def files(tmp_path_factory):
 def test_a_converted_file_says_what_its_network_says(files):
     net = vidgn.load(files / "gn.safetensors", device="cpu").model
     assert_says_the_same(open_session(str(files / "gn.onnx")), net, 8, 56)
+
+
+def test_onnxruntime_reports_to_nobody(files, tmp_path):
+    """Since 1.32 it sends telemetry unless it is told not to, and gives a machine an id in its user's folder."""
+    command = [sys.executable, "-m", "vidgn", "predict", "--onnx", str(files / "gn.onnx"), str(files / "clip.mp4")]
+    environment = {**os.environ, "HOME": str(tmp_path), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not [path for path in tmp_path.rglob("*") if "matplotlib" not in str(path)]
 
 
 def predicted(capsys, *argv):

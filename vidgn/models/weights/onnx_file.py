@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ def need_packages(*names: str) -> None:
 def open_session(model: str | bytes) -> Any:
     """An onnxruntime session on the CPU, for a file or the bytes of one."""
     need_packages("onnxruntime")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it sends its maker what it is used for
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
