@@ -53,7 +53,8 @@ class Uploads:
             return
         now = torch.cuda.current_stream(self._device)
         if self._place.numel() < batch.nbytes:
-            self._place = torch.empty(batch.nbytes, dtype=torch.uint8, device=self._device)
+            with torch.inference_mode(False):  # it is written to in that mode and out of it
+                self._place = torch.empty(batch.nbytes, dtype=torch.uint8, device=self._device)
             self._was_read.record(now)  # before this moment the memory was another's
         self._stream.wait_event(self._was_read)
         placed = self._place[: batch.nbytes].view(batch.dtype).view(batch.shape)

@@ -155,13 +155,17 @@ def _crossed(
         if of_runs > 0:
             nu = total_runs**2 / of_runs  # of the folds' runs together
             otherwise = sum(np.count_nonzero(fold) / fold.shape[0] for fold in folds_SV)
-            less = 1.45 / math.sqrt(nu) * max(0.0, 1 - 9 / otherwise)
-            inverse += min(1.0, total_runs / variance) ** (2 - less) / nu
+            inverse += min(1.0, total_runs / variance) ** _exponent(nu, otherwise) / nu
         freedom = max(1.0, 1 / inverse) if inverse else 1e6
     excess = [max(0.0, a - e) / v for (a, _, e), v in zip(squares, videos_F, strict=True)]
     return _interval(
         points, math.sqrt(variance), freedom, run_deviation=math.sqrt(float(shares_F @ excess)), num_runs=num_runs
     )
+
+
+def _exponent(nu: float, otherwise: float) -> float:
+    """The p of `gap_interval`: a run decides `otherwise` videos otherwise than its pair."""
+    return 2 - 1.45 / math.sqrt(nu) * max(0.0, 1 - 9 / otherwise)
 
 
 def _interval(points: float, error: float, freedom: float, *, run_deviation: float, num_runs: int) -> GapInterval:
@@ -208,7 +212,8 @@ def planned(spread: Spread, *, num_seeds: int, num_videos: int) -> GapInterval:
     of_runs = spread.runs / num_seeds + rest
     variance = spread.runs / num_seeds + spread.videos / num_videos + rest
     nu = num_seeds - 1
-    inverse = (of_runs / variance) ** (2 - 1.45 / math.sqrt(nu)) / nu if variance else 1.0
+    otherwise = (spread.runs + spread.videos + spread.rest) * num_videos
+    inverse = (of_runs / variance) ** _exponent(nu, otherwise) / nu if variance else 1.0
     return _interval(0.0, math.sqrt(variance), max(1.0, 1 / inverse), run_deviation=0.0, num_runs=num_seeds)
 
 
