@@ -45,7 +45,8 @@ def test_twenty_kills(warm, request, tmp_path, files):
 
 @pytest.mark.long
 @pytest.mark.parametrize("forwards", [1, 2])
-def test_three_ranks_killed_five_times(warm, videos, tmp_path, forwards):
+@pytest.mark.parametrize("summation", ["canonical", "fast"])
+def test_three_ranks_killed_five_times(warm, videos, tmp_path, forwards, summation):
     """From 3 ranks on the order of summation shows: DDP's buckets must not depend on when a process began."""
     arguments = overrides(
         videos,
@@ -54,6 +55,7 @@ def test_three_ranks_killed_five_times(warm, videos, tmp_path, forwards):
         "trainer.clips_per_forward=2",
         "norm=gn" if forwards == 2 else "norm=bn",
         "launch.nproc_per_node=3",
+        f"trainer.summation={summation}",
     )
     curve_every = round(8 * 4 / (6 * forwards))
     name = f"i3d_tiny_8f_{2 * forwards}x3_{'gn' if forwards == 2 else 'bn'}_s0"
