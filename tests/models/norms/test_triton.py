@@ -219,6 +219,29 @@ def count_launches(monkeypatch, *, runs=True):
     return counted
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="counts in the interpreter")
+@pytest.mark.parametrize(("behind", "most"), [("relu", 16), ("add and relu", 22)])
+@pytest.mark.parametrize("kind", ["bn", "gn"])
+def test_bytes_moved_by_count(kind, behind, most, monkeypatch):
+    """Of a value of a 16-bit map, forward and backward: each is read and written as often as two passes each must."""
+    source, moved = kernels_triton.triton_source, []
+
+    def counted(name, place):
+        plain = getattr(source, name)
+
+        def call(*args, **named):
+            moved.append(int(args[place].handle.data.sum()))
+            return plain(*args, **named)
+
+        monkeypatch.setattr(source, name, call)
+
+    counted("_load", 3)  # where its mask is among the arguments
+    counted("_store", 4)
+    shape = (4, 16, 2, 5, 5)
+    assert compare(kind, shape, torch.float16, "NDHWC", behind) < 4e-3
+    assert 2 * sum(moved) / math.prod(shape) == most
+
+
 def test_statistics_over_ranks():
     """Two ranks with the same clips are batch norm over both: sums meet between the two launches."""
     module, (x, _, dy) = module_of("bn", 16, torch.float32), maps_of((2, 16, 2, 3, 3), torch.float32, "NDHWC")

@@ -142,9 +142,9 @@ def moments_kernel(
     is_inside = (first + step_S < end)[:, None] & is_channel[None, :]
     value = _load(start, first + step_S, column_C, is_inside, stride_s, stride_c, ACC)
     shift_C = tl.sum(value, 0) / tl.minimum(end - first, POSITIONS).to(ACC)
-    sum_ = tl.zeros([POSITIONS, GROUPS * WIDTH], ACC)
-    square = tl.zeros([POSITIONS, GROUPS * WIDTH], ACC)
-    for position in range(first, end, POSITIONS):
+    sum_ = tl.where(is_inside, value - shift_C[None, :], 0.0)
+    square = sum_ * sum_
+    for position in range(first + POSITIONS, end, POSITIONS):
         is_inside = (position + step_S < end)[:, None] & is_channel[None, :]
         value = _load(start, position + step_S, column_C, is_inside, stride_s, stride_c, ACC)
         distance = tl.where(is_inside, value - shift_C[None, :], 0.0)
