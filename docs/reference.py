@@ -145,16 +145,22 @@ def type_of(hint: Any) -> str:
     if typing.get_origin(hint) in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_of(a) for a in arguments))
     if typing.get_origin(hint) is Literal:
-        return "word" if isinstance(arguments[0], str) else "whole number"
+        return ", ".join(f"`{choice}`" for choice in arguments)
     if typing.get_origin(hint) is tuple:
         if arguments[-1] is Ellipsis:
-            return f"list of {type_of(arguments[0])}s"
-        return f"{len(arguments)} {type_of(arguments[0])}s"
+            return f"list of {_plural(type_of(arguments[0]))}"
+        return f"{len(arguments)} {_plural(type_of(arguments[0]))}"
     if hint is PoolConfig:
         return "kernel, stride, padding"
     if dataclasses.is_dataclass(hint):
         return "keys"
     return {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "null"}[hint]
+
+
+def _plural(noun: str) -> str:
+    if noun.startswith("list of "):
+        return f"lists of {noun.removeprefix('list of ')}"
+    return noun if noun[0].isdigit() else f"{noun}s"
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
@@ -169,7 +175,7 @@ def configuration() -> str:
     parts = [
         "# Configuration\n\n`vidgn train KEY=VALUE ...` sets a key, `vidgn train GROUP=OPTION` takes a file of "
         "`conf/GROUP/`; `vidgn train --cfg job` prints what comes of it. A key that is not here is refused with the "
-        "nearest that is.\n\nThe class says what another value makes of a run:\n\n"
+        "nearest that is; Hydra's own begin with `hydra.`.\n\nThe class says what another value makes of a run:\n\n"
         "- **experiment**: another experiment. A directory in which a step was trained takes no others.\n"
         "- **policy**: what is measured on the way, and what is done when something goes wrong. May change between two "
         "starts, which is written down.\n"
@@ -183,7 +189,7 @@ def configuration() -> str:
             [
                 f"`{k.name}`{{ #{k.name} }}",
                 code(k.default),
-                ", ".join(f"`{c}`" for c in k.choices) or k.type,
+                k.type,
                 k.identity or "",
                 cell(k.meaning or ""),
             ]
@@ -193,6 +199,15 @@ def configuration() -> str:
         if group and (CONF / group).is_dir():
             parts.append(options(group))
         parts.append(table(["key", "default", "type or choices", "class", "meaning"], rows))
+    parts.append("## hydra.launcher\n\nOf `vidgn train -m hydra/launcher=OPTION`: what each launcher may be told.\n")
+    for path in sorted((CONF / "hydra/launcher").glob("*.yaml")):
+        values = yaml.safe_load(path.read_text())
+        rows = [
+            [f"`hydra.launcher.{key}`", code(values[key]), cell(comment or "")]
+            for key, comment in comments(path).items()
+            if key in values and not key.startswith("_")
+        ]
+        parts += [f"### hydra/launcher={path.stem}\n", table(["key", "default", "meaning"], rows)]
     parts += ["## sweep\n", "Ready-made sweeps: `vidgn train sweep=OPTION`.\n", options("sweep")]
     return "\n".join(parts)
 

@@ -1,6 +1,7 @@
 """vidgn's clips in a plain PyTorch loop: any network, any optimizer, exact frames in a fixed order.
 
-    python examples/clips_in_your_loop.py --steps 200 data=folders data.root=videos frames=8 span=16 data.crop=112
+    python examples/clips_in_your_loop.py --steps 200 data=folders data.root=videos frames=8 span=16 data.crop=112 \
+        'data.short_side=[128,160]'
 
 Words as of `vidgn train` say which videos; without them a small set is generated. Which video, frames, crop and flip a
 clip is, is a function of seed and position: any number of workers gives the same ones.

@@ -53,6 +53,10 @@ result = vidgn.train(config, progress=show)
 print(f"test, 10 clips a video: top-1 {result['top1']:.1f} % of {result['num_videos']} videos")
 
 predictor = vidgn.load(config.run_dir)
-videos = (p for p in Path(config.data.root or ".").rglob("*.*") if p.suffix in (".mp4", ".avi", ".webm", ".mkv"))
-video = max(videos)
-print(f"{video.name}:", ", ".join(f"{c.name} {c.score:.2f}" for c in predictor(video)[:3]))
+for path in sorted(Path(config.data.root or ".").rglob("*")):
+    if path.is_file():  # what is no video is refused by name
+        try:
+            print(f"{path.name}:", ", ".join(f"{c.name} {c.score:.2f}" for c in predictor(path)[:3]))
+            break
+        except vidgn.VidgnError as error:
+            print(error)

@@ -522,7 +522,8 @@ _NAMED = re.compile(
 )
 # Parts of the messages of CASES, as they stand in the source.
 SHOWN = (
-    "{} is for {} alone: leave it out, or write {}",
+    "is for norm={}, not norm={}: leave it out, or write norm={}",
+    "{} is for {} alone: leave it out, or write {} (a sweep over other norms too is two commands with one study)",
     "needs optim.momentum above 0",
     "does not divide span={}",
     "the smaller comes first",

@@ -227,10 +227,7 @@ class VideoPredictor(Predictor):
         Raises:
             VidgnError: if the video can't be read; of an ONNX file.
         """
-        _ = self.network  # an ONNX file has no features
-        features_VC = self.outputs(video, self.views(views)).features_VC
-        assert features_VC is not None
-        return features_VC.mean(0)
+        return self.mean_features(video, self.views(views))
 
     def windows(
         self,
@@ -264,8 +261,12 @@ class VideoPredictor(Predictor):
         return each()
 
     def views(self, name: str | None = None) -> ViewsConfig:
-        """What is seen of a video, by name; None: as the network was trained."""
+        """What is seen of a video, by name (None: as the network was trained); VidgnError where it takes more frames."""
         single = self.config.frames == 1
+        if name == "image" and not single:
+            raise ConfigError(
+                f"views image: one frame, and this network takes {self.config.frames}: give center or paper"
+            )
         chosen = name or ("image" if single else "center")
         return compose.load_config([f"views={chosen}", *(["frames=1", "span=1"] if single else [])]).views
 

@@ -136,6 +136,8 @@ def test_a_run_of_an_earlier_version_is_the_same_experiment():
     earlier = {**of(), "trainer.on_nonfinite": "stop", "data.missing": "error", "trainer.deterministic": False}
     del earlier["class names"]
     assert not differing_keys(earlier, of("trainer.on_nonfinite=skip"))
+    assert not differing_keys({**of("norm=gn"), "norm.momentum": 0.2}, of("norm=gn"))  # which did nothing
+    assert differing_keys({**of("norm=bn"), "norm.momentum": 0.2}, of("norm=bn"))
 
 
 def test_every_key_is_declared_where_it_is_defined():

@@ -88,6 +88,48 @@ def test_a_converted_file_says_what_its_network_says(files):
     assert_says_the_same(open_session(str(files / "gn.onnx")), net, 8, 56)
 
 
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"classes": '["a", "b", "c"]'}, "says that it names 3 classes; convert it again"),
+        ({"classes": '"ab"'}, "its classes are no list of names"),
+        ({"input_mean": "nan,nan,nan"}, "mean or deviation of its pixels"),
+        ({"trained_steps": "many"}, "trained_steps is 'many'"),
+        ({"trained_steps": None}, "'trained_steps'"),
+        ({"frames": 16}, "says that clips have 16 frames of RGB; convert it again"),
+        ({"crop": 10**6}, "clips of 8 frames of 1000000 pixels"),
+    ],
+)
+def test_what_an_onnx_file_says_of_itself_is_not_believed(files, tmp_path, capsys, said, why):
+    model = onnx.load(files / "gn.onnx")
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    config = json.loads(told["config"])
+    config["frames"], config["data"]["crop"] = said.pop("frames", 8), said.pop("crop", 56)
+    told |= {"config": json.dumps(config), **said}
+    del model.metadata_props[:]
+    for key, value in told.items():
+        if value is not None:
+            model.metadata_props.add(key=key, value=value)
+    onnx.save(model, tmp_path / "other.onnx")
+    assert main(["predict", "--onnx", str(tmp_path / "other.onnx"), str(files / "clip.mp4")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert why in line
+
+
+class Halved(ClipNorm):
+    """A kind of somebody's own."""
+
+    def _of_clips(self, x, residual, *, relu):
+        y = x / 2 if residual is None else x / 2 + residual
+        return y.relu() if relu else y
+
+
+def test_a_kind_that_says_anew_what_it_does_is_exported_as_that():
+    x = torch.randn(2, 8, 2, 3, 3)
+    program = torch.export.export(Halved(8, groups=2), (x,))
+    torch.testing.assert_close(program.module()(x), x / 2)
+
+
 def test_onnxruntime_reports_to_nobody(files, tmp_path):
     """Since 1.32 it sends telemetry unless it is told not to, and gives a machine an id in its user's folder."""
     command = [sys.executable, "-m", "vidgn", "predict", "--onnx", str(files / "gn.onnx"), str(files / "clip.mp4")]
@@ -205,6 +247,17 @@ def test_statistics_of_the_batch_are_refused_and_the_remedy_works(tmp_path, caps
     assert not (tmp_path / "out").exists()
     assert main([*map(str, words), "--bn-stats", "ema"]) == 0
     assert (tmp_path / "out").exists()
+    export(tmp_path / "precise", norm="bn", steps=7)
+    said = refused(capsys, "convert", tmp_path / "precise", tmp_path / "ema", "--bn-stats", "ema")
+    assert "is of no run with bn_stats=batch: leave it out" in said
+
+
+def test_a_file_is_not_written_over_by_what_is_made_of_it(tmp_path, capsys):
+    export(tmp_path / "net", steps=7)
+    before = (tmp_path / "net").read_bytes()
+    (tmp_path / "link").symlink_to("net")
+    assert "is IN itself, which would be gone" in refused(capsys, "convert", tmp_path / "net", tmp_path / "link")
+    assert (tmp_path / "net").read_bytes() == before
 
 
 def test_what_is_no_onnx_file_of_ours_and_what_one_is_not_for(files, tmp_path, capsys):

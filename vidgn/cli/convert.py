@@ -45,6 +45,7 @@ def run(argv: list[str]) -> int:
     _check_arguments(arguments)
     from vidgn.models.i3d import build_model
     from vidgn.models.weights import load_file, load_weights, read_about, read_source
+    from vidgn.training.bn_stats import statistics_used
 
     out = Path(arguments.output)
     file = load_file(arguments.input)
@@ -54,10 +55,16 @@ def run(argv: list[str]) -> int:
             f"{file.path}: a detector, and networks that classify are converted: vidgn predict runs it as it is"
         )
     source = read_source(file)
+    if out.exists() and out.samefile(file.path):
+        raise ConfigError(f"{out}: is IN itself, which would be gone; give another name")
     if not out.parent.is_dir() or out.is_dir():
         raise ConfigError(f"{out}: no place for a file; give a file name in a folder that exists")
     config = _config(source, own, arguments)
     if arguments.bn_stats:
+        if own is None or statistics_used(own) != "batch":
+            raise ConfigError(
+                f"--bn-stats {arguments.bn_stats}: {file.path} is of no run with bn_stats=batch: leave it out"
+            )
         config = dataclasses.replace(config, bn_stats=arguments.bn_stats)
     classes = _classes(source, names, arguments.classes)
     model = build_model(

@@ -28,7 +28,7 @@ class Lines:
         """The classes of a whole video, best first."""
         best = classes[: self._top]
         if self._format == "text":
-            self._print("\n".join([video, *(f"  {100 * c.score:6.2f} %  {c.name}" for c in best)]))
+            self._print("\n".join([video, *(f"  {100 * c.score:6.2f} %  {_one_line(c.name)}" for c in best)]))
         elif self._format == "csv":
             self._csv(("video", "rank", "label", "class", "score"), ((video,), best))
         else:
@@ -44,7 +44,7 @@ class Lines:
             return self.error(video, f"{video}: {window.error}", window)
         start, end, best = window.start_seconds, window.end_seconds, window.classes[: self._top]
         if self._format == "text":
-            names = ", ".join(f"{100 * c.score:.2f} % {c.name}" for c in best)
+            names = ", ".join(f"{100 * c.score:.2f} % {_one_line(c.name)}" for c in best)
             head = [] if self._shown == video else [video]
             self._print("\n".join([*head, f"  {_clock(start)} - {_clock(end)}  {names}"]))
             self._shown = video

@@ -1,7 +1,9 @@
 """What must hold between values: checked once per cell, before anything starts. What a type can say, schema.py says."""
 
+import dataclasses
 import re
 
+from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.config.schema import Config
 from vidgn.errors import ConfigError
 
@@ -127,11 +129,16 @@ def _check_clip(config: Config) -> None:
 
 def _check_norm(config: Config) -> None:
     norm = config.norm
+    for field in dataclasses.fields(norm):
+        value = getattr(norm, field.name)
+        if field.name not in norm.traits.keys and value != field.default:
+            kind = next(kind for kind, traits in NORM_KINDS.items() if field.name in traits.keys)
+            raise ConfigError(
+                f"norm.{field.name}={value} is for norm={kind}, not norm={norm.kind}: leave it out, or write "
+                f"norm={kind}"
+            )
     for key in ("groups", "channels_per_group"):
-        value = getattr(norm, key)
-        if value is not None and norm.traits.groups != "configured":
-            raise ConfigError(f"norm.{key}={value} is for norm=gn, not norm={norm.kind}: leave it out")
-        if value is not None and value < 1:
+        if (value := getattr(norm, key)) is not None and value < 1:
             raise ConfigError(f"norm.{key}={value}: must be at least 1")
     if norm.groups is not None and norm.channels_per_group is not None:
         raise ConfigError(

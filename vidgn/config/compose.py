@@ -297,7 +297,10 @@ def one_line(error: Exception) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         kinds = [f"norm={kind}" for kind, traits in NORM_KINDS.items() if found[1].removeprefix("norm.") in traits.keys]
         if found[1].startswith("norm.") and kinds:
-            return f"{found[1]} is for {' and '.join(kinds)} alone: leave it out, or write {kinds[0]}"
+            return (
+                f"{found[1]} is for {' and '.join(kinds)} alone: leave it out, or write {kinds[0]} (a sweep over other "
+                "norms too is two commands with one study)"
+            )
         return f"unknown key {found[1]!r}: {_nearest_key(found[1])}"
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, option = found[1], found[2]
@@ -314,6 +317,7 @@ def one_line(error: Exception) -> str:
 def _nearest_key(key: str) -> str:
     with_groups = compose("config")
     known = list(_dotted(OmegaConf.to_container(with_groups)))
+    known += [f"norm.{field}" for traits in NORM_KINDS.values() for field in traits.keys]
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not close:  # the right leaf in the wrong group
         leaf = key.rsplit(".", 1)[-1]

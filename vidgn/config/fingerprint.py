@@ -9,7 +9,8 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from vidgn.config.build import to_plain
-from vidgn.config.schema import Config
+from vidgn.config.norm_kinds import NORM_KINDS
+from vidgn.config.schema import Config, NormConfig
 
 Kind = Literal["experiment", "policy", "machine"]
 
@@ -52,7 +53,18 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
     keys = sorted(k for k in {*one, *other} if one.get(k) != other.get(k))
     if CLASSES in keys and (CLASSES not in one or CLASSES not in other):  # written before names were noted down
         keys.remove(CLASSES)
+    keys = [k for k in keys if k not in idle_norm_keys(one.get("norm.kind"))]  # which earlier versions took
     return [f"{k} (here {one.get(k)}, there {other.get(k)})" for k in keys]
+
+
+def idle_norm_keys(kind: Any) -> set[str]:
+    """Keys of NormConfig that mean nothing to a kind of norm."""
+    traits = NORM_KINDS.get(kind)
+    return (
+        set()
+        if traits is None
+        else {f"norm.{f.name}" for f in dataclasses.fields(NormConfig)} - {f"norm.{key}" for key in traits.keys}
+    )
 
 
 def of_experiment(identity_of_run: Mapping[str, Any]) -> dict[str, Any]:

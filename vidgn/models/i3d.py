@@ -84,6 +84,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor, dropout_scale_NC: Tensor | None = None) -> Tensor:
         if not torch.compiler.is_exporting() and tuple(x.shape[2:]) == self.pool.kernel_size:
             x = x.mean((2, 3, 4), keepdim=True)  # AvgPool3d's backward on CUDA has no fixed order
+        elif torch.compiler.is_exporting():
+            x = self.pool(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)  # CPUs have no 16-bit pools
         else:
             x = self.pool(x)
         if dropout_scale_NC is not None:

@@ -137,6 +137,9 @@ class Predictor:
 
     def _take_onnx(self, file: WeightsFile, network: OnnxNetwork) -> None:
         """An ONNX file brings its network along, in float32."""
+        wrong = network.why_not(frames=self.config.frames, num_classes=len(self.classes))
+        if wrong is not None:
+            raise CheckpointError(f"{file.path}: {wrong}; convert it again")
         self.config = in_float32(self.config)
         self.report = report_of_onnx(file)
         self.model = network
@@ -180,6 +183,18 @@ class Predictor:
             DecodeError: if the video can't be read.
         """
         return self.outputs_of(self.clips(video, views), views)
+
+    def mean_features(self, video: str | os.PathLike[str], views: ViewsConfig) -> Tensor:
+        """Features of one video, the mean over its views: (C,).
+
+        Raises:
+            ConfigError: of an ONNX file.
+            DecodeError: if the video can't be read.
+        """
+        _ = self.network  # an ONNX file has no features
+        features_VC = self.outputs(video, views).features_VC
+        assert features_VC is not None
+        return features_VC.mean(0)
 
     def clips(self, video: str | os.PathLike[str], views: ViewsConfig) -> Tensor:
         """All views of one video: uint8 (V, T, H, W, 3).

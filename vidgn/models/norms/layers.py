@@ -57,7 +57,13 @@ class Norm(nn.Module):
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """The same by torch's own operator, which programs without vidgn have too: what torch.export is shown."""
-        raise NotImplementedError
+        return self._of_clips(x, None, relu=False)
+
+    def __init_subclass__(cls) -> None:
+        """A kind that says anew what it does is exported as that, and not by the operator of the kind it is made of."""
+        super().__init_subclass__()
+        if "_of_clips" in cls.__dict__ and "_by_torch" not in cls.__dict__:
+            cls._by_torch = Norm._by_torch
 
     def _meets_others(self) -> bool:
         """Whether a forward takes part in collectives, which it does of nothing too."""
@@ -209,6 +215,9 @@ class FrozenBatchNorm(BatchNorm):
 
     def _of_clips(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
         return self._apply_running(x, residual, relu=relu)
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        return super()._by_torch(x)
 
 
 def make_norm(norm: NormConfig, *, default_groups: int) -> Callable[..., Norm]:

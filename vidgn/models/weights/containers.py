@@ -110,6 +110,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
 def _read_onnx(path: Path) -> WeightsFile:
     try:
         session = open_session(os.fspath(path))
+        network = OnnxNetwork(session)
     except VidgnError:
         raise
     except Exception as error:  # onnxruntime has a class of its own for each of its failures
@@ -121,7 +122,7 @@ def _read_onnx(path: Path) -> WeightsFile:
             "writes one that does"
         )
     check_version(path, metadata)
-    return WeightsFile(path, "onnx", {}, metadata, network=OnnxNetwork(session))
+    return WeightsFile(path, "onnx", {}, metadata, network=network)
 
 
 def check_version(path: Path, metadata: Mapping[str, str]) -> None:

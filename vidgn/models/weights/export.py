@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from vidgn.models.weights.transfer import model_keys
 
 _TORCHVISION_DEPTHS = ((3, 4, 6, 3), (3, 4, 23, 3))  # ResNet-50 and -101, timm's too
 _TORCHVISION_STEM = (64, (1, 7, 7), (1, 2, 2), PoolConfig((1, 3, 3), (1, 2, 2), (0, 1, 1)), None)
+_MOST_FRAMES, _MOST_PIXELS = 2**14, 2**13  # of a clip and of its side, that a file may ask memory for
 _NO_LAUNCH = LaunchConfig(
     nproc_per_node=1, nnodes=1, max_restarts=0, rendezvous=None, timeout_seconds=600.0, threads="auto"
 )
@@ -121,7 +123,17 @@ def read_about(file: WeightsFile) -> tuple[Config, tuple[str, ...]]:
     """
     try:
         config = build(Config, json.loads(file.metadata["config"]))
-        return config, tuple(map(str, json.loads(file.metadata["classes"])))
+        classes, steps = json.loads(file.metadata["classes"]), file.metadata["trained_steps"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("its classes are no list of names")
+        if steps and not steps.isdecimal():
+            raise ValueError(f"trained_steps is {steps[:20]!r}")
+        mean = parse_triple(file.metadata["input_mean"])
+        if not all(map(math.isfinite, (*mean, *config.data.std))) or min(config.data.std) <= 0:
+            raise ValueError("mean or deviation of its pixels is no number that can be")
+        if not (1 <= config.frames <= _MOST_FRAMES and 1 <= config.data.crop <= _MOST_PIXELS):
+            raise ValueError(f"clips of {config.frames} frames of {config.data.crop} pixels")
+        return config, tuple(classes)
     except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
         first = str(error).splitlines()[0][:120]
         raise CheckpointError(f"{file.path}: written by another version of vidgn ({first}); export it again") from None

@@ -43,8 +43,20 @@ class OnnxNetwork:
 
     def __init__(self, session: Any) -> None:
         (self._input,) = session.get_inputs()
+        self._outputs = {output.name: output.shape for output in session.get_outputs()}
         self.takes_uint8 = self._input.type == "tensor(uint8)"
         self._session = session
+
+    def why_not(self, *, frames: int, num_classes: int) -> str | None:
+        """Why it is no network of so many frames and classes; None where it is: its metadata may say anything."""
+        shape = list(self._input.shape)
+        found = (shape[1], shape[4]) if self.takes_uint8 and len(shape) == 5 else tuple(shape[2:0:-1])
+        if len(shape) != 5 or self._input.type not in ("tensor(uint8)", "tensor(float)") or found != (frames, 3):
+            return f"takes {self._input.type} {shape}, and says that clips have {frames} frames of RGB"
+        scores = self._outputs.get("scores")
+        if scores is None or "logits" not in self._outputs or list(scores[1:]) != [num_classes]:
+            return f"gives {self._outputs}, and says that it names {num_classes} classes"
+        return None
 
     def __call__(self, clip: Tensor) -> Tensor:
         return self.run(clip)[1]
