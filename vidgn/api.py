@@ -261,7 +261,7 @@ class VideoPredictor(Predictor):
         return each()
 
     def views(self, name: str | None = None) -> ViewsConfig:
-        """What is seen of a video, by name (None: as the network was trained); VidgnError where it takes more frames."""
+        """What is seen of a video, by name (None: as the network was trained); of a clip, not one frame."""
         single = self.config.frames == 1
         if name == "image" and not single:
             raise ConfigError(
