@@ -425,6 +425,7 @@ def test_processes_that_read_ahead_change_nothing(many, place, capsys):
         ("a/2.mp4 --per-clip", "give --features FILE.npz, or leave it out"),
         ("a/2.mp4 --features f.npy", "give a name that ends with .npz"),
         ("a/2.mp4 --features none/f.npz", "--features none/f.npz: no folder none"),
+        ("a/2.mp4 --features /proc/1/f.npz", "nothing may be written to /proc/1; give another place"),
         ("a/2.mp4 --out x.avi", "--out x.avi: must end in .mp4"),
         ("a/2.mp4 --out none/x.mp4", "--out none/x.mp4: no folder none; make it first"),
         ("a/2.mp4 --explain x.jpg", "--explain x.jpg: must end in .png"),

@@ -91,8 +91,7 @@ def places_of(option: str, out: str | None, sources: Sequence[str], *, ending: s
     folder = Path(out)
     if not folder.is_dir() and len(sources) > 1:
         raise ConfigError(f"{option} {out}: {len(sources)} {noun}s need a folder that is there")
-    if not folder.is_dir():
-        check_folder(option, out)
+    check_folder(option, str(folder / "file") if folder.is_dir() else out)
     places = {source: folder / f"{Path(source).stem}{ending}" if folder.is_dir() else folder for source in sources}
     own, taken = {Path(source).resolve() for source in sources}, Counter(places.values())
     for source, place in places.items():
@@ -108,7 +107,10 @@ def check_folder(option: str, out: str) -> None:
     """Check that a file can be put there, before the work that leads to it.
 
     Raises:
-        ConfigError: its folder is not there.
+        ConfigError: its folder is not there, or nothing may be written to it.
     """
-    if not os.path.isdir(folder_of(out)):
-        raise ConfigError(f"{option} {out}: no folder {folder_of(out)}; make it first, or give another place")
+    folder = folder_of(out)
+    if not os.path.isdir(folder):
+        raise ConfigError(f"{option} {out}: no folder {folder}; make it first, or give another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {out}: nothing may be written to {folder}; give another place")
