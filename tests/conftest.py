@@ -78,6 +78,7 @@ _SLOW = {
     "tests/cli/test_predict_windows.py": "",
     "tests/data/clips/test_windows.py": "",
     "tests/config/test_fingerprint.py::test_the_experiment_is_in": "",
+    "tests/config/test_fingerprint.py::test_what_may_change": "",
     "tests/data/decode/test_parity.py": "parity",
     "tests/training/test_resume.py": "",
     "tests/models/test_activation_memory.py": "",
