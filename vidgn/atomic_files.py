@@ -8,7 +8,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,14 +64,15 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Generator[None]:
+def one_at_a_time(path: Path, *, on_wait: Callable[[], object] = lambda: None) -> Generator[None]:
     """A lock by `path`, a folder or a file to be made: one process at a time is inside.
 
-    The kernel releases the lock of a process that dies.
+    The kernel releases the lock of a process that dies. `on_wait` is called where another one is inside.
     """
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        with suppress(OSError):  # a file system that knows no such locks
+        if try_lock(handle) is False:
+            on_wait()
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:

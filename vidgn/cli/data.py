@@ -53,8 +53,8 @@ _FORMAT_HELP = (
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _TRANSCODE_EPILOG = """\
 SOURCE is a folder or an annotation file; FOLDER gets the same tree, every file an H.264 .mp4 with the same frames at
-the same times. An annotation file also gets FOLDER/manifest.csv for data=csv, with its other columns and what
-each video was made of.
+the same times. An annotation file NAME also gets FOLDER/NAME.csv for data=csv, with its other columns and what each
+video was made of.
 
 Files that are there already are left alone: stop it with Ctrl-C and start it again. One folder has one way of writing,
 which its recoding.txt says. A file only ever appears under its name when it is whole. Smaller videos keep their size.
@@ -208,7 +208,8 @@ def transcode(argv: list[str]) -> int:
     for path, reason in (*summary.failed, *((path, "is not there") for path in sources.missing)):
         print(f"not written: {path}: {reason}")
     if os.path.isfile(arguments.source) and len(jobs) > 1:
-        write_manifest(jobs, arguments.folder, os.path.join(arguments.folder, "manifest.csv"))
+        name = os.path.splitext(os.path.basename(arguments.source))[0]
+        write_manifest(jobs, arguments.folder, os.path.join(arguments.folder, f"{name}.csv"))
     bad = len(summary.failed) + len(sources.missing)
     print(f"{summary.num_written} videos written, {summary.num_skipped} were there, {bad} not written")
     if summary.bytes_before:

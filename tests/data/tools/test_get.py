@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.encoded_videos import KINDS
+from vidgn.atomic_files import one_at_a_time
 from vidgn.cli.main import main
 from vidgn.config.compose import load_config
 from vidgn.data.datasets.manifest import read_manifest
@@ -213,6 +214,18 @@ def test_what_was_replaced_before_a_split_came_is_replaced_again(server: Server,
     asked = len(server.asked)
     assert main([*words, "val"]) == 0
     assert len(server.asked) == asked
+
+
+def test_another_that_fetches_there_is_waited_for_and_said(tmp_path: Path) -> None:
+    (tmp_path / "archives").mkdir()
+    said = threading.Event()
+    second = threading.Thread(target=get.get_files, args=((), tmp_path), kwargs={"on_wait": said.set})
+    with one_at_a_time(tmp_path / "archives"):
+        second.start()
+        assert said.wait(20)
+        assert second.is_alive()
+    second.join(20)
+    assert not second.is_alive()
 
 
 def test_a_login_page_is_no_archive(server: Server, tmp_path: Path) -> None:

@@ -110,14 +110,17 @@ def test_an_annotation_gets_its_manifest_with_its_own_columns(tmp_path: Path) ->
     out = tmp_path / "new"
     words = [str(tmp_path / "t.csv"), str(out), "--short-side", "32", "--workers", "1", "--preset", "veryfast"]
     assert verbs.transcode(words) == 0
-    with open(out / "manifest.csv", newline="", encoding="utf-8") as file:
+    with open(out / "t.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "label", "scene", "transcoded_from", "transcoded_as"]
     made_of = [ends_digest(str(tmp_path / name)) for name in ("h264_closed.mp4", "mpeg4.avi")]
     how = "small, short side 32, GOP 30, crf 20, veryfast"
     assert rows == [["h264_closed.mp4", "1", "park", made_of[0], how], ["mpeg4.mp4", "0", "street", made_of[1], how]]
-    lists = [f"data.{split}={out}/manifest.csv" for split in ("train", "val")]
+    lists = [f"data.{split}={out}/t.csv" for split in ("train", "val")]
     assert read_manifest(load_config(["data=csv", *lists]).data, "train").transcoded_as == (how,)
+    (tmp_path / "v.csv").write_text("path,label\nmpeg4.avi,0\nh264_closed.mp4,1\n")
+    assert verbs.transcode([str(tmp_path / "v.csv"), *words[1:]]) == 0  # another list's files may lie in one folder
+    assert sorted(path.name for path in out.glob("*.csv")) == ["t.csv", "v.csv"]
     with open_video(out / "mpeg4.mp4") as reader:
         assert reader.num_frames == NUM_FRAMES
 
@@ -141,7 +144,7 @@ def test_an_annotation_of_which_nothing_comes_out_gets_an_empty_manifest(tmp_pat
     (tmp_path / "list.txt").write_text("a.mp4 1\nb.mp4 0\n")
     words = [str(tmp_path / "list.txt"), "--short-side", "32", "--workers", "1"]
     assert verbs.transcode([words[0], str(tmp_path / "new"), *words[1:]]) == 1
-    assert (tmp_path / "new" / "manifest.csv").read_text().split() == ["path,label,transcoded_from,transcoded_as"]
+    assert (tmp_path / "new" / "list.csv").read_text().split() == ["path,label,transcoded_from,transcoded_as"]
     (tmp_path / "file").touch()
     with pytest.raises(ManifestError, match=r"file/recoding.txt can't be written \(.*\); give another folder"):
         verbs.transcode([words[0], str(tmp_path / "file"), *words[1:]])
@@ -186,6 +189,6 @@ def test_segments_of_a_video_are_one_file(tmp_path: Path, capsys: pytest.Capture
     assert verbs.transcode(words) == 0
     assert "1 videos written, 0 were there, 0 not written" in capsys.readouterr().out
     assert [path.name for path in out.glob("*.mp4")] == ["h264_closed.mp4"]
-    lists = [f"data.{split}={out}/manifest.csv" for split in ("train", "val")]
+    lists = [f"data.{split}={out}/t.csv" for split in ("train", "val")]
     manifest = read_manifest(load_config(["data=csv", *lists]).data, "train")
     assert [manifest[i].segment for i in range(2)] == [(0.0, 1.0), (1.0, 1.6)]

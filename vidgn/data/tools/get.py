@@ -40,6 +40,7 @@ def get_files(
     keep_archives: bool = False,
     on_bytes: _OnBytes = lambda name, done, total: None,
     on_done: Callable[[str, str], object] = lambda name, outcome: None,
+    on_wait: Callable[[], object] = lambda: None,
 ) -> None:
     """Bring every file to its place below `folder`; what an earlier start has brought is left as it is.
 
@@ -47,6 +48,7 @@ def get_files(
         mirror: URL of a folder that holds the files under the paths that they have at home, in place of their hosts.
         on_bytes: (name, bytes there, bytes in all or None) while a file comes.
         on_done: (name, what became of it) behind each.
+        on_wait: before waiting for another process that fetches into `folder`.
 
     Raises:
         GetError: for a file that can't be had, is not what was published, or is no archive that can be unpacked.
@@ -54,7 +56,7 @@ def get_files(
     """
     archives = folder / "archives"
     archives.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(archives):
+    with one_at_a_time(archives, on_wait=on_wait):
         for file in _with_lists(files, archives, mirror, on_bytes):
             name = name_of(file)
             done = archives / f"{name}.done"
