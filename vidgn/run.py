@@ -232,7 +232,8 @@ def _first_model(
     model = _new_model(config, num_classes=len(train.classes))
     input_mean = None
     if (path := weights_file(config, is_test=is_test)) is not None:
-        report = load_weights(model.body if config.model.detector else model, path, std=config.data.std)
+        body = model.body if config.model.detector else model
+        report = load_weights(body, path, std=config.data.std, classes=train.classes)
         input_mean = report.input_mean
         run.log(str(report))
     audited = audit(model, config)

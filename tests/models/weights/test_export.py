@@ -57,6 +57,32 @@ def test_our_own_file_comes_back_to_the_bit(model, kind, tmp_path):
     assert {t.how for t in report.taken} == {""}
 
 
+@pytest.mark.parametrize(
+    ("classes", "fate"),
+    [
+        ((), "taken"),  # not known
+        (NAMES, "taken"),
+        (["Abseiling", *NAMES[1:]], "taken"),
+        ([str(label) for label in range(7)], "taken"),  # numbers name nothing
+        ([*NAMES[:3], "running_fast", *NAMES[4:]], "3 is 'd' there and 'running_fast' here"),
+        ([NAMES[1], NAMES[0], *NAMES[2:]], "0 is 'abseiling' there and 'zumba' here"),
+    ],
+)
+def test_a_classifier_of_as_many_other_classes_is_not_taken(classes, fate, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(trained(VIDEO, "gn"), path, **about(VIDEO, "gn"))
+    net = ours(VIDEO, "gn")
+    before = {k: v.clone() for k, v in net.state_dict().items() if "proj" in k}
+    report = load_weights(net, path, std=OUR_STD, classes=classes)
+    if fate == "taken":
+        assert report.classifier == "taken"
+        assert not report.kept
+    else:
+        assert report.classifier == "new"
+        assert f"classifier for other classes ({fate}): a new one" in str(report)
+        assert all(torch.equal(net.state_dict()[key], value) for key, value in before.items())
+
+
 def test_metadata_tells_all_that_prediction_needs(tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(trained(VIDEO, "gn"), path, **about(VIDEO, "gn", trained_steps=0, source="nowhere"))

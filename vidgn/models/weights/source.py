@@ -1,7 +1,8 @@
 """A weights file whose names are understood."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.errors import CheckpointError
@@ -14,8 +15,8 @@ STATISTICS = (".running_mean", ".running_var")
 class WeightsSource:
     """A weights file whose names are understood.
 
-    `tensors` by canonical name, `keys` their names in the file; `norm`: bn, gn, ln or in; `metadata`: empty where the
-    file is not an export of ours.
+    `tensors` by canonical name, `keys` their names in the file; `norm`: bn, gn, ln or in; `metadata`, and `classes` by
+    label: empty where the file is not an export of ours.
     """
 
     def __init__(self, file: WeightsFile, entry: Format, named: Mapping[str, Named]) -> None:
@@ -28,6 +29,7 @@ class WeightsSource:
         try:
             self.pixels = (entry.read_pixels and entry.read_pixels(file)) or entry.pixels
             self.norm = _norm_of_config(self.metadata) or self._norm_of_names()
+            self.classes = tuple(map(str, json.loads(self.metadata.get("classes", "[]"))))
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file.path}: its metadata can't be read ({error!r}); export it again") from None
 
@@ -45,6 +47,13 @@ class WeightsSource:
         """Rows of its classifier; None if it has none."""
         return self.tensors["head.weight"].shape[0] if "head.weight" in self.tensors else None
 
+    def other_class(self, classes: Sequence[str]) -> str:
+        """The first class, by label, that is another one in the file; empty where none is or one side has no names."""
+        if not (_are_named(self.classes) and _are_named(classes)):
+            return ""
+        pairs = enumerate(zip(self.classes, classes, strict=False))
+        return next((f"{i} is {a!r} there and {b!r} here" for i, (a, b) in pairs if _plain(a) != _plain(b)), "")
+
     @property
     def depths(self) -> tuple[int, ...]:
         """Blocks of each stage: (3, 4, 6, 3) for a ResNet-50."""
@@ -55,6 +64,15 @@ class WeightsSource:
     def width(self) -> int:
         """Channels of conv1."""
         return self.tensors["stem.conv.weight"].shape[0] if "stem.conv.weight" in self.tensors else 0
+
+
+def _are_named(classes: Sequence[str]) -> bool:
+    """Whether these are names, and no numbers of classes or what stands in a converted file for want of names."""
+    return any(not re.fullmatch(r"(class )?[0-9]+", name) for name in classes)
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ")
 
 
 def _norm_of_config(metadata: Mapping[str, str]) -> str | None:

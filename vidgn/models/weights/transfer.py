@@ -8,7 +8,7 @@ what the image gave. A network trained on (x - mean) / std of B, G, R or R, G, B
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -102,14 +102,20 @@ _RANDOM = "the weights are random: exported after 0 training steps"
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike[str] | WeightsFile, *, std: Triple, pixels: Pixels | None = None
+    model: nn.Module,
+    path: str | os.PathLike[str] | WeightsFile,
+    *,
+    std: Triple,
+    pixels: Pixels | None = None,
+    classes: Sequence[str] = (),
 ) -> ImportReport:
-    """Put the weights of `path` into `model`; only a classifier for another number of classes is left out.
+    """Put the weights of `path` into `model`; only a classifier for other classes is left out.
 
     Args:
         path: a file of any format in `FORMATS`, a run's directory, or what `load_file` made of one.
         std: what the model's input will be divided by, 0-255 RGB (config.data.std).
         pixels: overrules what the file or its format says it was trained on.
+        classes: what the model will tell apart, in label order, where that is known. Files of vidgn name theirs.
 
     Returns:
         The account. Feed the model (x - report.input_mean) / std.
@@ -119,7 +125,7 @@ def load_weights(
             is then as it was.
     """
     source = read_source(path if isinstance(path, WeightsFile) else read_file(path))
-    return _transfer(model, source, std=std, pixels=pixels or source.pixels)
+    return _transfer(model, source, std=std, pixels=pixels or source.pixels, classes=classes)
 
 
 def model_keys(model: nn.Module) -> dict[str, str]:
@@ -129,9 +135,11 @@ def model_keys(model: nn.Module) -> dict[str, str]:
     return {n.canonical: key for key, n in named.items() if n.canonical}
 
 
-def _transfer(model: nn.Module, source: WeightsSource, *, std: Triple, pixels: Pixels) -> ImportReport:
+def _transfer(
+    model: nn.Module, source: WeightsSource, *, std: Triple, pixels: Pixels, classes: Sequence[str]
+) -> ImportReport:
     state, keys = model.state_dict(), model_keys(model)
-    classifier = _classifier_fate(source, state[keys["head.weight"]] if "head.weight" in keys else None)
+    classifier = _classifier_fate(source, state[keys["head.weight"]] if "head.weight" in keys else None, classes)
     statistics = _statistics_fate(source, keys, model)
     taken, kept, dropped, misfits, missing = [], [], list(source.dropped), [], []
     loaded: dict[str, torch.Tensor] = {}
@@ -182,7 +190,7 @@ def _transfer(model: nn.Module, source: WeightsSource, *, std: Triple, pixels: P
     )
 
 
-def _classifier_fate(source: WeightsSource, weight: torch.Tensor | None) -> str:
+def _classifier_fate(source: WeightsSource, weight: torch.Tensor | None, classes: Sequence[str]) -> str:
     """Why the model's classifier stays new; empty if the file's is taken."""
     if weight is None:
         return "a classifier, of which a detector has its own"
@@ -192,7 +200,8 @@ def _classifier_fate(source: WeightsSource, weight: torch.Tensor | None) -> str:
     theirs = source.tensors[present[0]].shape[0]
     if theirs != weight.shape[0]:
         return f"classifier for {theirs} classes where this model has {weight.shape[0]}: a new one"
-    return ""
+    other = source.other_class(classes)
+    return f"classifier for other classes ({other}): a new one" if other else ""
 
 
 def _statistics_fate(source: WeightsSource, keys: Mapping[str, str], model: nn.Module) -> str:
