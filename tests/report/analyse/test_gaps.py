@@ -366,6 +366,21 @@ def test_folds_are_pooled_each_video_once(folds):
         np.mean([c.result["top1"] * (1 if c.norm == "gn" else -1) * 2 for c in analysis.study.cells if c.seed == 0])
     )
     assert "3 folds are pooled: each of their videos is tested once a seed." in gap_section(analysis)
+    accuracy = accuracy_section(analysis)
+    assert "(600 videos in 3 folds, views paper" in accuracy
+    assert "Not above chance" not in accuracy
+
+
+def test_folds_of_a_run_are_told_from_chance_together(writer, make_ranks):
+    """Of 60 videos 15 % right is not above 10 classes' chance; of 300 it is."""
+    for fold, share in itertools.product(range(5), (0.15, 0.1)):
+        config = writer.config(norm="gn" if share > 0.1 else "bn", seed=0)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, fold=fold, folds=5))
+        right = round(60 * share)
+        writer.finish(config, [0] * right + [5] * (60 - right), classes=10, plan_digest=f"{fold}", rows=f"rows {fold}")
+    accuracy = accuracy_section(analyse(read_study(writer.directory)))
+    assert "(300 videos in 5 folds, views paper" in accuracy
+    assert "Not above chance by a 95 % interval: i3d_tiny_32f_8x8_bn_folds_s0." in accuracy
 
 
 def test_one_seed_of_several_folds_has_an_interval_over_folds(folds):

@@ -147,12 +147,15 @@ def reference_section(analysis: Analysis) -> str:
 
 
 def _accuracy_title(analysis: Analysis, model: str) -> str:
-    what = analysis.measure.title
-    results = [c.result for c in analysis.study.cells if c.result and c.model == model]
-    tests = {f"{plural(int(r['num_videos']), analysis.unit_tested[:-1])}, views {r['views']}" for r in results}
-    statistics = {str(r["bn_stats"]) for r in results if r.get("bn_stats")}
-    told = [" or ".join(sorted(tests))] + [f"BN statistics {' or '.join(sorted(statistics))}"] * bool(statistics)
-    return f"{what}: {model}" + (f" ({', '.join(told)})" if tests else "")
+    results = [(c.fold, c.result) for c in analysis.study.cells if c.result and c.model == model]
+    statistics = {str(r["bn_stats"]) for _, r in results if r.get("bn_stats")}
+    tests = {(int(r["num_videos"]), "", str(r["views"])) for fold, r in results if fold is None}
+    for views in {str(r["views"]) for fold, r in results if fold is not None}:
+        sizes = {fold: int(r["num_videos"]) for fold, r in results if fold is not None and r["views"] == views}
+        tests.add((sum(sizes.values()), f" in {plural(len(sizes), 'fold')}", views))
+    told = [f"{plural(n, analysis.unit_tested[:-1])}{folds}, views {views}" for n, folds, views in sorted(tests)]
+    said = [" or ".join(told), *([f"BN statistics {' or '.join(sorted(statistics))}"] if statistics else [])]
+    return f"{analysis.measure.title}: {model}" + (f" ({', '.join(said)})" if told else "")
 
 
 def _accuracy(analysis: Analysis, arm: Arm | None) -> str:
@@ -211,13 +214,16 @@ def accuracy_notes(analysis: Analysis) -> list[str]:
 def _at_chance(analysis: Analysis) -> str:
     """Names finished runs whose accuracy can't be told from guessing."""
     assert analysis.num_classes
-    names = []
+    counts: dict[str, tuple[int, int]] = {}  # the folds of a run together
     for cell in analysis.study.cells:
         if cell.result:
+            name = cell.run_name if cell.fold is None else cell.run_name.replace(f"_fold{cell.fold}_", "_folds_")
+            right, tested = counts.get(name, (0, 0))
             num_videos = int(cell.result["num_videos"])
-            low, _ = wilson_interval(round(cell.first * num_videos / 100), num_videos)
-            if low <= 1 / analysis.num_classes:
-                names.append(cell.run_name)
-    if len(names) > 1 and len(names) == sum(c.result is not None for c in analysis.study.cells):
+            counts[name] = (right + round(cell.first * num_videos / 100), tested + num_videos)
+    names = [
+        n for n, (right, tested) in counts.items() if wilson_interval(right, tested)[0] <= 1 / analysis.num_classes
+    ]
+    if len(names) > 1 and len(names) == len(counts):
         return " No run is above it by a 95 % interval."
     return f" Not above chance by a 95 % interval: {', '.join(names)}." if names else ""
