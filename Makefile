@@ -3,13 +3,16 @@
 # make test       all that must hold, but for what takes minutes each (10 minutes); says in the end what was not shown
 # make suite      make test without lint: for other versions of the packages
 # make docs       the documentation as a site, in site/index.html
+# make results    the published studies, what each takes; STUDY=NAME FOLDER=PLACE makes one again there (hours)
 # make test-long  the rest: dozens of kills of running jobs, soaks of the loader, fuzzing of the decoders
-.PHONY: setup demo test check suite docs test-long lint format bench clean
+.PHONY: setup demo test check suite docs results test-long lint format bench clean
 
 PYTHON ?= python3
 # The versions to install: constraints.txt, constraints-lowest.txt, or /dev/null for the newest.
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
+# Where `make results` has its data and runs.
+FOLDER ?= .
 # Two tests at a time, one thread each: what a run computes does not depend on it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
@@ -34,6 +37,9 @@ suite: setup
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+results: setup
+	$(BIN)/python results/studies.py $(STUDY) --folder '$(FOLDER)'
 
 test-long: setup
 	$(PYTEST) -m long

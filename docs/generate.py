@@ -17,6 +17,7 @@ from reference import commands, configuration, exit_codes, files_of_a_run, pytho
 REPO = Path(__file__).resolve().parent.parent
 SOURCE = "source"  # folder of the site for files of the repository that are no pages
 _LINK = re.compile(r"(\]\(|^\[[^\]]+\]: )(?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?", re.MULTILINE)
+_AS_IT_IS = (".png", ".html", ".xz")  # files that the site has as they are
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".sh": "sh", ".sbatch": "sh"}
 _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -45,9 +46,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for uri, text in pages.items():
         files.append(File.generated(config, uri, content=text))
     written = [REPO / "docs" / f.src_uri for f in files.documentation_pages() if f.src_uri not in pages]
-    of_pages = [target for text in pages.values() for target in linked(text, REPO / "docs/reference")]
+    of_pages = [target for uri, text in pages.items() for target in linked(text, (REPO / "docs" / uri).parent)]
     for path in sorted(closure([*written, *of_pages])):
-        if not path.is_relative_to(REPO / "docs"):
+        if path.suffix in _AS_IT_IS:
+            files.append(File.generated(config, site_uri(path), abs_src_path=str(path)))
+        elif not path.is_relative_to(REPO / "docs"):
             files.append(File.generated(config, site_uri(path), content=shown(path)))
     return files
 
@@ -77,7 +80,7 @@ def site_uri(path: Path) -> str:
     inside = path.relative_to(REPO)
     if inside.parts[0] == "docs":
         return str(inside.relative_to("docs"))
-    return f"{SOURCE}/{inside}" if path.suffix == ".md" else f"{SOURCE}/{inside}.md"
+    return f"{SOURCE}/{inside}" if path.suffix in (".md", *_AS_IT_IS) else f"{SOURCE}/{inside}.md"
 
 
 def shown(path: Path) -> str:
@@ -130,14 +133,10 @@ def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
 
 
 def results() -> str:
-    """Published studies from their report.json, then what was measured, as bench/README.md lists it."""
-    parts = ["# Results\n"]
+    """What results/README.md says, each study's tables from its report.json, then what was measured."""
+    parts = [_moved((REPO / "results/README.md").read_text(), "results")]
     for path in sorted((REPO / "results").glob("*/report.json")):
-        report = json.loads(path.read_text())
-        parts.append(
-            f"## Study {report['study']}\n\nFrom [{path.parent.name}](../results/{path.parent.name}/report.json).\n"
-        )
-        parts += [f"### {t['title']}\n\n{table(t['header'], t['rows'])}" for t in report["tables"]]
+        parts += study_section(path.parent)
     demo = (REPO / "bench/results/demo.md").read_text()
     parts.append(_moved(re.sub(r"^# .*", "## The demo, five seeds", demo), "bench/results"))
     overview = (REPO / "bench/README.md").read_text().split("\n## ")[0]
@@ -148,6 +147,25 @@ def results() -> str:
             f"- [{path.stem}](../bench/results/{path.name}): {path.read_text().split('. ')[0].splitlines()[0]}"
         )
     return "\n".join(parts) + "\n"
+
+
+def study_section(place: Path) -> list[str]:
+    """A published study: its pictures, the tables of report.json, and the commands that made it."""
+    report, about = (json.loads((place / name).read_text()) for name in ("report.json", "about.json"))
+    here = f"../results/{place.name}"
+    files = [name for name in ("report.html", "report.json", "about.json", "runs.tar.xz") if (place / name).exists()]
+    pictures = [f"![{path.stem}]({here}/{path.name})" for path in sorted(place.glob("*.png"))]
+    tables = [t for t in report["tables"] if t["name"].startswith(("accuracy", "gaps", "changes", "tests"))]
+    hours = sum(about["hours_of_training"].values())
+    versions = "; ".join(about["versions"])
+    return [
+        f"## Study {place.name}\n\n{about['asks'][0].upper()}{about['asks'][1:]}.\n",
+        "Files: " + ", ".join(f"[{name}]({here}/{name})" for name in files) + "\n",
+        *pictures,
+        *(f"\n### {t['title']}\n\n{table(t['header'], t['rows'])}" for t in tables),
+        f"\n{hours:.1f} hours of training on one core each ({about['processor']}; {versions}):\n",
+        "```sh\n" + "\n".join(about["commands"]) + "\n```\n",
+    ]
 
 
 def gap_picture() -> str:
