@@ -81,6 +81,8 @@ _SLOW = {
     "tests/config/test_fingerprint.py::test_what_may_change": "",
     "tests/data/decode/test_parity.py": "parity",
     "tests/training/test_resume.py": "",
+    "tests/training/test_convergence.py": "",
+    "tests/test_results.py": "published",
     "tests/models/test_activation_memory.py": "",
     "tests/test_api.py": "",
     "tests/runs/test_kept_rows.py": "",
