@@ -76,7 +76,7 @@ STUDIES = {
             f"vidgn train -m study=images {_IMAGES} optim.lr_per_clip=8e-4 norm=ln,in",
             "vidgn evaluate runs/images bn_stats=ema,batch",
         ),
-        45,
+        60,
         {"cifar10/train": _CIFAR, "cifar10/val": _CIFAR},
     ),
     "images_lr": Study(
@@ -85,7 +85,7 @@ STUDIES = {
             f"vidgn train -m study=images_lr {_IMAGES} norm=bn,gn clips_per_gpu=32,2 "
             "optim.lr_per_clip=4e-4,1.6e-3 'tag=lr${optim.lr_per_clip}'",
         ),
-        10,
+        15,
         {"cifar10/train": _CIFAR, "cifar10/val": _CIFAR},
     ),
     "gestures": Study(
@@ -94,7 +94,7 @@ STUDIES = {
             f"vidgn train -m study=gestures {_GESTURES} trainer.epochs=20 clips_per_gpu=8,2",
             "vidgn evaluate runs/gestures bn_stats=ema,batch",
         ),
-        30,
+        25,
         {"egogestar/all.csv": _EGOGESTAR},
     ),
     "gestures_pretrained": Study(
@@ -104,7 +104,7 @@ STUDIES = {
             "'weights=runs/images/resnet_tiny_1f_32x4_${norm.kind}_s0'",
             "vidgn evaluate runs/gestures_pretrained bn_stats=ema,batch",
         ),
-        30,
+        20,
         {
             "egogestar/all.csv": _EGOGESTAR,
             "runs/images/resnet_tiny_1f_32x4_bn_s0/model.safetensors": "the study `images`",
@@ -117,7 +117,7 @@ STUDIES = {
             f"vidgn train -m study=motion {_MOTION} seed=0,1,2,3,4 norm=bn,gn frames=8,16 clips_per_gpu=8,2",
             "vidgn evaluate runs/motion bn_stats=ema,batch",
         ),
-        35,
+        25,
         {},
     ),
 }
