@@ -48,9 +48,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     written = [REPO / "docs" / f.src_uri for f in files.documentation_pages() if f.src_uri not in pages]
     of_pages = [target for uri, text in pages.items() for target in linked(text, (REPO / "docs" / uri).parent)]
     for path in sorted(closure([*written, *of_pages])):
+        if path.is_relative_to(REPO / "docs"):
+            continue
         if path.suffix in _AS_IT_IS:
             files.append(File.generated(config, site_uri(path), abs_src_path=str(path)))
-        elif not path.is_relative_to(REPO / "docs"):
+        else:
             files.append(File.generated(config, site_uri(path), content=shown(path)))
     return files
 

@@ -4,6 +4,8 @@
     python results/studies.py NAME         makes one, in runs/NAME of the current folder or of --folder, where its data
                                            are; goes on with what was stopped; then publishes it
     python results/studies.py NAME --publish     publishes runs/NAME as it is
+    python results/studies.py --again      makes every published report again from its runs.tar.xz: where the report's
+                                           words have changed
 
 A published study is report.html, .md, .json and pictures, about.json (commands, versions, hours) and runs.tar.xz: of
 every run its config.yaml, audit, losses, results and the scores of every video, out of which `vidgn report` makes the
@@ -22,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +146,18 @@ def main() -> int:
     parser.add_argument("name", nargs="?", choices=STUDIES, help="the study; without it they are listed")
     parser.add_argument("--folder", default=".", help="where its data and runs are (default: the current folder)")
     parser.add_argument("--publish", action="store_true", help="train nothing: publish runs/NAME as it is")
+    parser.add_argument("--again", action="store_true", help="make the published reports again from their archives")
     arguments = parser.parse_args()
+    if arguments.again:
+        for name in [arguments.name] if arguments.name else STUDIES:
+            report_again(HERE / name)
+        return 0
     if arguments.name is None:
         print(listing())
         return 0
+    if not Path(arguments.folder).is_dir():
+        print(f"--folder {arguments.folder}: there is no such folder; make it first", file=sys.stderr)
+        return 1
     os.chdir(arguments.folder)
     study, runs = STUDIES[arguments.name], Path("runs") / arguments.name
     if not arguments.publish:
@@ -162,7 +173,9 @@ def main() -> int:
     if not runs.is_dir():
         print(f"{runs} is not there: leave out --publish to make it", file=sys.stderr)
         return 1
-    publish(runs, study, HERE / arguments.name)
+    if left := publish(runs, study, HERE / arguments.name):
+        print(f"{left} is not done, so nothing is published: leave out --publish to go on with it", file=sys.stderr)
+        return 1
     print(HERE / arguments.name)
     return 0
 
@@ -177,20 +190,15 @@ def listing() -> str:
     return "make results STUDY=NAME makes one again:\n\n" + "\n".join(lines)
 
 
-def publish(runs: Path, study: Study, place: Path) -> None:
-    """Write a study's report, without pictures of its data, and all that the report follows from."""
+def publish(runs: Path, study: Study, place: Path) -> str | None:
+    """Archive a study's runs and write its report from the archive; a run that is not done, where there is one."""
     from vidgn.report.read.study import read_study
-    from vidgn.report.show.report_files import write_report
 
-    write_report(runs)
+    cells = read_study(runs).cells
+    if left := next((cell.run_name for cell in cells if cell.state != "done"), None):
+        return left
     place.mkdir(exist_ok=True)
-    for name in ("report.html", "report.md", "report.json", "gap.png", "batch.png", "curves.png"):
-        (place / name).unlink(missing_ok=True)
-        if (runs / name).is_file():
-            shutil.copy(runs / name, place / name)
-    page = place / "report.html"  # its links to the runs' own directories lead nowhere here
-    page.write_text(re.sub(r'<a href="[^":#]+/">(.*?)</a>', r"\1", page.read_text()))
-    costs = {cell.run_name: cost for cell in read_study(runs).cells if (cost := cell.cost()) is not None}
+    costs = {cell.run_name: cost for cell in cells if (cost := cell.cost()) is not None}
     told = {
         "asks": study.asks,
         "commands": study.commands,
@@ -205,6 +213,23 @@ def publish(runs: Path, study: Study, place: Path) -> None:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
+    report_again(place)
+    return None
+
+
+def report_again(place: Path) -> None:
+    """Write a published study's report from its archive, without pictures of its data, which is not there."""
+    from vidgn.report.show.report_files import write_report
+
+    with tempfile.TemporaryDirectory() as folder:
+        runs = unpack(place, Path(folder))
+        write_report(runs)
+        for name in ("report.html", "report.md", "report.json", "gap.png", "batch.png", "curves.png"):
+            (place / name).unlink(missing_ok=True)
+            if (runs / name).is_file():
+                shutil.copy(runs / name, place / name)
+    page = place / "report.html"  # its links to the runs' own directories lead nowhere here
+    page.write_text(re.sub(r'<a href="[^":#]+/">(.*?)</a>', r"\1", page.read_text()))
 
 
 def unpack(place: Path, folder: Path) -> Path:

@@ -191,31 +191,32 @@ def transcode(argv: list[str]) -> int:
     from tqdm import tqdm
 
     from vidgn.data.decode.write import Recoding
-    from vidgn.data.tools.transcode import check_recoding, measure_gain, plan_jobs, transcode, write_manifest
+    from vidgn.data.tools import transcode as tool
 
     sources = sources_of(arguments)
     recoding = Recoding(
         arguments.short_side, arguments.keyframes, arguments.crf, arguments.preset, arguments.profile == "fast"
     )
-    jobs = plan_jobs(sources, arguments.folder, recoding)
-    check_recoding(jobs, arguments.folder, recoding)
+    jobs = tool.plan_jobs(sources, arguments.folder, recoding)
+    is_list = os.path.isfile(arguments.source) and len(jobs) > 1
+    manifest = tool.manifest_place(jobs, arguments.source, arguments.folder) if is_list else None
+    tool.check_recoding(jobs, arguments.folder, recoding)
     with tqdm(total=len({job.target for job in jobs}), unit="file", disable=None, file=bar_stream()) as bar:
-        summary = transcode(
+        summary = tool.transcode(
             jobs,
             **limits_of(arguments),
             on_done=lambda job, status: bar.update(),
         )
     for path, reason in (*summary.failed, *((path, "is not there") for path in sources.missing)):
         print(f"not written: {path}: {reason}")
-    if os.path.isfile(arguments.source) and len(jobs) > 1:
-        name = os.path.splitext(os.path.basename(arguments.source))[0]
-        write_manifest(jobs, arguments.folder, os.path.join(arguments.folder, f"{name}.csv"))
+    if manifest is not None:
+        tool.write_manifest(jobs, arguments.folder, manifest)
     bad = len(summary.failed) + len(sources.missing)
     print(f"{summary.num_written} videos written, {summary.num_skipped} were there, {bad} not written")
     if summary.bytes_before:
         before, after = summary.bytes_before / 1e6, summary.bytes_after / 1e6
         print(f"{before:,.1f} MB became {after:,.1f} MB ({100 * (1 - after / before):.1f} % saved)")
-    gain = measure_gain(jobs)
+    gain = tool.measure_gain(jobs)
     if gain is not None:
         print(f"clips of 32 frames, stride 2, crop 224 come out {gain:.2f} times as fast (one core, a few videos)")
     return 1 if bad else 0

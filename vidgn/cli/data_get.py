@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
             Path(folder),
             mirror=arguments.mirror,
             keep_archives=arguments.keep_archives,
-            on_wait=lambda: bar.write(f"another process fetches into {folder}: waiting until it is done"),
+            on_wait=lambda: bar.write(f"another process fetches into {folder}: waiting for it", file=bar_stream()),
             on_bytes=show,
             on_done=lambda name, outcome: bar.write(f"{name}: {outcome}", file=bar_stream()),
         )

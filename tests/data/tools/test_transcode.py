@@ -121,6 +121,16 @@ def test_an_annotation_gets_its_manifest_with_its_own_columns(tmp_path: Path) ->
     (tmp_path / "v.csv").write_text("path,label\nmpeg4.avi,0\nh264_closed.mp4,1\n")
     assert verbs.transcode([str(tmp_path / "v.csv"), *words[1:]]) == 0  # another list's files may lie in one folder
     assert sorted(path.name for path in out.glob("*.csv")) == ["t.csv", "v.csv"]
+    (tmp_path / "other").mkdir()
+    for copied in ("h264_closed.mp4", "mpeg4.avi"):
+        (tmp_path / copied).rename(tmp_path / "other" / copied)
+    (tmp_path / "other" / "t.csv").write_text("path,label\nother/mpeg4.avi,0\nother/h264_closed.mp4,1\n")
+    before = {path: path.read_bytes() for path in (out / "t.csv", tmp_path / "other" / "t.csv")}
+    of_others = [str(tmp_path / "other" / "t.csv"), "--root", str(tmp_path), *words[2:]]
+    for folder in (out, tmp_path / "other"):  # another list's manifest, and the annotation itself
+        with pytest.raises(ManifestError, match=r"t\.csv is there and is no list of these videos; give another folder"):
+            verbs.transcode([of_others[0], str(folder), *of_others[1:]])
+    assert {path: path.read_bytes() for path in before} == before
     with open_video(out / "mpeg4.mp4") as reader:
         assert reader.num_frames == NUM_FRAMES
 

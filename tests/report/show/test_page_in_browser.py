@@ -39,6 +39,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    driver.set_page_load_timeout(60)  # a browser that hangs fails a test, and does not hold up the rest
+    driver.set_script_timeout(60)
     yield driver
     driver.quit()
 

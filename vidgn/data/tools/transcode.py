@@ -123,6 +123,26 @@ def transcode(
     )
 
 
+def manifest_place(jobs: Sequence[TranscodeJob], annotation: str, folder: str) -> str:
+    """Where the list of an annotation's new files goes: its name below `folder`, as .csv.
+
+    Raises:
+        ManifestError: what is there is not to be replaced: the annotation itself, or a list of other videos.
+    """
+    path = os.path.join(folder, os.path.splitext(os.path.basename(annotation))[0] + ".csv")
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, csv.Error) as error:
+        raise ManifestError(f"{path} is there and can't be read ({error}); give another folder, or move it") from None
+    ours = {os.path.relpath(job.target, folder) for job in jobs}
+    if not all("transcoded_from" in row and row.get("path") in ours for row in rows):
+        raise ManifestError(f"{path} is there and is no list of these videos; give another folder, or move it")
+    return path
+
+
 def write_manifest(jobs: Sequence[TranscodeJob], folder: str, path: str) -> None:
     """A csv with path, label and the annotation's other columns of the new files that are there.
 
