@@ -1,6 +1,6 @@
 # make demo       train 2 norms x 2 batches x 2 clip lengths on generated videos, and show the table (4 to 5 minutes, 2 cores)
 # make check      lint, types and the fast tests: for who changes a line (a minute and a half)
-# make test       all that must hold, but for what takes minutes each (10 minutes); says in the end what was not shown
+# make test       all that must hold, but for what takes minutes each (10 to 13 minutes); says in the end what was not shown
 # make suite      make test without lint: for other versions of the packages
 # make docs       the documentation as a site, in site/index.html
 # make results    the published studies, what each takes; STUDY=NAME FOLDER=PLACE makes one again there (hours)
