@@ -57,7 +57,8 @@ the same times. An annotation file NAME also gets FOLDER/NAME.csv for data=csv, 
 video was made of.
 
 Files that are there already are left alone: stop it with Ctrl-C and start it again. One folder has one way of writing,
-which its recoding.txt says. A file only ever appears under its name when it is whole. Smaller videos keep their size.
+which its recoding.txt says, and of what each file is made. A file only ever appears under its name when it is whole.
+Smaller videos keep their size, and colours are those of the source.
 
 --profile fast gives 2.37 times the clips per second that the originals give, for 1.20 times their bytes, small 1.36
 times for 1.05 times (eight videos of Kinetics, UCF101, HMDB51 and Something-Something: bench/results/stored.txt).

@@ -5,10 +5,12 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import ColorRange, Interpolation
 
 from vidgn.data.decode.container import reason_of
 from vidgn.data.decode.pixels import AS_CODED
@@ -17,6 +19,11 @@ from vidgn.errors import DecodeError
 
 # Without x264's macroblock tree: with it the same small pictures give other bytes now and then.
 _X264 = {"crf": "18", "preset": "veryfast", "g": "250", "x264-params": "mbtree=0"}
+
+# With FFmpeg's quick ways, pictures that go by RGB come out a level darker.
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+_UNSPECIFIED = 2  # ITU-T H.273's number; its 0 is RGB
+_SCALED: dict[str, Any] = {"interpolation": Interpolation.BICUBIC | _EXACT, "threads": 1}
 
 
 def write_video(path: str, frames_THWC: np.ndarray, *, fps: int = 25) -> None:
@@ -54,8 +61,10 @@ class Recoding:
     fast: bool = False
 
     def __str__(self) -> str:
+        # What is made otherwise must be named otherwise.
         profile = "fast" if self.fast else "small"
-        return f"{profile}, short side {self.short_side}, GOP {self.keyframe_distance}, crf {self.crf}, {self.preset}"
+        size = f"short side {self.short_side}, GOP {self.keyframe_distance}"
+        return f"{profile}, colours as in the source, {size}, crf {self.crf}, {self.preset}"
 
 
 def recode(source: str, target: str, recoding: Recoding, draw: Draw | None = None) -> int:
@@ -105,11 +114,15 @@ def _write(reader: PyavReader, partial: str, recoding: Recoding, draw: Draw | No
     num_frames = 0
     with av.open(partial, "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.height, stream.width = height, width
         stream.codec_context.gop_size = recoding.keyframe_distance
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = _time_base(reader, rate)
         for frame in _upright(reader, height, width, draw):
+            if not num_frames:  # how its numbers are colours: else HD's come out as those of small pictures
+                stream.pix_fmt = frame.format.name
+                stream.codec_context.colorspace = frame.colorspace or _UNSPECIFIED
+                stream.codec_context.color_range = frame.color_range
             frame.time_base = stream.codec_context.time_base
             if reader.timeline is None:
                 frame.pts = num_frames
@@ -143,12 +156,13 @@ def _upright(reader: PyavReader, height: int, width: int, draw: Draw | None) -> 
     for frame, is_sound in reader.judged_frames():
         if not is_sound or (expected is not None and frame.pts not in expected):
             continue
-        if orientation != AS_CODED or draw is not None:
-            rgb = frame.reformat(coded_width, coded_height, "rgb24", interpolation="BICUBIC", threads=1)
+        if orientation == AS_CODED and draw is None and frame.format.name.startswith("yuv"):
+            full_range = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+            yield frame.reformat(width, height, "yuvj420p" if full_range else "yuv420p", **_SCALED)
+        else:
+            rgb = frame.reformat(coded_width, coded_height, "rgb24", **_SCALED)
             rgb_HWC = np.ascontiguousarray(orientation.applied(rgb.to_ndarray()), dtype=np.uint8)
             if draw is not None:
                 number = next(numbers)
                 rgb_HWC = draw(rgb_HWC, shown[number] - shown[0] if shown else number / (reader.nominal_fps or 25))
-            yield av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24").reformat(format="yuv420p", threads=1)
-        else:
-            yield frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", threads=1)
+            yield av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24").reformat(format="yuv420p", **_SCALED)

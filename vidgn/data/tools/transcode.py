@@ -1,6 +1,7 @@
 """A copy of a data set that clips come out of faster: smaller frames and shorter GOPs, in parallel, resumable."""
 
 import csv
+import json
 import os
 import statistics
 import time
@@ -8,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidgn.atomic_files import write_text
 from vidgn.data.clips.plan import ClipSizes, plan_clip, resolve_clip
 from vidgn.data.datasets.listing import is_image
 from vidgn.data.datasets.sources import Source, Sources, other_columns
@@ -70,26 +70,42 @@ def plan_jobs(sources: Sources, folder: str, recoding: Recoding) -> tuple[Transc
 
 
 def check_recoding(jobs: Sequence[TranscodeJob], folder: str, recoding: Recoding) -> None:
-    """Note down how the files of `folder` are made, since those that are there are left alone.
+    """Note down how and of what the files of `folder` are made, since those that are there are left alone.
 
     Raises:
-        ManifestError: it was begun with other settings, or no one knows with which; or it can't be written.
+        ManifestError: it was begun with other settings, or a file that is there was made of another video, or no one
+            knows of what; or it can't be written.
     """
     path = os.path.join(folder, "recoding.txt")
     try:
         os.makedirs(folder, exist_ok=True)
-        begun = Path(path).read_text(encoding="utf-8").strip() if os.path.exists(path) else None
-        if begun is None and any(os.path.exists(job.target) for job in jobs):
-            raise ManifestError(
-                f"{folder} holds videos, and no {path} says how they were written; give another folder, or write that "
-                f"line into it: {recoding}"
-            )
+        begun, made_of = _begun(path)
         if begun not in (None, str(recoding)):
             raise ManifestError(f"{folder} was begun as {begun}, and is asked for as {recoding}; give another folder")
-        if begun is None:
-            write_text(Path(path), f"{recoding}\n", alone=False)
+        lines = [] if begun else [f"{recoding}\n"]
+        for job in {job.target: job for job in jobs}.values():
+            name, digest = os.path.relpath(job.target, folder), ends_digest(job.source.full_path)
+            if made_of.get(name) == digest:
+                continue
+            if os.path.exists(job.target):
+                raise ManifestError(
+                    f"{job.target} is there, and was not made of {job.source.full_path} as it is now; give another "
+                    "folder, or take the file away"
+                )
+            lines.append(f"{digest} {json.dumps(name)}\n")
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(lines)
     except OSError as error:
-        raise ManifestError(f"{path} can't be written ({error.strerror}); give another folder") from None
+        raise ManifestError(f"{error.filename}: {error.strerror}; free space, or give another folder") from None
+
+
+def _begun(path: str) -> tuple[str | None, dict[str, str]]:
+    """What a recoding.txt says: the settings, then of each file a digest of what it is made of, by its name."""
+    if not os.path.exists(path):
+        return None, {}
+    settings, *lines = Path(path).read_text(encoding="utf-8").splitlines() or [""]
+    told = (line.partition(" ") for line in lines if line.endswith('"'))  # the last one may be half written
+    return settings.strip(), {json.loads(name): digest for digest, _, name in told}
 
 
 def transcode(
