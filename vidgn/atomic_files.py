@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vidgn.errors import CheckpointError
+
 LEASE_SECONDS = 120  # where the file system has no locks: after so long a silence a lock's owner is gone
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -50,8 +52,15 @@ def write_json(path: Path, value: Any, *, alone: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file of ours."""
-    return json.loads(path.read_text())
+    """The value in a JSON file of ours.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): put it back from a copy, or delete it") from None
 
 
 def sync_directory(path: Path) -> None:

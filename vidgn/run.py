@@ -16,6 +16,7 @@ from vidgn.config.build import to_plain
 from vidgn.config.fingerprint import policy
 from vidgn.config.schema import Config
 from vidgn.data.clips.order import mirrored_labels
+from vidgn.data.datasets.listing import SPLITS
 from vidgn.data.datasets.manifest import Manifest
 from vidgn.data.datasets.splits import check_splits
 from vidgn.distributed.environment import CELL, ranks_are_set, threads_per_rank
@@ -23,7 +24,7 @@ from vidgn.distributed.launcher import launch
 from vidgn.distributed.ranks import Ranks, joined, statistics_process_group, world_size_of
 from vidgn.distributed.scaling import traffic
 from vidgn.distributed.signals import RankStopFlag, StopFlag, listening, stopped_with_sweep
-from vidgn.errors import StopRequested, VidgnError
+from vidgn.errors import ConfigError, StopRequested, VidgnError
 from vidgn.geometry import Geometry, order_of_sums
 from vidgn.memory.fit import fitting_geometry
 from vidgn.models.weights import load_weights
@@ -35,10 +36,11 @@ from vidgn.runs import directory
 from vidgn.runs.checkpoint import versions
 from vidgn.runs.directory import RunDirectory
 from vidgn.runs.identity import identity_of, weights_file
-from vidgn.runs.kept_rows import keep_rows, kept_rows, rows_of
+from vidgn.runs.kept_rows import is_moved, keep_rows, kept_rows, rows_of
 from vidgn.runs.lock import Owner, locked, remove_left_lock
 from vidgn.runs.loggers import Logged
 from vidgn.training.audit import audit, audit_table
+from vidgn.training.bn_stats import statistics_used
 from vidgn.training.loop import Trainer
 from vidgn.training.norm_kernels import choose_norm_kernels, ways_on_gpu
 from vidgn.training.optim import total_steps
@@ -177,6 +179,7 @@ def _claim(config: Config, held: ExitStack) -> Owner | None:
         directory.claim(path, identity_of(config, train, val, is_test=False))
         remove_left_lock(path)
         (path / "error.txt").unlink(missing_ok=True)
+        _check_test(config)
         if CELL not in os.environ:
             print(f"{path} is done; vidgn evaluate {path} tests it in other ways")
         return None
@@ -198,10 +201,24 @@ def _claim(config: Config, held: ExitStack) -> Owner | None:
     return owner
 
 
+def _check_test(config: Config) -> None:
+    """Training has nothing to do for a run that is done, so it can't test it in another way either."""
+    result = read_json(config.run_dir / "result.json")
+    asked = {"views": config.views.name, "bn_stats": statistics_used(config)}
+    if any(value != result.get(key) for key, value in asked.items()):
+        told = " ".join(f"{key}={value}" for key, value in asked.items() if value is not None)
+        tested = " ".join(f"{key}={result[key]}" for key in asked if result.get(key) is not None)
+        path = config.run_dir
+        raise ConfigError(f"{path} is done, and was tested with {tested}: vidgn evaluate {path} {told} tests it so")
+
+
 def _rows(config: Config, *, is_test: bool) -> tuple[Manifest, Manifest]:
     """The rows of both splits. A run that trains has them from its start, which has listed the files."""
     if is_test:
-        return rows_of(config, "train", is_test=True, log=print), rows_of(config, "val", is_test=True, log=print)
+        train, val = (rows_of(config, split, is_test=True, log=print) for split in SPLITS)
+        for note in check_splits(train, val, config.data) if is_moved(config) else []:
+            print(note)
+        return train, val
     train, val = kept_rows(config.run_dir, "train"), kept_rows(config.run_dir, "val")
     assert train is not None
     assert val is not None
@@ -268,7 +285,8 @@ def _announce(task: Task, state: RunState, g: Geometry, ranks: Ranks, run: RunDi
     before = directory.add_start(config.run_dir, {**here, "from_step": state.step, "policy": policy(config)})
     for manifest, name in ((task.train_rows, "training"), (task.val_rows, "validation")):
         missing = f", {manifest.num_missing} missing" if manifest.num_missing else ""
-        run.log(f"{len(manifest)} {name} {items(config)}{missing}, {len(manifest.classes)} classes")
+        bad = f", {len(manifest.unreadable)} left out as the list marks them" if manifest.unreadable else ""
+        run.log(f"{len(manifest)} {name} {items(config)}{missing}{bad}, {len(manifest.classes)} classes")
     run.log(
         f"{config.run_dir}: {state.total_steps} steps of {g.slots_per_step} clips; "
         f"{g.world_size} x {here['device']}, {plural(g.forwards_per_step, 'forward')} of {g.clips_per_forward} a step, "

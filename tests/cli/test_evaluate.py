@@ -122,6 +122,54 @@ def test_other_videos_go_to_files_of_their_own(trained, moved):
     assert json.loads(other.read_text())["num_videos"] == 11
 
 
+def test_other_files_of_the_same_names_go_to_files_of_their_own(trained, moved, capsys):
+    before = (RUN / "tests/image-precise.csv").read_bytes()
+    shutil.copytree(trained / "set", "copy")
+    assert main(["evaluate", str(RUN), "data.root=copy"]) == 0
+    assert not list((RUN / "tests").glob("image-precise-*"))
+    shutil.copy("copy/train/n00000001/1_0.JPEG", "copy/val/n00000001/1_0.JPEG")
+    (RUN / "tests/image-precise.csv").write_bytes(before)
+    assert main(["evaluate", str(RUN), "data.root=copy"]) == 0
+    assert (RUN / "tests/image-precise.csv").read_bytes() == before
+    assert len(list((RUN / "tests").glob("image-precise-*.csv"))) == 1
+
+
+def test_a_test_on_what_was_trained_on_is_said(trained, moved, capsys):
+    shutil.copytree(trained / "set", "leaky")
+    image = Path("leaky/val/n00000001/1_0.JPEG")
+    image.unlink()
+    image.symlink_to(trained / "set/train/n00000001/1_0.JPEG")
+    assert main(["evaluate", str(RUN), f"data.val={trained}", "data.root=leaky"]) == 0
+    assert "images are in training and in validation" not in capsys.readouterr().out  # training's are copies there
+    shutil.rmtree("leaky/train")
+    Path("leaky/train").symlink_to(trained / "set/train")
+    assert main(["evaluate", str(RUN), "data.root=leaky"]) == 0
+    assert "1 images are in training and in validation: " in capsys.readouterr().out
+
+
+def test_a_run_that_is_done_is_not_tested_by_training(trained, moved, capsys):
+    before = (RUN / "result.json").read_bytes()
+    assert main(cell(trained, *WEIGHTS, "bn_stats=ema")) == 1
+    said = f"{RUN} is done, and was tested with views=image bn_stats=precise: vidgn evaluate {RUN} views=image bn_stats"
+    assert said in capsys.readouterr().err
+    assert main(["evaluate", str(RUN), "views=image", "bn_stats=ema"]) == 0  # the remedy
+    assert (RUN / "result.json").read_bytes() == before
+
+
+def test_what_is_gone_or_torn_of_a_run_that_is_done_is_said(trained, moved, capsys):
+    (RUN / "result.json").write_text('{"top1": ')
+    assert main(cell(trained, *WEIGHTS)) == 1
+    error = capsys.readouterr().err
+    assert f"{RUN}/result.json is damaged (" in error
+    assert "Traceback" not in error
+    (RUN / "result.json").unlink()  # the remedy
+    assert main(cell(trained, *WEIGHTS)) == 0
+    shutil.rmtree(RUN / "checkpoints")
+    shutil.copy(trained / "start.safetensors", "start.safetensors")
+    assert main(["evaluate", str(RUN)]) == 1
+    assert "its checkpoints are gone: put them back to test it, or train anew with tag=NAME" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -61,3 +61,11 @@ def test_another_runs_number_is_not_the_cells_own(warm: Warm, finished: Path, se
     again = sweep(warm, finished, "seed=0,1")
     assert again.wait() == 0, again.log.read_text()
     assert "refused" not in (study / "report.md").read_text()
+
+
+def test_a_cell_that_is_done_and_fails_now_ends_the_sweep_with_its_reason(warm: Warm, finished: Path) -> None:
+    started = sweep(warm, finished, "seed=0,1", "weights=typo.safetensors")
+    assert started.wait() == 1
+    assert "weights=typo.safetensors: there is no such file" in started.log.read_text()
+    again = sweep(warm, finished, "seed=0,1")
+    assert again.wait() == 0, again.log.read_text()

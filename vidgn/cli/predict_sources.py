@@ -62,7 +62,12 @@ def _listed(path: str) -> Iterator[str]:
 
 def _in_folder(folder: str, of_images: bool) -> Iterator[str]:
     """Videos at any depth. A folder of images alone is a video of frames, or as many images, which come first then."""
-    for place, folders, names in os.walk(folder):
+    seen = set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to where it came from
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         endings = {name: os.path.splitext(name)[1].lower() for name in sorted(names) if not name.startswith(".")}
         videos = [name for name, ending in endings.items() if ending in VIDEO_EXTENSIONS]

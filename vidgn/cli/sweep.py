@@ -23,6 +23,7 @@ from vidgn.distributed.environment import threads_per_rank
 from vidgn.distributed.signals import StopFlag, listening, signals_blocked_in_children, stop_token
 from vidgn.errors import EXIT_AGAIN, VidgnError
 from vidgn.processes import without_collection
+from vidgn.report.read.run_state import json_or_none
 
 _SECONDS_BETWEEN_CHECKS = 0.2
 _SECONDS_OF_GRACE = 25.0  # in which a launcher should have noticed that its jobs are gone
@@ -253,11 +254,12 @@ def _print_unfinished(
     for reason in refused.values():
         print(reason, file=sys.stderr)
     there = [c.run_dir for c in composition.configs if c.run_dir not in refused]
-    undone = [run for run in there if not (run / "result.json").exists()]
     errors = _errors(composition)
+    new = {run for run, told in errors.items() if told != old_errors.get(run)}
+    undone = [run for run in there if run in new or json_or_none(run / "result.json") is None]
     waiting = 0
     for run in undone:
-        if stopped and (run not in errors or errors[run] == old_errors.get(run)):
+        if stopped and run not in new:
             waiting += 1
         else:
             print(f"{run}: {errors[run][1] if run in errors else 'not finished'}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The videos that a run began with, and keeps: one that vanishes later can't be read, and makes no other set."""
 
 import gzip
+import hashlib
 import json
 import os
 import stat
@@ -51,7 +52,7 @@ def rows_of(
     """
     data, now = config.data, read(config.data, split)
     began = kept_rows(config.run_dir, split)
-    rows = None if began is None or (is_test and _is_moved(config)) else _still(began, now, data, split)
+    rows = None if began is None or (is_test and is_moved(config)) else _still(began, now, data, split)
     if rows is None:
         for note in now.notes:
             log(note)
@@ -62,7 +63,7 @@ def rows_of(
     if gone:
         some = f"{len(gone)} of the {len(rows)} {_WORDS[split]} videos that {config.run_dir} began with can't be found"
         which = f"below {now.base} (first: {', '.join(gone[:3])})"
-        if len(gone) == len(rows) or _is_moved(config):
+        if len(gone) == len(rows) or is_moved(config):
             raise ManifestError(f"{some} {which}: give data.root=FOLDER where they are")
         log(f"{some} any more {which}: each counts as one that can't be read")
     return rows
@@ -143,7 +144,18 @@ def _still(began: Manifest, now: Listing, data: DataConfig, split: Split) -> Man
     return Manifest(lists, np.array(began.labels, dtype=np.int32), began.classes)
 
 
-def _is_moved(config: Config) -> bool:
+def other_files(config: Config, rows: Manifest) -> str:
+    """A digest of the sizes of the validation files, empty where they are those that the run began with."""
+    kept = kept_rows(config.run_dir, "val")
+    if kept is None or not is_moved(config):
+        return ""
+    began, now = kept.listing(), rows.listing()
+    found = sorted(zip(now.ids, sizes(os.path.join(now.base, path) for path in now.paths), strict=True))
+    same = found == sorted(zip(began.ids, began.num_bytes, strict=True))
+    return "" if same else hashlib.sha256(repr(found).encode(errors="surrogateescape")).hexdigest()
+
+
+def is_moved(config: Config) -> bool:
     """Whether this start has other paths than the one before."""
     file = config.run_dir / "config.yaml"
     if not file.exists():  # killed before it was written

@@ -7,29 +7,35 @@ import yaml
 from vidgn.atomic_files import read_json
 from vidgn.config.fingerprint import DATA_ROWS, fingerprint, pair_fingerprint
 from vidgn.config.schema import Config
+from vidgn.data.datasets.manifest import Manifest
 from vidgn.distributed.ranks import Ranks
 from vidgn.models.weights import save_model
 from vidgn.runs.checkpoint import versions
 from vidgn.runs.directory import RunDirectory
+from vidgn.runs.kept_rows import other_files
 from vidgn.training.bn_stats import statistics_used
 from vidgn.training.state import RunState
 from vidgn.training.step import Scores, Task
 
 
-def test_name(config: Config, identity: dict[str, Any]) -> str:
+def test_name(config: Config, identity: dict[str, Any], rows: Manifest) -> str:
     """Files of a test in the run's directory, without their endings: what is not the run's own is in the name.
 
-    That is rows of other data, and another number of steps that BN's statistics are taken of.
+    That is rows of other data, other files of the same names, and another number of steps that BN's statistics are
+    taken of.
 
     Args:
         identity: of the test.
+        rows: that are tested.
     """
     name = f"tests/{config.views.name}-{statistics_used(config) or 'none'}"
     own = yaml.safe_load((config.run_dir / "config.yaml").read_text())["bn_stats_steps"]
     if statistics_used(config) == "precise" and config.bn_stats_steps != own:
         name += f"-{config.bn_stats_steps}steps"
-    rows = identity[DATA_ROWS]
-    return name if read_json(config.run_dir / "identity.json")[DATA_ROWS] == rows else f"{name}-{rows[:8]}"
+    digest = identity[DATA_ROWS]
+    if read_json(config.run_dir / "identity.json")[DATA_ROWS] != digest:
+        return f"{name}-{digest[:8]}"
+    return f"{name}-{digest[:8]}" if (digest := other_files(config, rows)) else name
 
 
 def items(config: Config) -> str:
@@ -58,7 +64,7 @@ def write_test(
         if not ranks.is_first:
             return
         result = _result(task, state, scores, identity)
-        name = test_name(config, identity)
+        name = test_name(config, identity, task.val_rows)
         for ending, content in scores.files().items():
             run.write_whole(f"{name}{ending}", content)
         run.write_whole(f"{name}.json", {**result, "unreadable": list(scores.unreadable)})

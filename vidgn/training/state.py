@@ -64,6 +64,11 @@ class RunState:
         """
         checkpoint = load_latest(run.checkpoints, run.log)
         if checkpoint is None:
+            if (run.path / "result.json").exists():
+                raise CheckpointError(
+                    f"{run.path} is done, and its checkpoints are gone: put them back to test it, or train anew with "
+                    "tag=NAME"
+                )
             raise CheckpointError(f"{run.path} has no checkpoint to test: train it first with vidgn train")
         if checkpoint["step"] < self.total_steps:
             run.log(f"testing an unfinished run: step {checkpoint['step']} of {self.total_steps}")

@@ -127,7 +127,7 @@ def test_an_indexed_csv_gives_lengths_and_leaves_bad_files_out_of_training_alone
     touch(tmp_path, "1.mp4", "2.mp4")
     text = (
         "path,label,num_frames,width,height,fps,duration_seconds,codec,flags,status\n"
-        '1.mp4,x,250,340,256,25.0,10.0,h264,"open_gop,vfr",ok\n2.mp4,x,,,,,,,,no video stream\n'
+        '1.mp4,x,250,340,256,25.0,10.0,h264,"open_gop,vfr",ok\n2.mp4,x,,,,,,,,unreadable\n'
     )
     path = write(tmp_path / "t.csv", text)
     data = replace(data, train=path, val=path)
@@ -167,7 +167,7 @@ def test_validation_has_the_classes_of_training(data, tmp_path):
 
 def test_the_class_file_sets_the_labels(data, tmp_path):
     touch(tmp_path, "1.mp4")
-    classes = write(tmp_path / "classes.txt", "zero\none\n\ntwo\n")
+    classes = write(tmp_path / "classes.txt", "zero\none\ntwo\n\n")
     names = write(tmp_path / "t.csv", "path,label\n1.mp4,two\n1.mp4,one\n")
     numbers = write(tmp_path / "n.csv", "path,label\n1.mp4,2\n1.mp4,01\n")
     for train in (names, numbers):

@@ -325,6 +325,15 @@ def test_images_are_videos_of_one_frame(tmp_path: Path, mode: str, extension: st
     np.testing.assert_array_equal(frames_THWC[0], expected)
 
 
+def test_grey_of_16_bit_is_grey_of_8(tmp_path: Path) -> None:
+    """A map of depths in millimetres, say: not white wherever a value is above 255."""
+    ramp = np.linspace(0, 65535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    Image.fromarray(ramp).save(tmp_path / "image.png")
+    with open_image(tmp_path / "image.png") as reader:
+        grey = reader.read([ResolvedClip((0,), Box(0, 0, HEIGHT, WIDTH), HEIGHT, WIDTH, False)])[0][0]
+    np.testing.assert_array_equal(grey, np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, axis=-1))
+
+
 def test_what_is_no_image_is_said(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     with pytest.raises(DecodeError, match="is no image that can be read"):

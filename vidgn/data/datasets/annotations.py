@@ -4,18 +4,20 @@ No file of the videos is opened or even asked for one by one: folders are listed
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.coco import coco_labels, coco_listing
 from vidgn.data.datasets.folds import assign_folds, part_of
+from vidgn.data.datasets.kinetics import kinetics_labels, read_kinetics
 from vidgn.data.datasets.listing import (
     FOLDER_NAMES,
     IMAGE_EXTENSIONS,
     INDEX_COLUMNS,
     OFFICIAL,
     SEGMENT_COLUMNS,
-    SPLIT_NAMES,
+    STATUSES,
     VIDEO_EXTENSIONS,
     Listing,
     Split,
@@ -30,9 +32,6 @@ from vidgn.data.datasets.listing import (
 )
 from vidgn.data.datasets.official import check_no_flags, official_rows, segment_id, segment_of
 from vidgn.errors import ManifestError
-
-_MAX_DEPTH = 3  # folders below Kinetics' root that are searched
-_KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
 def read_listing(data: DataConfig, split: Split) -> Listing:
@@ -54,7 +53,7 @@ def _rows_of_folds(data: DataConfig) -> Iterator[tuple[str, str, str]]:
         path = annotation_path(data, "train")
         columns = ("path", "label") if data.group is None else ("path", "label", data.group)
         for row in csv_rows(path, columns):
-            yield segment_id(row["path"], segment_of(row, path)), row["label"].strip(), row[data.group or "path"]
+            yield segment_id(row["path"], segment_of(row, path)), row["label"].strip(), _group(row, data.group, path)
     elif data.format == "list":
         for file, label, _ in _list_rows(data, "train"):
             yield file, label, file
@@ -62,6 +61,13 @@ def _rows_of_folds(data: DataConfig) -> Iterator[tuple[str, str, str]]:
         listing = _folders(data, "train")
         yield from zip(listing.ids, listing.labels, listing.ids, strict=True)
         yield from ((id, os.path.dirname(id), id) for id in listing.missing)
+
+
+def _group(row: dict[str, str], column: str | None, path: str) -> str:
+    group = row["path"] if column is None else row[column].strip()
+    if not group:
+        raise ManifestError(f"{path}: {row['path']} has no {column}, by which folds are made: write one for every row")
+    return group
 
 
 def read_labels(data: DataConfig, split: Split) -> Iterable[str]:
@@ -84,7 +90,7 @@ def _list(data: DataConfig, split: Split) -> Listing:
 def _list_rows(data: DataConfig, split: Split) -> list[tuple[str, str, int | None]]:
     """(path, label, number of frames or None) of each line."""
     rows = list(list_rows(annotation_path(data, split), data.separator))
-    parts = [file.rpartition(data.separator) for file, _ in rows]
+    parts = [file.rpartition(_written_out(data.separator)) for file, _ in rows]
     if not all(head and count.isdecimal() and len(count) < 10 for head, _, count in parts):
         return [(file, label, None) for file, label in rows]
     return [(head.strip(), label, int(n)) for (_, label), (head, _, n) in zip(rows, parts, strict=True)]
@@ -92,6 +98,10 @@ def _list_rows(data: DataConfig, split: Split) -> list[tuple[str, str, int | Non
 
 def _list_labels(data: DataConfig, split: Split) -> Iterable[str]:
     return (label for _, label in list_rows(annotation_path(data, split), data.separator))
+
+
+def _written_out(separator: str) -> str:
+    return separator.replace("\\t", "\t")  # a tab, as a shell takes it
 
 
 def list_rows(path: str, separator: str) -> Iterator[tuple[str, str]]:
@@ -104,7 +114,7 @@ def list_rows(path: str, separator: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
-        file, found, label = line.strip().rpartition(separator)
+        file, found, label = line.strip().rpartition(_written_out(separator))
         if not found or not file.strip():
             raise ManifestError(
                 f"{path}, line {number}: {line.strip()[:80]!r} is not a path and a label parted by {separator!r}; "
@@ -124,6 +134,11 @@ def _csv(data: DataConfig, split: Split) -> Listing:
     transcoded: dict[str, None] = {}
     for row in csv_rows(path, ("path", "label")):
         status = row.get("status") or "ok"
+        if status not in STATUSES:
+            raise ManifestError(
+                f"{path}: {row['path']} has the status {status[:40]!r}, and `vidgn data index` writes in that column "
+                f"{', '.join(STATUSES)}; rename the column, or index the videos anew"
+            )
         if status != "ok" and split == "train":
             listing.unreadable.append(segment_id(row["path"], segment_of(row, path)))
             continue
@@ -169,18 +184,27 @@ def _folders(data: DataConfig, split: Split) -> Listing:
     """root/split/class/*: the folder's name is the label. Sorted by class, then by name. Of `frames`: its folders."""
     extensions = IMAGE_EXTENSIONS if data.format == "imagenet" else VIDEO_EXTENSIONS
     listing = Listing(_split_folder(data, split))
+    others = Counter[str]()
     for label in sorted(_folder_labels(data, split)):
         with os.scandir(os.path.join(listing.base, label)) as entries:
-            if data.format == "frames":
-                found = [e for e in entries if e.is_dir() and not e.name.startswith(".")]
-            else:
-                found = [e for e in entries if os.path.splitext(e.name)[1].lower() in extensions]
+            found = []
+            for entry in entries:
+                ending = os.path.splitext(entry.name)[1].lower()
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir() if data.format == "frames" else ending in extensions:
+                    found.append(entry)
+                else:
+                    others["folders" if entry.is_dir() else ending or "without ending"] += 1
             dangling = {e.name for e in found if is_dangling(e)}
         for name in sorted(e.name for e in found):
             if name in dangling:
                 listing.missing.append(f"{label}/{name}")
             else:
                 listing.add(f"{label}/{name}", f"{label}/{name}", label)
+    if others:
+        passed_over = ", ".join(f"{number} {kind}" for kind, number in others.most_common(5))
+        listing.notes.append(f"{listing.base}: passed over in class folders: {passed_over}")
     return listing
 
 
@@ -203,106 +227,19 @@ def _split_folder(data: DataConfig, split: Split) -> str:
     raise ManifestError(f"{os.path.join(root, split)}: no such folder; data.root must hold {split}/CLASS/ folders")
 
 
-# --- Kinetics: the official csv (DeepMind, CVDF), and any layout of its folders --------------------------------------
-
-
-def _kinetics(data: DataConfig, split: Split) -> Listing:
-    """The official csv and any of: root/split/class name/, class_name/, or all in one folder (CVDF's archives)."""
-    return kinetics_listing(annotation_path(data, split), root_folder(data), split)
-
-
-def kinetics_listing(path: str, root: str, split: Split) -> Listing:
-    """The rows of the csv at `path` whose videos are below `root`.
-
-    Raises:
-        ManifestError: the annotation or the folder can't be used.
-    """
-    listing = Listing(root)
-    files = _kinetics_files(listing.base, split)
-    for row in _kinetics_rows(path, split):
-        video = row["youtube_id"]
-        id = _clip_name(video, row, path)
-        file = files.get(id) or files.get(video)
-        if file is None:
-            listing.missing.append(id)
-        else:
-            listing.add(id, file, row["label"].strip())
-    return listing
-
-
-def kinetics_ids(path: str) -> Iterator[tuple[str, str]]:
-    """(clip name, label) of every row of a Kinetics csv, whatever its split."""
-    for row in csv_rows(path, _KINETICS_COLUMNS):
-        yield _clip_name(row["youtube_id"], row, path), row["label"].strip()
-
-
-def _kinetics_labels(data: DataConfig, split: Split) -> Iterable[str]:
-    """All labels of `split`, present or not."""
-    return (row["label"].strip() for row in _kinetics_rows(annotation_path(data, split), split))
-
-
-def _kinetics_rows(path: str, split: Split) -> list[dict[str, str]]:
-    """Rows of the csv; those of `split` alone where the file holds several splits."""
-    rows = list(csv_rows(path, _KINETICS_COLUMNS))
-    if len({row.get("split") for row in rows}) > 1:
-        return [row for row in rows if row.get("split") in SPLIT_NAMES[split]]
-    return rows
-
-
-def _clip_name(video: str, row: dict[str, str], path: str) -> str:
-    try:
-        start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-    except (ValueError, OverflowError):
-        times = f"time_start={row['time_start']!r}, time_end={row['time_end']!r}"
-        raise ManifestError(f"{path}: {times} of {video} are not seconds; write whole seconds") from None
-    return f"{video}_{start:06d}_{end:06d}"
-
-
-def _kinetics_files(root: str, split: Split) -> dict[str, str]:
-    """Clip name (or bare YouTube id) -> path relative to root, of every video file below the split's folder."""
-    folders = [
-        name for s in SPLIT_NAMES[split] for name in (s, f"videos_{s}") if os.path.isdir(os.path.join(root, name))
-    ]
-    files: dict[str, str] = {}
-    for folder in folders or [""]:
-        for relative in sorted(_walk(root, folder, _MAX_DEPTH)):
-            stem, extension = os.path.splitext(os.path.basename(relative))
-            if extension.lower() in VIDEO_EXTENSIONS:
-                files.setdefault(_normal_stem(stem), relative)
-    return files
-
-
-def _normal_stem(stem: str) -> str:
-    """`id_start_end` with six digits each. Ids may hold underscores, so times are taken from the right."""
-    parts = stem.rsplit("_", 2)
-    if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal() and len(stem) > 11:
-        return f"{parts[0]}_{int(parts[1]):06d}_{int(parts[2]):06d}"
-    return stem
-
-
-def _walk(root: str, folder: str, depth: int) -> Iterator[str]:
-    with os.scandir(os.path.join(root, folder)) as entries:
-        for entry in entries:
-            relative = os.path.join(folder, entry.name)
-            if depth > 0 and entry.is_dir():
-                yield from _walk(root, relative, depth - 1)
-            elif not is_dangling(entry):
-                yield relative
-
-
 # --- synthetic ------------------------------------------------------------------------------------------------------
 
 
 def _synthetic(data: DataConfig, split: Split) -> Listing:
     from vidgn.data.datasets.synthetic import ensure_synthetic
 
-    return _kinetics(ensure_synthetic(data), split)
+    return read_kinetics(ensure_synthetic(data), split)
 
 
 def _synthetic_labels(data: DataConfig, split: Split) -> Iterable[str]:
     from vidgn.data.datasets.synthetic import ensure_synthetic
 
-    return _kinetics_labels(ensure_synthetic(data), split)
+    return kinetics_labels(ensure_synthetic(data), split)
 
 
 # --- lists as the data sets bring them ------------------------------------------------------------------------------
@@ -320,11 +257,23 @@ def _official(data: DataConfig, split: Split) -> Listing:
             continue
         if by_stem is None:
             with os.scandir(listing.base) as entries:
-                by_stem = {os.path.splitext(e.name)[0]: e.name for e in entries if not is_dangling(e)}
+                by_stem = _videos_by_stem(listing.base, entries)
         listing.add(segment_id(file, segment), by_stem.get(file) or by_stem.get(f"v_{file}", file), label)
     if not any(listing.segments):
         listing.segments = []
     return keep_existing(listing)
+
+
+def _videos_by_stem(folder: str, entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in entries:
+        stem, ending = os.path.splitext(entry.name)
+        if is_dangling(entry) or not (ending.lower() in VIDEO_EXTENSIONS or entry.is_dir()):
+            continue
+        if (other := found.setdefault(stem, entry.name)) != entry.name:
+            two = " and ".join(sorted((other, entry.name)))
+            raise ManifestError(f"{folder}: {two} are both {stem} of the list; take one of them away")
+    return found
 
 
 def _official_labels(data: DataConfig, split: Split) -> Iterable[str]:
@@ -333,7 +282,7 @@ def _official_labels(data: DataConfig, split: Split) -> Iterable[str]:
 
 _Readers = tuple[Callable[[DataConfig, Split], Listing], Callable[[DataConfig, Split], Iterable[str]]]
 _READERS: dict[str, _Readers] = {
-    "kinetics": (_kinetics, _kinetics_labels),
+    "kinetics": (read_kinetics, kinetics_labels),
     "list": (_list, _list_labels),
     "csv": (_csv, _csv_labels),
     "folders": (_folders, _folder_labels),

@@ -7,7 +7,7 @@ import numpy as np
 
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.annotations import read_labels
-from vidgn.data.datasets.listing import ANNOTATED, SPLITS, Listing, Split, describe
+from vidgn.data.datasets.listing import ANNOTATED, FOLDER_NAMES, SPLITS, Listing, Split, describe
 from vidgn.errors import ManifestError
 
 _MANY_CLASSES = 100_000  # without a list of their names
@@ -68,7 +68,11 @@ def _is_given(data: DataConfig, split: Split) -> bool:
         return (data.train if split == "train" else data.val) is not None
     if data.folds is not None:
         return split == "train"
-    has_train = data.format == "synthetic" or data.root is None or os.path.isdir(os.path.join(data.root, "train"))
+    has_train = (
+        data.format == "synthetic"
+        or data.root is None
+        or any(os.path.isdir(os.path.join(data.root, name)) for name in FOLDER_NAMES["train"])
+    )
     return has_train if split == "train" else not has_train or data.untrained_classes == "allow"
 
 
@@ -123,11 +127,11 @@ def _refusal(
 def _classes_file(path: str) -> tuple[str, ...]:
     try:
         with open(path, encoding="utf-8-sig") as file:
-            names = tuple(line.strip() for line in file if line.strip())
+            names = tuple(map(str.strip, file.read().rstrip().splitlines()))
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"data.classes={path}: {error}; give a text file with one class name a line") from None
-    if len(set(names)) < len(names) or not names:
-        twice = next((name for name in names if names.count(name) > 1), None)
-        problem = f"{twice!r} is there twice" if twice else "no class names"
+    if len(set(names)) < len(names) or not all(names) or not names:
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        problem = f"{twice!r} is there twice" if twice else "a blank line" if names else "no class names"
         raise ManifestError(f"data.classes={path}: {problem}; write one class name a line, in label order")
     return names

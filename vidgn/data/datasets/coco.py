@@ -257,8 +257,12 @@ def _fault(where: str, annotation: dict[str, Any], image: dict[str, Any]) -> Fau
     if isinstance(form, list) and any(len(polygon) < _LEAST_POLYGON or len(polygon) % 2 for polygon in form):
         reason = f"{min(map(len, form)) // 2} points"  # which pycocotools takes for a box
         return Fault(where, "a polygon of fewer than three points", reason)
-    if not form or (isinstance(form, dict) and list(form.get("size", ())) != [image["height"], image["width"]]):
+    size = (image["height"], image["width"])
+    if not form or (isinstance(form, dict) and tuple(form.get("size", ())) != size):
         return Fault(where, "no mask of its image's size", "its segmentation is empty or of another size")
+    if not (_are_points(form) if isinstance(form, list) else fills_image(form, math.prod(size))):
+        kind = "polygons that are not numbers" if isinstance(form, list) else "a mask that does not fill its image"
+        return Fault(where, kind, "its segmentation is damaged")
     shown = [round(float(v), 2) for v in annotation["bbox"]]
     if not all(map(math.isfinite, shown)):
         return Fault(where, "a box that is not finite", f"bbox {shown}")
@@ -267,6 +271,39 @@ def _fault(where: str, annotation: dict[str, Any], image: dict[str, Any]) -> Fau
         kind = "outside of its image" if min(shown[2:]) > 0 else "a box without an area"
         return Fault(where, kind, f"bbox {shown}", tested=True)
     return None
+
+
+def _are_points(polygons: list[Any]) -> bool:
+    try:
+        return all(all(map(math.isfinite, polygon)) for polygon in polygons)
+    except (TypeError, OverflowError):
+        return False
+
+
+def fills_image(mask: Any, num_pixels: int) -> bool:
+    """Whether the runs of a mask, as numbers or as COCO packs them, are as many pixels as its image has.
+
+    Packed are five bits a character, the lowest first, with a sixth for "more of this number" and the last one's
+    highest for its sign; from the fourth number on each is the difference to the one before the last.
+    """
+    counts = mask.get("counts") if isinstance(mask, dict) else None
+    if isinstance(counts, str):
+        runs, value, shift = list[int](), 0, 0
+        for character in counts:
+            bits = ord(character) - 48
+            if not 0 <= bits < 64:
+                return False
+            value, shift = value | (bits & 31) << shift, shift + 5
+            if not bits & 32:
+                value -= (bits >> 4 & 1) << shift
+                runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+                value = shift = 0
+        if shift:
+            return False
+        counts = runs
+    if not isinstance(counts, list) or not all(isinstance(run, int) and run >= 0 for run in counts):
+        return False
+    return sum(counts) == num_pixels
 
 
 def clipped_box(annotation: dict[str, Any], image: dict[str, Any]) -> tuple[float, float, float, float]:

@@ -42,6 +42,17 @@ INDEX_COLUMNS: tuple[str, ...] = (
     ),
     *("bytes", "modified_ns"),
 )
+STATUSES = (
+    "ok",
+    "damaged",
+    "unreadable",
+    "error",
+    "refused",
+    "bug",
+    "timeout",
+    "memory",
+    "crash",
+)  # of a row of an index
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validate", "validation")}
 FOLDER_NAMES = {"train": ("train", "training"), "val": (*SPLIT_NAMES["val"], "test", "testing")}
 
@@ -138,15 +149,17 @@ def csv_rows(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """Rows of a csv as dicts; fields are parted by commas, or by what parts the first line's: tabs or semicolons.
 
     Raises:
-        ManifestError: without the `columns`, or for a line that is too short or no csv.
+        ManifestError: without the `columns`, or for a line of more or fewer fields or that is no csv.
     """
     rows = _numbered_rows(path)
     header = [name.strip() for name in next(rows, (1, []))[1]]
     absent = [name for name in columns if name not in header]
     if absent:
         raise ManifestError(_refuse_header(path, header, absent, columns))
+    if twice := next((name for name in header if name and header.count(name) > 1), None):
+        raise ManifestError(f"{path}: two columns are called {twice}; rename one")
     for line, fields in rows:
-        if len(fields) < len(header):
+        if len(fields) < len(header) or any(field.strip() for field in fields[len(header) :]):
             raise ManifestError(
                 f"{path}, line {line}: {len(fields)} fields under {len(header)} columns; "
                 "mend the line, and quote values that hold a comma"
@@ -175,7 +188,10 @@ def _numbered_rows(path: str) -> Iterator[tuple[int, list[str]]]:
     first = next(lines, "")
     delimiter = next((mark for mark in ",\t;" if mark in first), ",")
     # strict: else an open quote swallows the rows behind it
-    reader, line = csv.reader(itertools.chain((first,), lines), strict=True, delimiter=delimiter), 1
+    reader, line = (
+        csv.reader(itertools.chain((first,), lines), strict=True, delimiter=delimiter, skipinitialspace=True),
+        1,
+    )
     try:
         for fields in reader:
             if fields:

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vidgn.data.datasets.annotations import kinetics_ids, list_rows
+from vidgn.data.datasets.annotations import list_rows
+from vidgn.data.datasets.kinetics import kinetics_ids
 from vidgn.data.datasets.listing import csv_header, csv_rows
 from vidgn.errors import ManifestError
 from vidgn.video_names import stem_of

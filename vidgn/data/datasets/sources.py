@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import cast, get_args
 
 from vidgn.config.schema import DataConfig
-from vidgn.data.datasets.annotations import kinetics_listing, list_rows, read_listing
+from vidgn.data.datasets.annotations import list_rows, read_listing
 from vidgn.data.datasets.coco import coco_files, is_coco
+from vidgn.data.datasets.kinetics import kinetics_listing
 from vidgn.data.datasets.listing import (
     ANNOTATED,
     IMAGE_EXTENSIONS,
@@ -146,14 +147,18 @@ def _are_frames(names: list[str]) -> bool:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
+    seen = set[str]()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:  # a link to where it came from
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
 
 
 def _told_format(path: str) -> str:
-    header = next(read_lines(path), "").lower()
-    names = {name.strip() for name in header.split(",")}
+    names = {name.strip() for name in re.split(r"[,\t;]", next(read_lines(path), "").lower())}
     if "youtube_id" in names:
         return "kinetics"
     return "csv" if "path" in names else "list"

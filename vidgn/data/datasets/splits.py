@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 
 from vidgn.config.schema import DataConfig
 from vidgn.data.datasets.listing import describe
@@ -19,10 +20,10 @@ def check_splits(train: Manifest, val: Manifest, data: DataConfig) -> list[str]:
         ManifestError: where a file has two labels, or a class is tested that no training video has (unless
             data.untrained_classes=allow).
     """
-    notes, labels = list[str](), dict[str, int]()
+    notes, labels, real = list[str](), dict[str, int](), _RealPaths()
     items = "images" if data.format in ("imagenet", "coco") else "videos"
     for rows, split in ((train, "train"), (val, "val")):
-        paths = _places(rows)
+        paths = _places(rows, real)
         for path, label in zip(paths, rows.labels, strict=True):
             if labels.setdefault(path, label) != label:
                 one, other = (rows.classes[n] for n in (labels[path], label))
@@ -32,7 +33,7 @@ def check_splits(train: Manifest, val: Manifest, data: DataConfig) -> list[str]:
         twice = [path for path, count in Counter(paths).items() if count > 1]
         if twice:
             notes.append(f"{len(twice)} {items} are listed more than once in {split}: {_named(twice)}")
-    both = _files(train) & _files(val)
+    both = _files(train, real) & _files(val, real)
     if both:
         notes.append(f"{len(both)} {items} are in training and in validation: {_named(sorted(both))}")
     if data.format == "coco":  # an image has objects of several classes
@@ -53,18 +54,33 @@ def check_splits(train: Manifest, val: Manifest, data: DataConfig) -> list[str]:
     return notes
 
 
-def _places(rows: Manifest) -> list[str]:
+class _RealPaths(dict[str, tuple[str, frozenset[str]]]):
+    """Paths without links, whatever they are written from: of each folder its own, and which names in it are links."""
+
+    def __missing__(self, folder: str) -> tuple[str, frozenset[str]]:
+        with suppress(OSError), os.scandir(folder) as entries:
+            self[folder] = os.path.realpath(folder), frozenset(e.name for e in entries if e.is_symlink())
+            return self[folder]
+        return os.path.realpath(folder), frozenset()
+
+    def of(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        real, links = self[folder or os.curdir]
+        return os.path.realpath(path) if name in links else os.path.join(real, name)
+
+
+def _places(rows: Manifest, real: _RealPaths) -> list[str]:
     """The file of each row, with its segment where it has one."""
     found = []
     for index in range(len(rows)):
         segment = rows[index].segment
         part = "" if segment is None else f" ({segment[0]:.3f} to {segment[1]:.3f} {rows[index].segment_unit})"
-        found.append(f"{os.path.normpath(rows[index].path)}{part}")
+        found.append(f"{real.of(rows[index].path)}{part}")
     return found
 
 
-def _files(rows: Manifest) -> set[str]:
-    return {os.path.normpath(rows[index].path) for index in range(len(rows))}
+def _files(rows: Manifest, real: _RealPaths) -> set[str]:
+    return {real.of(rows[index].path) for index in range(len(rows))}
 
 
 def _named(names: Iterable[str]) -> str:

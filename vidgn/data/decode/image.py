@@ -43,7 +43,7 @@ class ImageReader(VideoReader):
                 check_size(image.height, image.width, self.error)
                 self.codec = str(image.format).lower()
                 turned = image if as_stored else ImageOps.exif_transpose(image)
-                self.image_HWC = np.asarray(turned.convert("RGB"))
+                self.image_HWC = np.asarray(_eight_bit(turned).convert("RGB"))
         except DecodeError:
             raise
         except MemoryError:
@@ -66,6 +66,13 @@ class ImageReader(VideoReader):
         for box in boxes:
             rows = slice(box.top, box.top + box.height)
             sink.put(0, box, self.image_HWC[rows, box.left : box.left + box.width])
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 bit by its higher byte, as Pillow reads colours of 16 bit; it would cut off grey at 255."""
+    if image.mode not in ("I", "I;16", "I;16B", "I;16L"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 class FramesReader(VideoReader):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vidgn.config.fingerprint import CLASSES, DATA_ROWS
+from vidgn.config.fingerprint import CLASSES, DATA_ROWS, WEIGHTS
 from vidgn.config.norm_kinds import NORM_KINDS
 from vidgn.report.read.study import Cell
 from vidgn.report.read.video_scores import VideoScores
@@ -181,12 +181,30 @@ def _unreadable_alone(cell: Cell, other: Cell) -> int:
     return int(((ours.rank[rows[0]] < 0) & (theirs.rank[rows[1]] >= 0)).sum())
 
 
-def why_no_change(cell: Cell, larger: Cell) -> list[str]:
-    """What differs between two finished runs of one norm besides the batch, in words; empty if nothing does."""
-    differing = _differing_keys(cell, larger, but=_GEOMETRY)
+def why_no_change(cell: Cell, other: Cell, *, but: tuple[str, ...] = _GEOMETRY) -> list[str]:
+    """What differs between two finished runs of one norm besides the batch, in words; empty if nothing does.
+
+    Args:
+        but: the keys that may differ: those of the batch, or others.
+    """
+    differing = _differing_keys(cell, other, but=but)
     if differing is None:
         return [_UNREADABLE]
-    return [*([_keys(differing)] if differing else []), *_differing_tests(cell, larger), *_faults(cell, larger)]
+    found = [_keys(differing)] if differing else []
+    return [*found, *_differing_statistics(cell, other), *_differing_tests(cell, other), *_faults(cell, other)]
+
+
+def why_not_one_arm(cell: Cell, other: Cell) -> list[str]:
+    """What differs between two finished runs of one arm besides seed, fold and first weights; empty if nothing does."""
+    differing = _differing_keys(cell, other, but=_GEOMETRY if is_borrowed(cell, other) else ())
+    if differing is None:
+        return [_UNREADABLE]
+    for key in ("seed", WEIGHTS, *((DATA_ROWS,) if cell.fold != other.fold else ())):
+        differing.pop(key, None)
+    found = [_keys(differing)] if differing else []
+    if cell.test_name != other.test_name:
+        found.append(f"the test ({cell.test_name} / {other.test_name})")
+    return [f"not as seed {other.seed} of the same arm: {reason}" for reason in found]
 
 
 def _differing_keys(cell: Cell, other: Cell, *, but: tuple[str, ...]) -> dict[str, tuple[Any, Any]] | None:

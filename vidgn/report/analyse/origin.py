@@ -7,8 +7,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from vidgn.report.analyse.analysis import Comparison, pairs_of
 from vidgn.report.analyse.comparison import paired_rows
+from vidgn.report.analyse.gap import Comparison, pairs_of
 from vidgn.report.analyse.statistics import LEVEL
 
 _MOST_FLIPS = 12

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vidgn.errors import ManifestError
-from vidgn.report.analyse.analysis import Comparison, analyse, crossed_differences
+from vidgn.report.analyse.analysis import analyse
+from vidgn.report.analyse.gap import Comparison, crossed_differences
 from vidgn.report.analyse.statistics import GapInterval, Spread, planned, spread_of
 from vidgn.report.read.study import read_study
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vidgn.report.analyse.analysis import Comparison
 from vidgn.report.analyse.arms import run_of
 from vidgn.report.analyse.comparison import audited, paired_rows
+from vidgn.report.analyse.gap import Comparison
 from vidgn.report.read.run_state import json_or_none
 from vidgn.report.read.study import Cell
 

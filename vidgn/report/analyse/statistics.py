@@ -104,7 +104,8 @@ def gap_interval(folds_SV: Sequence[np.ndarray]) -> GapInterval | None:
     in as few as 87 % of studies where they say 95 (shown in test_statistics.py). Where D is small A can't be as small:
     a run's mean moves by whole videos. Both numbers are fitted to the worlds of bench/verdict.py.
 
-    One run in each of several folds: the folds' means are the sample, whose deviation covers runs and videos at once.
+    One run in each of several folds: the folds' means are the sample, whose deviation covers runs and videos at once;
+    a variance is never taken for less than a part of what the videos alone make.
     """
     sizes = np.array([fold.shape[1] for fold in folds_SV], dtype=np.float64)
     shares_F, means_F = sizes / sizes.sum(), np.array([fold.mean() for fold in folds_SV])
@@ -117,6 +118,8 @@ def gap_interval(folds_SV: Sequence[np.ndarray]) -> GapInterval | None:
         return None
     freedom = len(folds_SV) - 1
     variance = float((shares_F**2 * (means_F - points) ** 2).sum() * len(folds_SV) / freedom)
+    of_videos = sum(share**2 * float(fold.var()) / fold.size for share, fold in zip(shares_F, folds_SV, strict=True))
+    variance = max(variance, _LEAST * of_videos)  # folds that come out alike by chance
     return _interval(points, math.sqrt(variance), freedom, run_deviation=math.nan, num_runs=num_runs)
 
 

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from vidgn.atomic_files import is_held
+from vidgn.config.build import build
+from vidgn.config.schema import Config, run_name
+from vidgn.errors import ConfigError
 
 State = Literal["pending", "running", "done", "failed", "stopped", "refused"]
 STATES: tuple[State, ...] = ("done", "running", "stopped", "failed", "refused", "pending")
@@ -35,6 +40,14 @@ class RunStatus:
     data_wait_fraction: float | None = None
     error: str | None = None  # the reason of a failed run, one line
     remark: str | None = None  # what the state was judged by, where that is not certain
+
+
+def own_name(run_dir: Path) -> str | None:
+    """The name that a run's directory has by its config.yaml; None where this version can't tell."""
+    try:
+        return run_name(build(Config, yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))))
+    except (OSError, yaml.YAMLError, ConfigError):
+        return None
 
 
 def read_run_status(run_dir: Path) -> RunStatus:

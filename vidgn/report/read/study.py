@@ -5,7 +5,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from vidgn.errors import ConfigError, ManifestError
 from vidgn.report.read.cost import Cost, read_cost
 from vidgn.report.read.history import PolicyChange, layout_changes, order_of_sums, policy_changes, read_starts
 from vidgn.report.read.matches import Matches, ap_fault, read_matches
-from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, read_run_status
+from vidgn.report.read.run_state import RunStatus, json_or_none, lines_of, own_name, read_run_status
 from vidgn.report.read.video_scores import VideoScores, read_videos
 
 HEADLINES = (("top1", "top5"), ("box_ap", "mask_ap"))  # keys of result.json: of a classifier, of a detector
@@ -173,7 +173,11 @@ class Cell:
         if self.only is not None:
             return {}
         found = {p.stem: json_or_none(p) for p in sorted((self.directory / "tests").glob("*.json"))}
-        return {name: r for name, r in found.items() if isinstance(r, Mapping) and self.headlines[0] in r}
+        whole = {name: r for name, r in found.items() if isinstance(r, Mapping) and self.headlines[0] in r}
+        if self.result is None:
+            return whole
+        trained = self.result.get("steps"), self.result.get("plan_digest")  # a test before the run's end is of another
+        return {name: r for name, r in whole.items() if (r.get("steps"), r.get("plan_digest")) == trained}
 
     def experiment(self) -> dict[str, Any] | None:
         """Flat keys that can change a result, as a fingerprint takes them: identity.json, else config.yaml.
@@ -212,6 +216,7 @@ class Study:
     directory: Path
     cells: tuple[Cell, ...]
     was_swept: bool  # study.json is there: what is missing can be named
+    passed_over: tuple[str, ...] = ()  # directories that are no runs of it, and why
 
     def count(self, state: str) -> int:
         return sum(c.state == state for c in self.cells)
@@ -232,38 +237,18 @@ def read_study(directory: Path | str) -> Study:
         )
     asked, refused = _asked(directory / "study.json")
     found = sorted(p.parent.name for p in directory.glob("*/config.yaml"))
-    names = [*asked, *(n for n in found if n not in asked)]
+    moved = {n: own for n in found if n not in asked and (own := own_name(directory / n)) not in (None, n)}
+    names = [*asked, *(n for n in found if n not in asked and n not in moved)]
     if not names:
         raise ManifestError(
             f"no study in {directory}: looked for study.json or a run in */config.yaml and found neither "
             f"(a study is runs_dir/study)"
         )
     cells = tuple(_read_cell(directory / name, asked.get(name), refused.get(name)) for name in names)
-    return Study(directory.absolute().name, directory, cells, bool(asked))
-
-
-def restricted(study: Study, only: frozenset[str]) -> Study:
-    """The study judged by some of the tested videos alone.
-
-    Raises:
-        ManifestError: none of them was tested in some run.
-    """
-    if any(cell.data_format == "coco" for cell in study.cells):
-        raise ManifestError(
-            f"{study.directory}: --only is for videos, which are right or wrong by themselves; AP is not"
-        )
-    cells = []
-    for cell in study.cells:
-        part = replace(cell, only=only)
-        videos = part.videos() if cell.result else None
-        if cell.result is None or videos is None:
-            cells.append(replace(part, result=None))
-            continue
-        if not videos.ids:
-            raise ManifestError(f"{cell.run_name}: none of its tested videos is in the list; give one with their names")
-        counted = {"top1": videos.top(1), "top5": videos.top(5), "num_videos": len(videos.ids)}
-        cells.append(replace(part, result={**cell.result, **counted}))
-    return replace(study, cells=tuple(cells))
+    passed_over = tuple(
+        f"{n} is a copy or was renamed ({own} is its run), and is not counted" for n, own in moved.items()
+    )
+    return Study(directory.absolute().name, directory, cells, bool(asked), passed_over)
 
 
 def _asked(path: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:

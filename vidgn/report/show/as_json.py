@@ -4,8 +4,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from vidgn.report.analyse.analysis import Analysis, Comparison
+from vidgn.report.analyse.analysis import Analysis
 from vidgn.report.analyse.arms import Arm, Column
+from vidgn.report.analyse.gap import Comparison
 from vidgn.report.analyse.statistics import GapInterval
 from vidgn.report.read import published
 from vidgn.report.read.study import Cell

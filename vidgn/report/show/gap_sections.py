@@ -1,6 +1,7 @@
 """What arms differ by, as markdown: gaps to the baseline, and what a smaller batch changes."""
 
-from vidgn.report.analyse.analysis import Analysis, Comparison
+from vidgn.report.analyse.analysis import Analysis
+from vidgn.report.analyse.gap import Comparison
 from vidgn.report.analyse.statistics import LEVEL, POWER
 from vidgn.report.show.markdown import MINUS, column_name, interval, plural, probability, signed
 from vidgn.report.show.tables import Table

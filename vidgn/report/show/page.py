@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vidgn.report.analyse.analysis import Analysis, Comparison, pairs_of
+from vidgn.report.analyse.analysis import Analysis
+from vidgn.report.analyse.gap import Comparison, pairs_of
 from vidgn.report.analyse.origin import Flip, Origin, origin_of
 from vidgn.report.analyse.proof import proof_of
 from vidgn.report.read.study import Cell

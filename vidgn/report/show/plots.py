@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from vidgn.report.analyse.analysis import Analysis, Comparison
+from vidgn.report.analyse.analysis import Analysis
 from vidgn.report.analyse.arms import Column
+from vidgn.report.analyse.gap import Comparison
 from vidgn.report.analyse.statistics import LEVEL, POWER
 from vidgn.report.read.published import SOURCE
 from vidgn.report.read.study import Cell

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from vidgn.atomic_files import write_atomic, write_text
 from vidgn.errors import ManifestError
 from vidgn.report.analyse.analysis import Analysis, analyse
-from vidgn.report.read.study import read_study, restricted
+from vidgn.report.read.only import restricted
+from vidgn.report.read.study import read_study
 from vidgn.report.show import gap_sections, plots, sections
 from vidgn.report.show.as_json import as_json
 from vidgn.report.show.page import Pictures, origins_of, page_html, run_page_html, study_tables

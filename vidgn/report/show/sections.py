@@ -1,9 +1,10 @@
 """The tables of a report as markdown. Each function makes one section; an empty string says there is nothing to say."""
 
-import dataclasses
+from collections.abc import Sequence
 
 from vidgn.report.analyse.analysis import Analysis
 from vidgn.report.analyse.arms import Arm, Column
+from vidgn.report.analyse.gap import Comparison
 from vidgn.report.analyse.statistics import over_seeds, wilson_interval
 from vidgn.report.read import published
 from vidgn.report.read.matches import KINDS
@@ -13,18 +14,8 @@ from vidgn.report.show.tables import Table
 
 def summary(analysis: Analysis) -> str:
     """One sentence: what smaller batches and longer clips change for each arm, and in how many runs that was seen."""
-    smaller: dict[str, list[float]] = {}
-    for change in analysis.changes:
-        if change.points is not None:
-            smaller.setdefault(change.arm.norm, []).append(change.points.mean)
-    longer: dict[str, list[float]] = {}
-    for (column, norm), arm in analysis.arms.items():
-        shorter = [c for c, n in analysis.arms if n == norm and c.frames < column.frames and _but_frames(c, column)]
-        base = analysis.arms[min(shorter, key=lambda c: c.frames), norm] if shorter else None
-        if arm.done and base is not None and base.done:
-            longer.setdefault(norm, []).append(arm.first.mean - base.first.mean)
-    what = {f"fewer {analysis.unit}/GPU": smaller, "longer clips": longer}
-    told = [f"with {words} {_ranges(analysis, by_norm)}" for words, by_norm in what.items() if by_norm]
+    what = {f"fewer {analysis.unit}/GPU": analysis.changes, "longer clips": analysis.longer}
+    told = [f"with {words} {ranges}" for words, found in what.items() if (ranges := _ranges(analysis, found))]
     if len(analysis.norms) < 2 or not told:
         return ""
     seeds = len({c.seed for c in analysis.study.cells if c.result})
@@ -33,15 +24,13 @@ def summary(analysis: Analysis) -> str:
     return f"Seen in {where}, {analysis.measure.name} in points: {'; '.join(told)}."
 
 
-def _but_frames(column: Column, other: Column) -> bool:
-    """Whether two columns differ in nothing but the clip's length."""
-    return dataclasses.replace(column, frames=other.frames) == other
-
-
-def _ranges(analysis: Analysis, by_norm: dict[str, list[float]]) -> str:
-    """`bn −12.8 to −6.5, gn +0.2 to +2.0`."""
-    sign = analysis.measure.sign
-    ranges = {norm: sorted(sign * points for points in found) for norm, found in by_norm.items()}
+def _ranges(analysis: Analysis, comparisons: Sequence[Comparison]) -> str:
+    """`bn −12.8 to −6.5, gn +0.2 to +2.0`; empty where none of them holds."""
+    by_norm: dict[str, list[float]] = {}
+    for found in comparisons:
+        if found.points is not None:
+            by_norm.setdefault(found.arm.norm, []).append(analysis.measure.sign * found.points.mean)
+    ranges = {norm: sorted(points) for norm, points in by_norm.items()}
     return ", ".join(
         f"{norm} {' to '.join(dict.fromkeys(signed(p) for p in (points[0], points[-1])))}"
         for norm, points in ranges.items()

@@ -17,7 +17,8 @@ def status_text(study: Study) -> str:
         lines.append(f"{c.run_name.ljust(width)}  {c.state.ljust(7)}  {describe(c)}".rstrip())
         lines += [f"{' ' * width}  {change}" for change in (*c.policy_changes(), *c.layout_changes())]
     totals = ", ".join(f"{study.count(s)} {s}" for s in STATES if study.count(s))
-    faults = [fault for c in study.cells if (fault := metrics_fault(c.directory / "metrics.jsonl")) is not None]
+    faults = [*study.passed_over]
+    faults += [fault for c in study.cells if (fault := metrics_fault(c.directory / "metrics.jsonl")) is not None]
     return "\n".join([*lines, *faults, f"{plural(len(study.cells), 'cell')}: {totals}"])
 
 
