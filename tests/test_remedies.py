@@ -564,6 +564,7 @@ SHOWN = (
 )
 # Messages whose remedies are run elsewhere, or need what is not here.
 ELSEWHERE = {
+    "is done, and was tested with {}": "of a run that is done: tests/cli/test_evaluate.py",
     "takes images, but frames={}: write frames=1 span=1": "of detectors: tests/detection/test_detection_runs.py",
     "would leave stages as they are drawn": "of detectors: tests/detection/test_detection_runs.py",
     "takes a detector's statistics over all {} virtual GPUs": "of detectors: tests/detection/test_detection_runs.py",

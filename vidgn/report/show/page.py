@@ -94,9 +94,7 @@ def page_html(
         unreadable=left_out_lines(analysis),
         open=open_lines(analysis),
         faults=analysis.faults,
-        command=shlex.join(
-            ["vidgn", "report", str(analysis.study.directory), *(() if only is None else ("--only", only))]
-        ),
+        command=shlex.join(["vidgn", "report", str(analysis.study.directory), *(["--only", only] if only else [])]),
         downloads=downloads,
         figures=figures,
     )
