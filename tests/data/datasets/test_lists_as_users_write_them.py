@@ -126,3 +126,8 @@ def test_a_blank_line_among_class_names_is_refused(data: DataConfig, tmp_path: P
         labels_of(replace(lists(data, "0|1", "0"), classes=str(names)))
     put(names, "run\nwalk\n\n")
     assert labels_of(replace(lists(data, "0|1", "0"), classes=str(names))) == ([0, 1], [0])
+
+
+def test_one_name_in_two_spellings_is_no_two_classes(data: DataConfig) -> None:
+    with pytest.raises(ManifestError, match="is written in two ways, its accents once as part of the letter"):
+        labels_of(lists(data, "caf\u00e9|run", "cafe\u0301|run"))

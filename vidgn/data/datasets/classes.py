@@ -1,7 +1,8 @@
 """Which classes there are, and the number of each label: names, or whole numbers where both lists hold nothing else."""
 
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -31,9 +32,20 @@ def read_classes(data: DataConfig) -> tuple[str, ...]:
     if _are_numbers(data, labels):
         return _numbered(data, labels, split)
     names = set(labels[split])
+    _check_spelling(names.union(*labels.values()), data)
     if data.untrained_classes == "allow":
         names.update(*labels.values())
     return tuple(sorted(names))
+
+
+def _check_spelling(names: Iterable[str], data: DataConfig) -> None:
+    spelled: dict[str, str] = {}
+    for name in names:
+        if spelled.setdefault(unicodedata.normalize("NFC", name), name) != name:
+            raise ManifestError(
+                f"{describe(data, 'train')}: the class {name!r} is written in two ways, its accents once as part of "
+                "the letter and once apart (macOS's folders have them apart): write them alike"
+            )
 
 
 def label_numbers(listing: Listing, data: DataConfig, split: Split, classes: Sequence[str]) -> np.ndarray:

@@ -62,8 +62,12 @@ class Analysis:
 
     @property
     def num_classes(self) -> int | None:
-        known = (c.result.get("classes") for c in self.study.cells if c.result)
-        return next((int(k) for k in known if k is not None), None)
+        """Of all runs; None where they differ or do not say."""
+        known = self._known_classes()
+        return min(known) if len(known) == 1 else None
+
+    def _known_classes(self) -> set[int]:
+        return {int(k) for c in self.study.cells if c.result and (k := c.result.get("classes")) is not None}
 
     @property
     def published(self) -> tuple[Published, ...]:
@@ -72,7 +76,7 @@ class Analysis:
     @property
     def matches_published_data(self) -> bool:
         """Whether this study's numbers may stand beside the published ones: as many classes, as far as it is known."""
-        return self.num_classes in (None, self.measure.num_classes)
+        return self._known_classes() <= {self.measure.num_classes}
 
     def published_for(self, column: Column, norm: str) -> Published | None:
         """The published cell of a column, where net, geometry and data match."""
