@@ -60,7 +60,7 @@ def test_scores_are_those_of_evaluate_on_the_same_segments(norm, views, tmp_path
     encode(Path("videos/long.mp4"), "libx264", num_frames=60)
     limits = [(round(0.3 * k, 6), round(0.3 * k + 0.7, 6)) for k in range(7)]
     segments = "".join(f"long.mp4,run,{start},{end}\n" for start, end in limits)
-    Path("segments.csv").write_text("path,label,start,end\n" + segments + "0.mp4,walk,,\n")
+    Path("segments.csv").write_text("path,label,start,end\n" + segments + "0.mp4,run,,\n")
     capsys.readouterr()
     assert main(["evaluate", str(run), f"views={views}", "data.val=segments.csv"]) == 0
     (table,) = (path for path in run.glob("tests/*.csv") if "long" in path.read_text())
