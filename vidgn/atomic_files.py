@@ -60,7 +60,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): put it back from a copy, or delete it") from None
+        raise CheckpointError(
+            f"{path} is damaged ({error}): put it back from a copy, or train anew with tag=NAME"
+        ) from None
 
 
 def sync_directory(path: Path) -> None:

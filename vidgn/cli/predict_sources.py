@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from vidgn.data.datasets.listing import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, csv_header, csv_rows, folder_of, read_lines
+from vidgn.data.datasets.listing import (
+    IMAGE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    csv_header,
+    csv_rows,
+    folder_of,
+    read_lines,
+    walk,
+)
 from vidgn.errors import ConfigError
 
 LISTS = (".txt", ".csv")
@@ -62,13 +70,8 @@ def _listed(path: str) -> Iterator[str]:
 
 def _in_folder(folder: str, of_images: bool) -> Iterator[str]:
     """Videos at any depth. A folder of images alone is a video of frames, or as many images, which come first then."""
-    seen = set[str]()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # a link to where it came from
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for place, folders, names in walk(folder):
+        folders.sort()
         endings = {name: os.path.splitext(name)[1].lower() for name in sorted(names) if not name.startswith(".")}
         videos = [name for name, ending in endings.items() if ending in VIDEO_EXTENSIONS]
         images = [name for name, ending in endings.items() if ending in IMAGE_EXTENSIONS]

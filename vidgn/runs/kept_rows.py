@@ -150,6 +150,8 @@ def other_files(config: Config, rows: Manifest) -> str:
     if kept is None or not is_moved(config):
         return ""
     began, now = kept.listing(), rows.listing()
+    if not began.num_bytes:  # of an earlier version
+        return ""
     found = sorted(zip(now.ids, sizes(os.path.join(now.base, path) for path in now.paths), strict=True))
     same = found == sorted(zip(began.ids, began.num_bytes, strict=True))
     return "" if same else hashlib.sha256(repr(found).encode(errors="surrogateescape")).hexdigest()

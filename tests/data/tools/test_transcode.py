@@ -208,7 +208,11 @@ def test_a_file_is_left_alone_only_where_it_was_made_of_this_video(tmp_path: Pat
     assert verbs.transcode([str(tmp_path / "train"), out, *words]) == 0
     with open(tmp_path / "new" / "recoding.txt", "a", encoding="utf-8") as file:
         file.write('0123 "b.m')  # killed while it wrote
-    assert verbs.transcode([str(tmp_path / "train"), out, *words]) == 0
+    KINDS["vp9"](tmp_path / "train").rename(tmp_path / "train" / 'c "d".mp4')
+    for _ in range(2):
+        assert verbs.transcode([str(tmp_path / "train"), out, *words]) == 0
+    lines = (tmp_path / "new" / "recoding.txt").read_text().splitlines()
+    assert len(lines) == 5  # the way, a.mp4 twice, the torn one, the last
 
 
 @pytest.mark.parametrize("rotation", [0, 90])

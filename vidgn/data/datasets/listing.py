@@ -220,6 +220,21 @@ def read_lines(path: str) -> Iterator[str]:
         raise ManifestError(f"{path}: {error}; give a readable text file") from None
 
 
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """(place, its folders, its files) of `folder` and all below it, links to folders included, each place once.
+
+    Hidden folders are left out, and `folders` may be put in order or cut down, as with os.walk.
+    """
+    seen = set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to where it came from
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield place, folders, names
+
+
 def is_dangling(entry: os.DirEntry[str]) -> bool:
     """Whether it is a link to something that is not there; only links are looked at."""
     return entry.is_symlink() and not os.path.exists(entry.path)

@@ -22,6 +22,7 @@ from vidgn.data.datasets.listing import (
     folder_of,
     keep_existing,
     read_lines,
+    walk,
 )
 from vidgn.errors import ManifestError
 
@@ -147,13 +148,7 @@ def _are_frames(names: list[str]) -> bool:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    seen = set[str]()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(parent)) in seen:  # a link to where it came from
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, _, names in walk(folder):
         yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
 
 

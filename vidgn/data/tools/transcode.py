@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,7 @@ from vidgn.data.decode.write import Recoding, recode
 from vidgn.data.loading.pool import Limits, map_in_workers
 from vidgn.errors import DecodeError, ManifestError
 
+_MADE_OF = re.compile(r'^([0-9a-f]{64}) ("(?:[^"\\]|\\.)*")$', re.MULTILINE)  # a line of recoding.txt
 _NUM_TIMED = 8  # videos that the gain is measured on
 
 
@@ -79,12 +81,14 @@ def check_recoding(jobs: Sequence[TranscodeJob], folder: str, recoding: Recoding
     path = os.path.join(folder, "recoding.txt")
     try:
         os.makedirs(folder, exist_ok=True)
-        begun, made_of = _begun(path)
+        begun, made_of, torn = _begun(path)
         if begun not in (None, str(recoding)):
             raise ManifestError(f"{folder} was begun as {begun}, and is asked for as {recoding}; give another folder")
         lines = [] if begun else [f"{recoding}\n"]
         for job in {job.target: job for job in jobs}.values():
-            name, digest = os.path.relpath(job.target, folder), ends_digest(job.source.full_path)
+            name, digest = os.path.relpath(job.target, folder), _digest(job.source.full_path)
+            if digest is None:  # which is told where it can't be written
+                continue
             if made_of.get(name) == digest:
                 continue
             if os.path.exists(job.target):
@@ -94,18 +98,29 @@ def check_recoding(jobs: Sequence[TranscodeJob], folder: str, recoding: Recoding
                 )
             lines.append(f"{digest} {json.dumps(name)}\n")
         with open(path, "a", encoding="utf-8") as file:
+            file.write("\n" if torn else "")
             file.writelines(lines)
     except OSError as error:
         raise ManifestError(f"{error.filename}: {error.strerror}; free space, or give another folder") from None
 
 
-def _begun(path: str) -> tuple[str | None, dict[str, str]]:
-    """What a recoding.txt says: the settings, then of each file a digest of what it is made of, by its name."""
+def _digest(path: str) -> str | None:
+    try:
+        return ends_digest(path)
+    except OSError:
+        return None
+
+
+def _begun(path: str) -> tuple[str | None, dict[str, str], bool]:
+    """What a recoding.txt says: the settings, of each file a digest of what it is made of, and whether its end is torn.
+
+    Of a file that is told twice the later line counts.
+    """
     if not os.path.exists(path):
-        return None, {}
-    settings, *lines = Path(path).read_text(encoding="utf-8").splitlines() or [""]
-    told = (line.partition(" ") for line in lines if line.endswith('"'))  # the last one may be half written
-    return settings.strip(), {json.loads(name): digest for digest, _, name in told}
+        return None, {}, False
+    text = Path(path).read_text(encoding="utf-8")
+    told = _MADE_OF.findall(text)
+    return text.partition("\n")[0].strip(), {json.loads(name): digest for digest, name in told}, text[-1:] != "\n"
 
 
 def transcode(
